@@ -1,0 +1,3 @@
+//! The program `varve`: flags to configuration to server; nothing else.
+
+fn main() {}
