@@ -31,6 +31,9 @@ pub mod sim;
 /// A sector is the unit that a disk writes whole: 512 bytes everywhere.
 pub const SECTOR_BYTES: u64 = 512;
 
+/// The file in a directory that [`Disk::lock`] creates there and locks; it stays afterwards.
+pub const LOCK_FILE_NAME: &str = "LOCK";
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -68,6 +71,9 @@ pub trait Disk: Send + Sync + 'static {
     fn exists(&self, path: &Path) -> Result<bool>;
 
     /// Creates a directory and its missing parents, mode 0700; an existing one is not an error.
+    ///
+    /// Each created name is durable after [`Disk::sync_dir`] on *its* parent: for a new `a/b/c`
+    /// that is `a/b`, `a`, and the directory that holds `a`.
     fn create_dir_all(&self, dir: &Path) -> Result<()>;
 
     /// Makes the names in a directory durable: every create, rename and remove that happened in
