@@ -15,7 +15,7 @@ fn manifest_dir() -> &'static Path {
 fn files_in(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .unwrap_or_else(|error| panic!("{} is readable: {error}", directory.display()))
-        .map(|entry| entry.unwrap().path())
+        .map(|entry| entry.expect("the directory is readable").path())
         .filter(|path| path.extension().is_some_and(|found| found == extension))
         .collect();
     files.sort();
