@@ -1,1 +1,3 @@
-//! placeholder
+//! The outside of varve: sockets, gRPC, HTTP, clocks, watch fan-out.
+
+pub mod grpc;

@@ -1,0 +1,127 @@
+//! The receiving direction of a call: messages out of a hyper body.
+//!
+//! One idea: flow control is the back-pressure. Nothing is read ahead of `next`, so a handler that
+//! does not ask lets the client run into its window.
+
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http_body::Body as _;
+use prost::Message;
+
+use super::counters::Tally;
+use super::frame::{Decoder, PREFIX_BYTES, decode};
+use super::status::{Code, Status};
+
+/// The messages of a client stream, in order.
+///
+/// Invariants: after an error or the end, `next` gives `None` for ever.
+#[derive(Debug)]
+pub struct Incoming<M> {
+    body: hyper::body::Incoming,
+    decoder: Decoder,
+    tally: Tally,
+    done: bool,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M> Incoming<M> {
+    pub(super) fn new(body: hyper::body::Incoming, message_bytes_max: usize, tally: Tally) -> Self {
+        Self {
+            body,
+            decoder: Decoder::new(message_bytes_max),
+            tally,
+            done: false,
+            message: PhantomData,
+        }
+    }
+
+    /// The next message, undecoded; `None` when the client has half-closed the stream.
+    /// Cancel-safe: no message is lost if the future is dropped.
+    pub async fn next_raw(&mut self) -> Option<Result<Bytes, Status>> {
+        while !self.done {
+            match self.decoder.next() {
+                Ok(Some(message)) => {
+                    self.tally.received(PREFIX_BYTES + message.len());
+                    return Some(Ok(message));
+                }
+                Ok(None) => {}
+                Err(status) => {
+                    self.done = true;
+                    return Some(Err(status));
+                }
+            }
+            match self.read().await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.done = true;
+                    if self.decoder.is_mid_message() {
+                        return Some(Err(Status::new(Code::Internal, "unexpected EOF")));
+                    }
+                }
+                Err(status) => {
+                    self.done = true;
+                    return Some(Err(status));
+                }
+            }
+        }
+        None
+    }
+
+    /// The only message of a unary call.
+    ///
+    /// # Errors
+    /// Internal with grpc-go's texts if there is none or more than one.
+    pub(super) async fn single(&mut self) -> Result<Bytes, Status> {
+        let Some(first) = self.next_raw().await else {
+            return Err(Status::new(
+                Code::Internal,
+                "cardinality violation: received no request message from non-client-streaming RPC",
+            ));
+        };
+        let message = first?;
+        if self.next_raw().await.is_some() {
+            return Err(Status::new(
+                Code::Internal,
+                "cardinality violation: received multiple request messages for \
+                 non-client-streaming RPC",
+            ));
+        }
+        Ok(message)
+    }
+
+    /// Feeds the decoder with one more chunk; false at the end of the stream.
+    async fn read(&mut self) -> Result<bool, Status> {
+        loop {
+            if self.body.is_end_stream() {
+                return Ok(false);
+            }
+            let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await;
+            match frame {
+                None => return Ok(false),
+                Some(Err(_)) => return Err(Status::new(Code::Canceled, "context canceled")),
+                // Trailers of a request carry nothing in gRPC.
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.decoder.push(data);
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<M: Message + Default> Incoming<M> {
+    /// The next message; `None` when the client has half-closed the stream.
+    ///
+    /// An error is final: return it from the handler. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Result<M, Status>> {
+        let result = self.next_raw().await?;
+        let decoded = result.and_then(decode);
+        self.done |= decoded.is_err();
+        Some(decoded)
+    }
+}

@@ -1,0 +1,35 @@
+//! gRPC straight on hyper: length-prefixed messages in, status trailers out.
+//!
+//! One idea: a call is one task. hyper spawns one task per HTTP/2 stream; the handler's future is
+//! polled inside it (for unary calls as the response future, for streams as part of the response
+//! body), so a reset stream, a lost connection or a passed deadline *drops* the handler. Handlers
+//! therefore clean up in `Drop` guards, and nothing here is `Send`: a connection, its streams and
+//! their handlers live on one socket thread.
+//!
+//! - [`frame`]: the five-byte message prefix, decoding with a size limit, encoding in one buffer;
+//! - [`status`]: `grpc-status` and `grpc-message`, `grpc-timeout`;
+//! - [`request`]: what a handler may know about its caller;
+//! - [`incoming`], [`outgoing`]: the two directions of a stream, the latter with a byte bound;
+//! - [`body`]: the response body hyper polls;
+//! - [`counters`]: what was called and how it ended;
+//! - [`router`]: methods to handlers.
+//!
+//! What it does not do: compression (etcd's servers have none either), retries, load balancing.
+
+pub mod body;
+pub mod counters;
+pub mod frame;
+pub mod incoming;
+pub mod outgoing;
+pub mod request;
+pub mod router;
+pub mod status;
+
+pub use body::ResponseBody;
+pub use counters::GrpcCounters;
+pub use frame::Encoded;
+pub use incoming::Incoming;
+pub use outgoing::{Closed, Outgoing, TryPartsError, TrySendError};
+pub use request::{PeerAddress, RequestMeta};
+pub use router::{HttpHandler, Router, RouterOptions};
+pub use status::{Code, Status};

@@ -1,0 +1,108 @@
+//! What a handler may know about its caller: metadata, address, deadline.
+//!
+//! One idea: the header map is moved out of the request, not copied; nothing is parsed until a
+//! handler asks.
+//!
+//! There is no cancellation signal: a call that is cancelled, reset or past its deadline is
+//! dropped together with its handler's future (see the module header of `grpc`).
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+use varve_api::method::Method;
+
+use super::status::{Status, parse_timeout};
+
+/// Where a connection came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// A TCP connection.
+    Tcp(SocketAddr),
+    /// A connection through a Unix socket; its clients have no address.
+    Unix,
+}
+
+impl std::fmt::Display for PeerAddress {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix => formatter.write_str("@"),
+        }
+    }
+}
+
+/// Metadata of one call.
+#[derive(Debug)]
+pub struct RequestMeta {
+    method: &'static Method,
+    headers: HeaderMap,
+    peer: Rc<PeerAddress>,
+    deadline: Option<Instant>,
+}
+
+impl RequestMeta {
+    /// Takes the headers of a request and reads its `grpc-timeout`.
+    ///
+    /// # Errors
+    /// Internal if `grpc-timeout` is malformed.
+    pub fn new(
+        method: &'static Method,
+        headers: HeaderMap,
+        peer: Rc<PeerAddress>,
+    ) -> Result<Self, Status> {
+        let deadline = match headers.get("grpc-timeout") {
+            None => None,
+            Some(value) => Some(Instant::now() + parse_timeout(value.as_bytes())?),
+        };
+        Ok(Self { method, headers, peer, deadline })
+    }
+
+    /// The method that was called.
+    pub fn method(&self) -> &'static Method {
+        self.method
+    }
+
+    /// The first value of a metadata key (lower case), if it is visible ASCII.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.headers.get(key)?.to_str().ok()
+    }
+
+    /// The caller wants ErrNoLeader rather than to wait: `hasleader: true`
+    /// (`clientv3.WithRequireLeader`).
+    pub fn requires_leader(&self) -> bool {
+        self.headers.get("hasleader").is_some_and(|value| value == "true")
+    }
+
+    /// The auth token: metadata `token`, else `authorization` (with or without `Bearer `), as
+    /// etcd 3.7 reads them.
+    pub fn token(&self) -> Option<&str> {
+        let authorization = || {
+            let value = self.metadata("authorization")?;
+            Some(value.strip_prefix("Bearer ").unwrap_or(value))
+        };
+        self.metadata("token").or_else(authorization)
+    }
+
+    /// `client-api-version` as the client sent it; etcd counts requests by it.
+    pub fn client_api_version(&self) -> Option<&str> {
+        self.metadata("client-api-version")
+    }
+
+    /// The address of the client.
+    pub fn peer(&self) -> &PeerAddress {
+        &self.peer
+    }
+
+    /// When the caller stops waiting.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// What is left until the deadline.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}

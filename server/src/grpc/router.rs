@@ -1,0 +1,417 @@
+//! Methods to handlers, and everything a call goes through before and after its handler.
+//!
+//! One idea: a table indexed by `Method::index`, filled once per socket thread with `!Send`
+//! closures; a call costs one boxed future. Plain HTTP requests that are not gRPC go to one
+//! separate handler.
+//!
+//! Answers to nonsense are grpc-go's, in code, text and HTTP status, because etcd's clients and
+//! tests were written against them.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use prost::Message;
+use tokio::time::Instant;
+use varve_api::method::{self, Kind, METHODS, Method};
+
+use super::body::ResponseBody;
+use super::counters::{CallRecord, GrpcCounters};
+use super::frame::{Encoded, decode};
+use super::incoming::Incoming;
+use super::outgoing::Outgoing;
+use super::request::{PeerAddress, RequestMeta};
+use super::status::{Code, GRPC_CONTENT_TYPE, Status, append, deadline_exceeded};
+
+/// What every call is subject to.
+#[derive(Clone, Debug)]
+pub struct RouterOptions {
+    /// Longest message accepted from a client, in bytes without prefix.
+    pub message_bytes_max: usize,
+    /// Bytes that may wait in one stream's [`Outgoing`].
+    pub stream_buffer_bytes_max: usize,
+    /// Where this socket thread counts its calls.
+    pub counters: Arc<GrpcCounters>,
+}
+
+/// A response that is being computed on this thread.
+pub type ResponseFuture = Pin<Box<dyn Future<Output = Response<ResponseBody>>>>;
+
+/// Answers requests that are not gRPC.
+pub trait HttpHandler {
+    /// Starts answering `request`.
+    fn call(
+        &self,
+        request: Request<hyper::body::Incoming>,
+        peer: &Rc<PeerAddress>,
+    ) -> ResponseFuture;
+}
+
+/// The services of one socket thread. Filled before it serves; `!Send`.
+///
+/// Invariants: `routes` has one slot per entry of `METHODS`; a filled slot has the kind of its
+/// method (asserted on registration).
+pub struct Router {
+    routes: Vec<Option<Box<dyn Route>>>,
+    http: Option<Box<dyn HttpHandler>>,
+    options: RouterOptions,
+}
+
+/// One call on its way to a handler.
+struct Call {
+    meta: RequestMeta,
+    body: hyper::body::Incoming,
+    record: CallRecord,
+    message_bytes_max: usize,
+    stream_buffer_bytes_max: usize,
+}
+
+/// A registered method.
+trait Route {
+    fn call(&self, call: Call) -> ResponseFuture;
+}
+
+impl<F: Fn(Call) -> ResponseFuture> Route for F {
+    fn call(&self, call: Call) -> ResponseFuture {
+        self(call)
+    }
+}
+
+impl Router {
+    /// A router without services: everything is `Unimplemented`, plain HTTP is 404.
+    pub fn new(options: RouterOptions) -> Self {
+        Self { routes: METHODS.iter().map(|_| None).collect(), http: None, options }
+    }
+
+    /// Registers a unary method.
+    ///
+    /// # Panics
+    /// If the method is not unary or is registered already.
+    pub fn unary<Req, Resp, Fut>(
+        &mut self,
+        method: &'static Method,
+        handler: impl Fn(RequestMeta, Req) -> Fut + 'static,
+    ) -> &mut Self
+    where
+        Req: Message + Default + 'static,
+        Resp: Message,
+        Fut: Future<Output = Result<Resp, Status>> + 'static,
+    {
+        let handler = Rc::new(handler);
+        self.register(method, Kind::Unary, move |call| {
+            let handler = Rc::clone(&handler);
+            Box::pin(call.unary(move |meta, bytes| async move {
+                let response = handler(meta, decode::<Req>(bytes)?).await?;
+                Ok(Encoded::message(&response))
+            }))
+        })
+    }
+
+    /// Registers a unary method whose handler reads and writes encoded messages.
+    ///
+    /// # Panics
+    /// If the method is not unary or is registered already.
+    pub fn unary_raw<Fut>(
+        &mut self,
+        method: &'static Method,
+        handler: impl Fn(RequestMeta, Bytes) -> Fut + 'static,
+    ) -> &mut Self
+    where
+        Fut: Future<Output = Result<Encoded, Status>> + 'static,
+    {
+        let handler = Rc::new(handler);
+        self.register(method, Kind::Unary, move |call| {
+            let handler = Rc::clone(&handler);
+            Box::pin(call.unary(move |meta, bytes| handler(meta, bytes)))
+        })
+    }
+
+    /// Registers a method with one request and a stream of responses. The call ends with the
+    /// handler's result, after everything queued has been sent.
+    ///
+    /// # Panics
+    /// If the method is of another kind or is registered already.
+    pub fn server_stream<Req, Fut>(
+        &mut self,
+        method: &'static Method,
+        handler: impl Fn(RequestMeta, Req, Outgoing) -> Fut + 'static,
+    ) -> &mut Self
+    where
+        Req: Message + Default + 'static,
+        Fut: Future<Output = Result<(), Status>> + 'static,
+    {
+        let handler = Rc::new(handler);
+        self.register(method, Kind::ServerStream, move |call| {
+            let handler = Rc::clone(&handler);
+            Box::pin(call.server_stream(move |meta, request, outgoing| {
+                Box::pin(handler(meta, request, outgoing))
+            }))
+        })
+    }
+
+    /// Registers a method with streams both ways. The call ends with the handler's result, after
+    /// everything queued has been sent; a handler normally returns `Ok` some time after
+    /// `Incoming::next` gave `None`.
+    ///
+    /// # Panics
+    /// If the method is of another kind or is registered already.
+    pub fn bidi_stream<Req, Fut>(
+        &mut self,
+        method: &'static Method,
+        handler: impl Fn(RequestMeta, Incoming<Req>, Outgoing) -> Fut + 'static,
+    ) -> &mut Self
+    where
+        Req: Message + Default + 'static,
+        Fut: Future<Output = Result<(), Status>> + 'static,
+    {
+        self.register(method, Kind::BidiStream, move |call| {
+            let deadline = call.meta.deadline();
+            let outgoing = Outgoing::new(call.stream_buffer_bytes_max);
+            let incoming = Incoming::new(call.body, call.message_bytes_max, call.record.tally());
+            let running = Box::pin(handler(call.meta, incoming, outgoing.clone()));
+            let body = ResponseBody::stream(running, outgoing, deadline, call.record);
+            Box::pin(std::future::ready(grpc_response(body)))
+        })
+    }
+
+    /// Sets who answers plain HTTP.
+    pub fn http(&mut self, handler: impl HttpHandler + 'static) -> &mut Self {
+        self.http = Some(Box::new(handler));
+        self
+    }
+
+    fn register(
+        &mut self,
+        method: &'static Method,
+        kind: Kind,
+        route: impl Fn(Call) -> ResponseFuture + 'static,
+    ) -> &mut Self {
+        assert_eq!(method.kind, kind, "{} is registered as what it is", method.path);
+        let slot = &mut self.routes[method.index];
+        assert!(slot.is_none(), "{} is registered once", method.path);
+        *slot = Some(Box::new(route));
+        self
+    }
+
+    /// Answers one request of a connection.
+    pub fn dispatch(
+        &self,
+        request: Request<hyper::body::Incoming>,
+        peer: &Rc<PeerAddress>,
+    ) -> Dispatch {
+        let is_http2 = request.version() == Version::HTTP_2;
+        if !is_http2 || !is_grpc_content_type(request.headers()) {
+            return self.dispatch_http(request, peer, is_http2);
+        }
+        if request.method() != http::Method::POST {
+            let text = format!(
+                "Received a HEADERS frame with :method {:?} which should be POST",
+                request.method().as_str()
+            );
+            let status = Status::new(Code::Internal, text);
+            return Dispatch::Ready(early_abort(StatusCode::METHOD_NOT_ALLOWED, &status));
+        }
+        let (head, body) = request.into_parts();
+        let path = head.uri.path();
+        let route = method::find(path)
+            .and_then(|method| Some((method, self.routes[method.index].as_ref()?)));
+        let Some((method, route)) = route else {
+            return Dispatch::Ready(error_response(&self.unimplemented(path)));
+        };
+        if let Some(status) = refused_encoding(&head.headers) {
+            return Dispatch::Ready(error_response(&status));
+        }
+        match RequestMeta::new(method, head.headers, Rc::clone(peer)) {
+            Err(status) => Dispatch::Ready(early_abort(StatusCode::BAD_REQUEST, &status)),
+            Ok(meta) => Dispatch::Running(route.call(Call {
+                meta,
+                body,
+                record: CallRecord::start(&self.options.counters, method),
+                message_bytes_max: self.options.message_bytes_max,
+                stream_buffer_bytes_max: self.options.stream_buffer_bytes_max,
+            })),
+        }
+    }
+
+    fn dispatch_http(
+        &self,
+        request: Request<hyper::body::Incoming>,
+        peer: &Rc<PeerAddress>,
+        is_http2: bool,
+    ) -> Dispatch {
+        // A POST over HTTP/2 is meant as gRPC; only reads can be meant for the HTTP paths.
+        if is_http2 && request.method() == http::Method::POST {
+            let shown = request
+                .headers()
+                .get(CONTENT_TYPE)
+                .map_or("", |value| value.to_str().unwrap_or("not text"));
+            let text = format!("invalid gRPC request content-type {shown:?}");
+            let status = Status::new(Code::InvalidArgument, text);
+            return Dispatch::Ready(early_abort(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status));
+        }
+        match &self.http {
+            Some(http) => Dispatch::Running(http.call(request, peer)),
+            None => {
+                let mut response = Response::new(ResponseBody::empty());
+                *response.status_mut() = StatusCode::NOT_FOUND;
+                Dispatch::Ready(response)
+            }
+        }
+    }
+
+    /// Why nothing is registered under `path`.
+    fn unimplemented(&self, path: &str) -> Status {
+        let text = match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
+            None => format!("malformed method name: {path:?}"),
+            Some((service, name)) => {
+                let is_known = METHODS
+                    .iter()
+                    .any(|known| known.service == service && self.routes[known.index].is_some());
+                if is_known {
+                    format!("unknown method {name} for service {service}")
+                } else {
+                    format!("unknown service {service}")
+                }
+            }
+        };
+        Status::new(Code::Unimplemented, text)
+    }
+}
+
+/// A response, or one to come. The future hyper polls for each request.
+pub enum Dispatch {
+    /// Answered at once.
+    Ready(Response<ResponseBody>),
+    /// A handler is at work.
+    Running(ResponseFuture),
+    /// The answer was given.
+    Done,
+}
+
+impl Future for Dispatch {
+    type Output = Result<Response<ResponseBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Self::Running(future) = &mut *self {
+            return future.as_mut().poll(context).map(Ok);
+        }
+        match std::mem::replace(&mut *self, Self::Done) {
+            Self::Ready(response) => Poll::Ready(Ok(response)),
+            Self::Running(_) | Self::Done => panic!("a dispatch is polled until it is ready"),
+        }
+    }
+}
+
+impl Call {
+    async fn unary<Fut>(self, run: impl FnOnce(RequestMeta, Bytes) -> Fut) -> Response<ResponseBody>
+    where
+        Fut: Future<Output = Result<Encoded, Status>>,
+    {
+        let Self { meta, body, mut record, message_bytes_max, .. } = self;
+        let deadline = meta.deadline();
+        let outcome = until(deadline, async {
+            let bytes = receive_single(body, message_bytes_max, &record).await?;
+            run(meta, bytes).await
+        })
+        .await;
+        match outcome {
+            Ok(message) => {
+                record.sent(1, message.len());
+                record.handled(&Ok(()));
+                grpc_response(ResponseBody::single(message))
+            }
+            Err(status) => {
+                let response = error_response(&status);
+                record.handled(&Err(status));
+                response
+            }
+        }
+    }
+
+    async fn server_stream<Req: Message + Default>(
+        self,
+        run: impl FnOnce(RequestMeta, Req, Outgoing) -> super::body::StreamHandler,
+    ) -> Response<ResponseBody> {
+        let Self { meta, body, mut record, message_bytes_max, stream_buffer_bytes_max } = self;
+        let deadline = meta.deadline();
+        let received = until(deadline, async {
+            let bytes = receive_single(body, message_bytes_max, &record).await?;
+            decode::<Req>(bytes)
+        })
+        .await;
+        match received {
+            Ok(request) => {
+                let outgoing = Outgoing::new(stream_buffer_bytes_max);
+                let running = run(meta, request, outgoing.clone());
+                grpc_response(ResponseBody::stream(running, outgoing, deadline, record))
+            }
+            Err(status) => {
+                let response = error_response(&status);
+                record.handled(&Err(status));
+                response
+            }
+        }
+    }
+}
+
+async fn receive_single(
+    body: hyper::body::Incoming,
+    message_bytes_max: usize,
+    record: &CallRecord,
+) -> Result<Bytes, Status> {
+    Incoming::<()>::new(body, message_bytes_max, record.tally()).single().await
+}
+
+/// Runs `future`, but not past `deadline`.
+async fn until<T>(
+    deadline: Option<Instant>,
+    future: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    match deadline {
+        None => future.await,
+        Some(deadline) => {
+            tokio::time::timeout_at(deadline, future).await.unwrap_or(Err(deadline_exceeded()))
+        }
+    }
+}
+
+fn is_grpc_content_type(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    // As grpc-go: the media type alone, or followed by a subtype or parameters.
+    value
+        .as_bytes()
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+}
+
+/// No compression is installed, as in etcd.
+fn refused_encoding(headers: &HeaderMap) -> Option<Status> {
+    let encoding = headers.get("grpc-encoding").filter(|value| *value != "identity")?;
+    let shown = encoding.to_str().unwrap_or("not text");
+    let text = format!("grpc: Decompressor is not installed for grpc-encoding {shown:?}");
+    (!shown.is_empty()).then(|| Status::new(Code::Unimplemented, text))
+}
+
+fn grpc_response(body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
+}
+
+/// A response of headers only ("Trailers-Only").
+fn error_response(status: &Status) -> Response<ResponseBody> {
+    let mut response = grpc_response(ResponseBody::empty());
+    append(response.headers_mut(), status);
+    response
+}
+
+fn early_abort(http_status: StatusCode, status: &Status) -> Response<ResponseBody> {
+    let mut response = error_response(status);
+    *response.status_mut() = http_status;
+    response
+}
