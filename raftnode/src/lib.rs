@@ -1,13 +1,24 @@
 //! Agreed order: drives the `raft` crate over the log.
 //!
-//! (chapter to be written by the owner of this crate)
+//! (chapter follows)
 
 use bytes::Bytes;
-use varve_wal::Wal;
 
+mod codec;
+mod cycle;
+mod entry;
 mod error;
+mod node;
+mod read;
+mod snapshot;
+mod storage;
+mod terms;
+mod timer;
+mod validate;
+mod wire;
 
 pub use error::{Error, Result};
+pub use node::Node;
 
 /// Identity of a member, never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,121 +145,4 @@ pub enum ProposeError {
     NoLeader,
     /// Too many uncommitted bytes, or leadership is being handed over.
     Dropped,
-}
-
-/// One member of the group: the `raft` crate, its storage over the log, and the rules between.
-/// Pure: no clock, thread, socket or randomness besides the seed.
-pub struct Node {
-    // owner's choice
-}
-
-impl Node {
-    /// Makes a node from its recovered log and what its state machine has applied.
-    ///
-    /// A founder of a cluster passes `Applied { index: 1, term: 1, .. }` with an empty log.
-    /// A log that ends before `applied.index` (crash between installing a snapshot and resetting
-    /// the log) is reset to follow it.
-    pub fn open(config: Config, wal: Wal, applied: Applied) -> Result<Self> {
-        let _ = (config, wal, applied);
-        todo!()
-    }
-
-    /// One tick of the logical clock passed.
-    pub fn tick(&mut self) {
-        todo!()
-    }
-
-    /// A message arrived from `from`. Errors say why it was refused; nothing has changed then.
-    pub fn step(&mut self, from: NodeId, message: &Bytes) -> Result<()> {
-        let _ = (from, message);
-        todo!()
-    }
-
-    /// Proposes one payload (a batch of commands); forwarded to the leader if that is another.
-    pub fn propose(&mut self, payload: Bytes) -> std::result::Result<(), ProposeError> {
-        let _ = payload;
-        todo!()
-    }
-
-    /// Asks for a linearizable read point for `token`; answered in [`Output::reads`] or
-    /// [`Output::reads_failed`]. Tokens gathered while one round is under way share the next.
-    pub fn read(&mut self, token: u64) {
-        let _ = token;
-        todo!()
-    }
-
-    /// The state machine has applied everything up to `index` (not necessarily durably).
-    pub fn applied(&mut self, index: Index) {
-        let _ = index;
-        todo!()
-    }
-
-    /// The state machine is durable up to `flushed`: a snapshot at it can be offered, and the log
-    /// may be cut up to `cut` (at most `flushed.index`).
-    pub fn flushed(&mut self, flushed: Applied, cut: Index) -> Result<()> {
-        let _ = (flushed, cut);
-        todo!()
-    }
-
-    /// Whether there is anything to send, persist, hand out or install.
-    pub fn has_ready(&self) -> bool {
-        todo!()
-    }
-
-    /// First half of a cycle: what may go out before anything is durable.
-    pub fn begin(&mut self) -> Output {
-        todo!()
-    }
-
-    /// Second half: one append to the log, one sync; then what had to wait for it.
-    /// An error is final.
-    pub fn persist(&mut self) -> Result<Output> {
-        todo!()
-    }
-
-    /// The state machine now holds the snapshot that [`Output::install`] announced (durably).
-    pub fn snapshot_installed(&mut self, applied: Applied) -> Result<()> {
-        let _ = applied;
-        todo!()
-    }
-
-    /// The carrier's report on a snapshot that it was asked to send.
-    pub fn snapshot_sent(&mut self, to: NodeId, delivered: bool) {
-        let _ = (to, delivered);
-        todo!()
-    }
-
-    /// A message of class [`MessageClass::Snapshot`] rewritten to announce `mark`, the state that
-    /// was really sent (at or above the index that it asked for).
-    pub fn snapshot_message(message: &Message, mark: &Applied) -> Result<Message> {
-        let _ = (message, mark);
-        todo!()
-    }
-
-    /// The carrier could not reach a node.
-    pub fn unreachable(&mut self, node: NodeId) {
-        let _ = node;
-        todo!()
-    }
-
-    /// Starts handing leadership to another voter.
-    pub fn transfer_leadership(&mut self, to: NodeId) {
-        let _ = to;
-        todo!()
-    }
-
-    /// The follower that is furthest along, for a hand-over before stopping.
-    pub fn best_transferee(&self) -> Option<NodeId> {
-        todo!()
-    }
-
-    /// What is known about the group now.
-    pub fn status(&self) -> Status {
-        todo!()
-    }
-
-    /// Bytes of the log on disk.
-    pub fn log_bytes(&self) -> u64 {
-        todo!()
-    }
 }

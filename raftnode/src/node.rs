@@ -1,0 +1,380 @@
+//! A member of the group: its inputs and what it tells about itself.
+//!
+//! Every input that reaches the `raft` crate ends in [`Node::settle`], which keeps our own parts
+//! in step with it: the seeded election timeout, and reads that must die with their leader.
+//! What comes out is in `cycle.rs`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
+use raft::{ProgressTracker, RawNode, SnapshotStatus, StateRole};
+use varve_wal::Wal;
+
+use crate::cycle::Cycle;
+use crate::read::{Contexts, Reads};
+use crate::snapshot::{mark_of, same_mark, snapshot_of};
+use crate::storage::LogStorage;
+use crate::timer::ElectionTimer;
+use crate::validate::{self, View};
+use crate::{
+    Applied, Config, Error, Index, Message, MessageClass, NodeId, ProposeError, Result, Status,
+    Term, codec,
+};
+
+/// Bytes of committed entries handed out at once; one entry may be larger.
+const COMMITTED_BYTES_MAX: u64 = 16 << 20;
+
+/// One member of the group: the `raft` crate, its storage over the log, and the rules between.
+/// Pure: no clock, thread, socket or randomness besides the seed.
+///
+/// Invariants: between [`Node::begin`] and [`Node::persist`] the crate sees no input, because it
+/// could change what is about to be persisted; `handed_out` is at or above what was applied and
+/// at or below what is committed and durable here.
+pub struct Node {
+    pub(crate) id: u64,
+    pub(crate) raw: RawNode<LogStorage>,
+    pub(crate) timer: ElectionTimer,
+    pub(crate) contexts: Contexts,
+    pub(crate) reads: Reads,
+    /// Questions of followers that wait until this leader has committed in its term: at most the
+    /// latest of each.
+    pub(crate) held_reads: BTreeMap<u64, RaftMessage>,
+    /// What was begun and not persisted.
+    pub(crate) cycle: Option<Cycle>,
+    /// Highest committed index given to the caller.
+    pub(crate) handed_out: u64,
+}
+
+impl Node {
+    /// Makes a node from its recovered log and what its state machine has applied.
+    ///
+    /// A founder of a cluster passes `Applied { index: 1, term: 1, .. }` with an empty log; who
+    /// joins one passes index 0, term 0 and no members, and gets a snapshot.
+    /// A log that ends before `applied.index` (crash between installing a snapshot and resetting
+    /// the log) is reset to follow it. A sole voter campaigns at once.
+    ///
+    /// # Errors
+    /// A log that begins after `applied.index + 1`, that contradicts the state machine, or that
+    /// cannot be read; a configuration that cannot work.
+    pub fn open(config: Config, wal: Wal, applied: Applied) -> Result<Self> {
+        check_members(&applied)?;
+        let raft_config = raft_config(&config, &applied);
+        raft_config.validate().map_err(invalid)?;
+        let storage = LogStorage::open(wal, &applied)?;
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&raft_config, storage, &logger).map_err(invalid)?;
+        let mut node = Self {
+            id: config.id.0,
+            raw,
+            timer: ElectionTimer::new(config.seed, config.election_ticks),
+            contexts: Contexts::new(config.id.0, config.boot_nonce),
+            reads: Reads::new(config.election_ticks),
+            held_reads: BTreeMap::new(),
+            cycle: None,
+            handed_out: applied.index.0,
+        };
+        node.settle();
+        if applied.voters == [config.id] {
+            node.raw.campaign().map_err(invalid)?;
+            node.settle();
+        }
+        Ok(node)
+    }
+
+    /// One tick of the logical clock passed. Time stands still while a snapshot is installed.
+    pub fn tick(&mut self) {
+        if self.is_closed_for_input() {
+            return;
+        }
+        // The crate asserts that a new leader's log is durable. A sole voter would lead at once.
+        let waits = self.has_unpersisted() && self.members().is_singleton();
+        if !waits || self.raw.raft.state == StateRole::Leader {
+            self.raw.tick();
+        }
+        self.reads.tick();
+        self.settle();
+    }
+
+    /// A message arrived from `from`.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing has changed then. Raft repeats what matters, so that the
+    /// caller needs to do no more than count it.
+    pub fn step(&mut self, from: NodeId, message: &Bytes) -> Result<()> {
+        let mut message = codec::decode(message.clone())?;
+        if self.is_closed_for_input() {
+            let reason = "a snapshot is being installed".to_string();
+            return Err(Error::Refused { from, reason });
+        }
+        validate::check(from, &message, &self.view(from.0))?;
+        if message.get_msg_type() == MessageType::MsgReadIndex {
+            if !self.raw.raft.commit_to_current_term() {
+                self.held_reads.insert(from.0, message);
+                return Ok(());
+            }
+            self.own_question(&mut message);
+        }
+        let stepped = self.raw.step(message);
+        self.settle();
+        stepped.map_err(|error| Error::Refused { from, reason: error.to_string() })
+    }
+
+    /// Proposes one payload (a batch of commands), not empty; forwarded to the leader if that is
+    /// another, and then possibly lost without a word.
+    ///
+    /// # Errors
+    /// Nothing was proposed: no leader is known, too many bytes are uncommitted, or leadership is
+    /// being handed over.
+    pub fn propose(&mut self, payload: Bytes) -> std::result::Result<(), ProposeError> {
+        assert!(!payload.is_empty(), "an empty payload is the leader's own entry");
+        if self.is_closed_for_input() || self.raw.raft.leader_id == raft::INVALID_ID {
+            return Err(ProposeError::NoLeader);
+        }
+        let mut entry = Entry::default();
+        entry.data = payload;
+        let mut message = RaftMessage::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.id;
+        message.set_entries(vec![entry].into());
+        let stepped = self.raw.step(message);
+        self.settle();
+        stepped.map_err(|_| ProposeError::Dropped)
+    }
+
+    /// Asks for a linearizable read point for `token`; answered in [`crate::Output::reads`] or
+    /// [`crate::Output::reads_failed`]. Tokens gathered while one round is under way share the
+    /// next. Tokens are the caller's; their number is not bounded here.
+    pub fn read(&mut self, token: u64) {
+        self.reads.gather(token);
+    }
+
+    /// The state machine has applied everything up to `index` (not necessarily durably).
+    pub fn applied(&mut self, index: Index) {
+        assert!(
+            index.0 <= self.handed_out,
+            "index {} is applied, {} was handed out",
+            index.0,
+            self.handed_out
+        );
+        // A snapshot's index counts when its cycle is persisted, which does it itself.
+        let installs = self.cycle.as_ref().is_some_and(Cycle::installs);
+        if !installs && index.0 > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index.0);
+        }
+    }
+
+    /// The state machine is durable up to `flushed`: a snapshot at it can be offered, and the log
+    /// may be cut up to `cut` (at most `flushed.index`).
+    ///
+    /// # Errors
+    /// The log failed; final.
+    pub fn flushed(&mut self, flushed: Applied, cut: Index) -> Result<()> {
+        assert!(cut <= flushed.index, "cut {cut:?} is above the flushed {:?}", flushed.index);
+        if self.cycle.as_ref().is_some_and(Cycle::installs) {
+            // The log of before the snapshot is about to be reset as a whole.
+            return Ok(());
+        }
+        self.applied(flushed.index);
+        self.raw.mut_store().flushed(&flushed, cut.0)
+    }
+
+    /// The state machine now holds the snapshot that [`crate::Output::install`] announced
+    /// (durably).
+    ///
+    /// # Errors
+    /// No snapshot or another one was announced.
+    pub fn snapshot_installed(&mut self, applied: Applied) -> Result<()> {
+        let announced = self.cycle.as_ref().and_then(|cycle| cycle.install.clone());
+        if !announced.as_ref().is_some_and(|mark| same_mark(mark, &applied)) {
+            return Err(Error::WrongSnapshot { announced, confirmed: applied });
+        }
+        if let Some(cycle) = &mut self.cycle {
+            cycle.is_installed = true;
+        }
+        Ok(())
+    }
+
+    /// The carrier's report on a snapshot that it was asked to send. Until it comes, the follower
+    /// gets nothing else: it must come for every message of class
+    /// [`crate::MessageClass::Snapshot`].
+    pub fn snapshot_sent(&mut self, to: NodeId, delivered: bool) {
+        if self.is_closed_for_input() {
+            return;
+        }
+        let status = if delivered { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(to.0, status);
+        self.settle();
+    }
+
+    /// A message of class [`crate::MessageClass::Snapshot`] rewritten to announce `mark`, the
+    /// state that was really sent (at or above the index that it asked for).
+    ///
+    /// # Errors
+    /// It is no such message, or the mark is below it.
+    pub fn snapshot_message(message: &Message, mark: &Applied) -> Result<Message> {
+        let mut rewritten = codec::decode(message.bytes.clone())?;
+        let asked = mark_of(rewritten.get_snapshot()).index;
+        if message.class != MessageClass::Snapshot || mark.index < asked {
+            return Err(Error::Malformed {
+                what: "snapshot message",
+                expected: format!("a mark at or above {asked:?} for class Snapshot"),
+                found: format!("{:?} for class {:?}", mark.index, message.class),
+            });
+        }
+        rewritten.set_snapshot(snapshot_of(mark));
+        let bytes = codec::encode(&rewritten).expect("snapshot messages travel");
+        Ok(Message { to: message.to, class: message.class, bytes })
+    }
+
+    /// The carrier could not reach a node.
+    pub fn unreachable(&mut self, node: NodeId) {
+        if self.is_closed_for_input() {
+            return;
+        }
+        self.raw.report_unreachable(node.0);
+        self.settle();
+    }
+
+    /// Starts handing leadership to another voter; nothing happens unless this node leads.
+    /// Given up after an election timeout. Proposals are refused meanwhile.
+    pub fn transfer_leadership(&mut self, to: NodeId) {
+        if self.is_closed_for_input() || self.raw.raft.state != StateRole::Leader {
+            return;
+        }
+        self.raw.transfer_leader(to.0);
+        self.settle();
+    }
+
+    /// The follower that is furthest along, for a hand-over before stopping; none unless this
+    /// node leads and has heard from another voter lately.
+    pub fn best_transferee(&self) -> Option<NodeId> {
+        if self.raw.raft.state != StateRole::Leader {
+            return None;
+        }
+        let members = self.members();
+        let voters = members.conf().voters().ids();
+        let candidates = members.iter().filter(|(id, progress)| {
+            **id != self.id && voters.contains(**id) && progress.recent_active
+        });
+        // Of equals the one with the lowest id, so that equal inputs give equal outputs.
+        let best = candidates.max_by_key(|(id, progress)| (progress.matched, u64::MAX - **id));
+        best.map(|(id, _)| NodeId(*id))
+    }
+
+    /// What is known about the group now.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let is_leader = raft.state == StateRole::Leader;
+        let leader = (raft.leader_id != raft::INVALID_ID).then_some(NodeId(raft.leader_id));
+        // After a restart a sole leader first applies what it acknowledged before.
+        let is_sole = self.members().is_singleton() && raft.apply_to_current_term();
+        Status {
+            term: Term(raft.term),
+            leader,
+            is_leader,
+            commit: Index(raft.raft_log.committed),
+            last: Index(raft.raft_log.last_index()),
+            is_sole_leader: is_leader && is_sole,
+            has_committed_in_term: is_leader && raft.commit_to_current_term(),
+        }
+    }
+
+    /// Bytes of the log on disk.
+    pub fn log_bytes(&self) -> u64 {
+        self.raw.store().disk_bytes()
+    }
+
+    /// Follows what the crate did: whatever changed the term, the role or the leader.
+    pub(crate) fn settle(&mut self) {
+        self.timer.observe(&mut self.raw.raft);
+        let raft = &self.raw.raft;
+        self.reads.observe(Term(raft.term), raft.leader_id);
+        if raft.state != StateRole::Leader {
+            self.held_reads.clear();
+        }
+    }
+
+    /// Turns a follower's question into one that this leader asks only once.
+    pub(crate) fn own_question(&mut self, message: &mut RaftMessage) {
+        let entry = &mut message.mut_entries()[0];
+        entry.data = self.contexts.fresh(&entry.data);
+    }
+
+    /// Whether entries or a snapshot wait to become durable.
+    pub(crate) fn has_unpersisted(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        !log.unstable_entries().is_empty() || log.unstable_snapshot().is_some()
+    }
+
+    fn members(&self) -> &ProgressTracker {
+        self.raw.raft.prs()
+    }
+
+    /// Whether a snapshot is being installed. Any other input within a cycle is a caller's bug.
+    fn is_closed_for_input(&self) -> bool {
+        let Some(cycle) = &self.cycle else { return false };
+        assert!(cycle.installs(), "an input between begin and persist");
+        true
+    }
+
+    fn view(&self, from: u64) -> View {
+        let raft = &self.raw.raft;
+        let is_leader = raft.state == StateRole::Leader;
+        let progress = if is_leader { self.members().get(from) } else { None };
+        View {
+            id: self.id,
+            term: raft.term,
+            is_leader,
+            last: raft.raft_log.last_index(),
+            has_unpersisted: self.has_unpersisted(),
+            matched: progress.map(|progress| progress.matched),
+        }
+    }
+}
+
+/// The node may be moved to its thread.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Node>();
+};
+
+/// The crate's configuration. Its defaults are not ours: no pre-vote, no check of the quorum, one
+/// entry per message, nothing bounded.
+fn raft_config(config: &Config, applied: &Applied) -> raft::Config {
+    raft::Config {
+        id: config.id.0,
+        election_tick: config.election_ticks,
+        heartbeat_tick: config.heartbeat_ticks,
+        applied: applied.index.0,
+        max_size_per_msg: config.message_bytes_max,
+        max_inflight_msgs: config.inflight_messages_max,
+        check_quorum: true,
+        pre_vote: config.pre_vote,
+        max_uncommitted_size: config.uncommitted_bytes_max,
+        max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+        ..raft::Config::default()
+    }
+}
+
+fn invalid(error: raft::Error) -> Error {
+    Error::Config { reason: error.to_string() }
+}
+
+/// Members are named once, not 0, and there are voters as soon as there is anything applied.
+fn check_members(applied: &Applied) -> Result<()> {
+    let config = |reason: String| Err(Error::Config { reason });
+    let mut members: Vec<_> = applied.voters.iter().chain(&applied.learners).collect();
+    members.sort_unstable();
+    if members.first().is_some_and(|member| member.0 == 0) {
+        return config("0 is no member's id".to_string());
+    }
+    if let Some(pair) = members.windows(2).find(|pair| pair[0] == pair[1]) {
+        return config(format!("member {} is named twice", pair[0].0));
+    }
+    let joins = applied.index.0 == 0;
+    if joins != applied.voters.is_empty() || joins != (applied.term.0 == 0) {
+        return config(format!("an impossible start: {applied:?}"));
+    }
+    Ok(())
+}
