@@ -1,0 +1,200 @@
+//! Checking a log without opening it: every byte that means something, every rule of the format.
+//!
+//! Recovery stops at the first thing that is wrong; the checker goes on and reports all of it. It
+//! reads only. Used by tests after every scenario, and by the administration tool.
+//!
+//! What it does not do: it cannot say whether the newest entries that once were appended are still
+//! there; only a peer knows.
+
+use std::path::Path;
+
+use varve_disk::Disk;
+
+use crate::directory::{Segment, open_segment};
+use crate::error::{Error, Result};
+use crate::frame::{self, Frame};
+use crate::image::Image;
+use crate::record::Record;
+use crate::recover;
+use crate::scan::{self, Chain, Found};
+use crate::segment::{self, SegmentId};
+
+/// What a check found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Segment files.
+    pub segments: u64,
+    /// Frames that verify.
+    pub frames: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Index of the oldest entry.
+    pub first_index: u64,
+    /// Index of the newest entry; `first_index - 1` when there is none.
+    pub last_index: u64,
+    /// Whether the log ends in a torn write, which opening it would cut off. Not a violation.
+    pub torn_tail: bool,
+    /// All that is wrong, in words that name file and offset.
+    pub violations: Vec<String>,
+}
+
+/// Checks the log in `dir` that belongs to `identity`.
+///
+/// # Errors
+/// Only when the disk fails; what is wrong with the log is in the report.
+pub fn check(disk: &dyn Disk, dir: &Path, identity: &[u8; 16]) -> Result<Report> {
+    let mut checker = Checker::default();
+    let listing = match segment::list(disk, dir) {
+        Ok(listing) => listing,
+        Err(error) => {
+            checker.note(error)?;
+            return Ok(checker.report);
+        }
+    };
+    if listing.segments.is_empty() {
+        checker.report.violations.push(format!("{}: no segment", dir.display()));
+    }
+    for id in &listing.segments {
+        if let Some(segment) = checker.open(disk, dir, *id, identity)? {
+            checker.segments.push(segment);
+        }
+    }
+    checker.walk_all()?;
+    Ok(checker.report)
+}
+
+#[derive(Default)]
+struct Checker {
+    segments: Vec<Segment>,
+    report: Report,
+}
+
+impl Checker {
+    /// Files an error away as a violation, unless it is the disk that failed.
+    fn note(&mut self, error: Error) -> Result<()> {
+        match error {
+            Error::Disk(_) => Err(error),
+            error => {
+                self.report.violations.push(error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        disk: &dyn Disk,
+        dir: &Path,
+        id: SegmentId,
+        identity: &[u8; 16],
+    ) -> Result<Option<Segment>> {
+        match open_segment(disk, dir, id, identity) {
+            Ok(segment) => Ok(Some(segment)),
+            Err(error) => self.note(error).map(|()| None),
+        }
+    }
+
+    fn walk_all(&mut self) -> Result<()> {
+        let segments = std::mem::take(&mut self.segments);
+        let mut image = Image::new();
+        let mut bytes = Vec::new();
+        let mut chain = Chain { next_sequence: 1, previous_crc: Some(0) };
+        for (position, segment) in segments.iter().enumerate() {
+            recover::read_whole(&*segment.file, segment.header.segment_bytes, &mut bytes)?;
+            if position == 0 {
+                // The oldest segment that is left; what was before it is not here to compare.
+                chain.next_sequence = segment.header.first_sequence;
+                chain.previous_crc = (chain.next_sequence == 1).then_some(0);
+            }
+            let next = segments.get(position + 1).map(|next| next.header.first_sequence);
+            self.walk(segment, &bytes, &mut chain, &mut image, next)?;
+            if let Some(first) = next {
+                // Go on where the next segment says it begins, to see what is wrong there.
+                if first != chain.next_sequence {
+                    chain = Chain { next_sequence: first, previous_crc: None };
+                }
+            }
+        }
+        self.report.segments = segments.len() as u64;
+        self.report.first_index = image.index.first();
+        self.report.last_index = image.index.next() - 1;
+        Ok(())
+    }
+
+    fn walk(
+        &mut self,
+        segment: &Segment,
+        bytes: &[u8],
+        chain: &mut Chain,
+        image: &mut Image,
+        next: Option<u64>,
+    ) -> Result<()> {
+        let (header, path) = (&segment.header, &segment.path);
+        let mut wrong = Vec::new();
+        let walked = scan::walk(bytes, header, path, chain, |offset, frame| {
+            self.report.frames += 1;
+            self.report.records += u64::from(frame.header.records);
+            wrong.extend(check_frame(path, offset, frame));
+            wrong.extend(check_padding(path, offset, frame, bytes, header.block_bytes));
+            if let Err(error) = recover::apply(image, header, path, offset, frame) {
+                wrong.push(error.to_string());
+            }
+            Ok(())
+        });
+        self.report.violations.append(&mut wrong);
+        let stop = match walked {
+            Ok(stop) => stop,
+            Err(error) => return self.note(error),
+        };
+        let later = scan::later_frame(bytes, header, stop.offset);
+        match recover::judge(path, &stop, later, chain.next_sequence, next) {
+            Ok(recover::Verdict::Cut) => {
+                self.report.torn_tail = stop.found == Found::Unverifiable;
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => self.note(error),
+        }
+    }
+}
+
+/// The checksum of every record, which recovery does not look at.
+fn check_frame(path: &Path, offset: u64, frame: &Frame<'_>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let header = frame.header;
+    if header.durable_sequence != header.sequence - 1 {
+        let expected = format!("durable sequence {}", header.sequence - 1);
+        let found = format!("{}", header.durable_sequence);
+        wrong.push(Error::damaged(path, offset, expected, found).to_string());
+    }
+    let mut at = 0;
+    while at < frame.payload.len() {
+        let Ok(record) = Record::decode(&frame.payload[at..]) else {
+            // Applying the frame reports it.
+            break;
+        };
+        if let Err(malformed) = record.verify() {
+            let offset = offset + (frame::HEADER_BYTES + at) as u64;
+            let error = Error::damaged(path, offset, malformed.expected, malformed.found);
+            wrong.push(error.to_string());
+        }
+        at += record.encoded_bytes();
+    }
+    wrong
+}
+
+/// The padding behind a frame, which no checksum covers.
+fn check_padding(
+    path: &Path,
+    offset: u64,
+    frame: &Frame<'_>,
+    bytes: &[u8],
+    block_bytes: u32,
+) -> Option<String> {
+    let start = offset as usize + frame::HEADER_BYTES + frame.payload.len();
+    let end = (offset + frame.padded_bytes(block_bytes)) as usize;
+    let padding = bytes.get(start..end.min(bytes.len()))?;
+    let at = padding.iter().position(|byte| *byte != 0)?;
+    let found = format!("{:#04x}", padding[at]);
+    Some(Error::damaged(path, (start + at) as u64, "zeros as padding", found).to_string())
+}

@@ -1,0 +1,316 @@
+//! The files of an open log: making, finding, recycling and removing segments.
+//!
+//! # Making a segment
+//!
+//! 1. Take a spare, or a file filled with real zeros and synced. Either way its blocks are
+//!    allocated and written, so that appending overwrites in place: the sync of an append then has
+//!    no metadata to write, and a device may use a single forced write.
+//! 2. Write the header, sync: the file is complete under a name that means nothing.
+//! 3. Rename it to its segment name, sync the directory: now it exists.
+//!
+//! A crash anywhere leaves either the log without the segment or with an empty one.
+//!
+//! Filling 64 MiB takes long, so it is spread over the appends of the second half of the active
+//! segment ([`Directory::prepare`]), at most [`ZERO_STEP_BYTES`] at a time. Once the log has been
+//! truncated, spares make that unnecessary.
+//!
+//! # Removing a segment
+//!
+//! Oldest first, and the directory is synced after each, so that a crash cannot leave a gap.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use varve_disk::{Disk, File};
+
+use crate::error::{Error, Result};
+use crate::segment::{FRESH_NAME, Listing, SPARES_MAX, SegmentHeader, SegmentId, spare_name};
+
+/// Zeros are written and synced in steps of this size.
+const ZERO_STEP_BYTES: u64 = 1 << 20;
+
+static ZEROS: [u8; ZERO_STEP_BYTES as usize] = [0; ZERO_STEP_BYTES as usize];
+
+/// A segment of the open log.
+pub(crate) struct Segment {
+    /// What it says about itself.
+    pub header: SegmentHeader,
+    /// Its path.
+    pub path: PathBuf,
+    /// Its file.
+    pub file: Arc<dyn File>,
+    /// Whether at least one durable frame is in it.
+    pub has_frames: bool,
+}
+
+/// What all segments of the log have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// The log.
+    pub identity: [u8; 16],
+    /// Length of a segment file.
+    pub segment_bytes: u64,
+    /// Alignment of frames in new segments.
+    pub block_bytes: u32,
+}
+
+/// The files of an open log.
+///
+/// Invariants:
+/// - `segments` ascend in id without gaps; the last one is the active one.
+/// - Spares have the length `layout.segment_bytes`, at most [`SPARES_MAX`] of them.
+/// - `fresh.filled_bytes` bytes of the file `fresh.tmp` are zeros, written and synced.
+pub(crate) struct Directory {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    layout: Layout,
+    segments: VecDeque<Segment>,
+    spares: Vec<Spare>,
+    fresh: Option<Fresh>,
+}
+
+struct Spare {
+    slot: usize,
+    file: Arc<dyn File>,
+}
+
+struct Fresh {
+    file: Arc<dyn File>,
+    filled_bytes: u64,
+}
+
+impl Directory {
+    /// Opens the segments of a listing and makes what they hold durable, so that nothing is
+    /// believed that a crash could still take back. Removes what is left of half-made files.
+    ///
+    /// # Errors
+    /// Headers that do not verify, another identity, an unknown version, or a file whose name or
+    /// length is not what its header says.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        layout: Layout,
+        listing: &Listing,
+    ) -> Result<Self> {
+        let mut segments = VecDeque::with_capacity(listing.segments.len());
+        for id in &listing.segments {
+            segments.push_back(open_segment(&*disk, path, *id, &layout.identity)?);
+        }
+        // Names first: a segment's name that a crash could take back must not be built upon.
+        disk.sync_dir(path)?;
+        for segment in &segments {
+            // What an earlier process wrote but did not sync is durable from here on.
+            segment.file.sync()?;
+        }
+        let path = path.to_path_buf();
+        let mut directory = Self { disk, path, layout, segments, spares: Vec::new(), fresh: None };
+        if listing.fresh {
+            directory.disk.remove(&directory.path.join(FRESH_NAME))?;
+        }
+        for slot in &listing.spares {
+            directory.open_spare(*slot)?;
+        }
+        Ok(directory)
+    }
+
+    /// The segments, oldest first.
+    pub fn segments(&self) -> impl ExactSizeIterator<Item = &Segment> {
+        self.segments.iter()
+    }
+
+    /// The segment `id`, if the log has it.
+    pub fn segment(&self, id: SegmentId) -> Option<&Segment> {
+        let oldest = self.segments.front()?.header.id;
+        self.segments.get(usize::try_from(id.0.checked_sub(oldest.0)?).ok()?)
+    }
+
+    /// The segment at a position, oldest first.
+    pub fn at(&mut self, position: usize) -> &mut Segment {
+        &mut self.segments[position]
+    }
+
+    /// The segment that is appended to.
+    pub fn active(&self) -> &Segment {
+        self.segments.back().expect("an open log has a segment")
+    }
+
+    /// The segment that is appended to.
+    pub fn active_mut(&mut self) -> &mut Segment {
+        self.segments.back_mut().expect("an open log has a segment")
+    }
+
+    /// Makes the next segment, with room for at least `bytes_min`, header included. Durable on
+    /// return.
+    pub fn begin_segment(&mut self, first_sequence: u64, bytes_min: u64) -> Result<()> {
+        let id = self.segments.back().map_or(SegmentId(1), |segment| segment.header.id.next());
+        let is_ordinary = bytes_min <= self.layout.segment_bytes;
+        let source = match if is_ordinary { self.take_spare()? } else { None } {
+            Some(source) => source,
+            None => self.finish_fresh(bytes_min.max(self.layout.segment_bytes))?,
+        };
+        let header = SegmentHeader {
+            identity: self.layout.identity,
+            id,
+            generation: source.generation + 1,
+            first_sequence,
+            segment_bytes: source.length_bytes,
+            block_bytes: self.layout.block_bytes,
+        };
+        source.file.write_at(0, &header.encode())?;
+        // The whole file is durable before it gets its name: a segment is never half made.
+        source.file.sync()?;
+        let path = self.path.join(id.file_name());
+        self.disk.rename(&source.path, &path)?;
+        // The name is durable before the first frame is acknowledged in it.
+        self.disk.sync_dir(&self.path)?;
+        self.segments.push_back(Segment { header, path, file: source.file, has_frames: false });
+        Ok(())
+    }
+
+    /// One step towards the next segment, if `used_bytes` of the active one say that it is time:
+    /// nothing in its first half, and then as large a part of the zeros as of the second half has
+    /// been used.
+    pub fn prepare(&mut self, used_bytes: u64) -> Result<()> {
+        let total = self.layout.segment_bytes;
+        let due = used_bytes.saturating_mul(2).saturating_sub(total).min(total);
+        let filled = self.fresh.as_ref().map_or(0, |fresh| fresh.filled_bytes);
+        if self.spares.is_empty() && filled < due {
+            self.fill_step(total)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest segment out of the log. Durable on return.
+    pub fn retire_oldest(&mut self) -> Result<()> {
+        assert!(self.segments.len() > 1, "the active segment is never retired");
+        let segment = self.segments.pop_front().expect("there is more than one segment");
+        let slot = (0..SPARES_MAX).find(|slot| self.spares.iter().all(|spare| spare.slot != *slot));
+        match slot {
+            Some(slot) if segment.header.segment_bytes == self.layout.segment_bytes => {
+                self.disk.rename(&segment.path, &self.path.join(spare_name(slot)))?;
+                self.spares.push(Spare { slot, file: segment.file });
+            }
+            _ => self.disk.remove(&segment.path)?,
+        }
+        // Before the next one goes: a crash that kept an older and lost a newer segment would
+        // leave a gap, which is taken for damage.
+        self.disk.sync_dir(&self.path)?;
+        Ok(())
+    }
+
+    /// Bytes of all files.
+    pub fn disk_bytes(&self) -> u64 {
+        let segments: u64 = self.segments.iter().map(|segment| segment.header.segment_bytes).sum();
+        let spares = self.spares.len() as u64 * self.layout.segment_bytes;
+        segments + spares + self.fresh.as_ref().map_or(0, |fresh| fresh.filled_bytes)
+    }
+
+    /// Overwrites a segment from `offset` to its end with zeros, except where zeros are already,
+    /// and syncs it if anything changed. `bytes` is what the segment holds.
+    pub fn zero_tail(&self, segment: &Segment, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut at = offset as usize;
+        let mut changed = false;
+        while at < bytes.len() {
+            let end = bytes.len().min(at + ZEROS.len());
+            let zeros = &ZEROS[..end - at];
+            if bytes[at..end] != *zeros {
+                segment.file.write_at(at as u64, zeros)?;
+                changed = true;
+            }
+            at = end;
+        }
+        if changed {
+            // Nothing of the torn frame can come back after this.
+            segment.file.sync()?;
+        }
+        Ok(())
+    }
+
+    /// A spare is kept only if it can be recycled: nothing in it is believed but its length.
+    fn open_spare(&mut self, slot: usize) -> Result<()> {
+        let path = self.path.join(spare_name(slot));
+        let file = self.disk.open(&path)?;
+        if file.len()? == self.layout.segment_bytes {
+            self.spares.push(Spare { slot, file });
+        } else {
+            self.disk.remove(&path)?;
+        }
+        Ok(())
+    }
+
+    fn take_spare(&mut self) -> Result<Option<Source>> {
+        while let Some(Spare { slot, file }) = self.spares.pop() {
+            let path = self.path.join(spare_name(slot));
+            match SegmentHeader::read(&path, &*file) {
+                Ok(header) => {
+                    let length_bytes = self.layout.segment_bytes;
+                    let generation = header.generation;
+                    return Ok(Some(Source { path, file, generation, length_bytes }));
+                }
+                Err(Error::Disk(error)) => return Err(error.into()),
+                // Without its generation, old frames in it could verify again.
+                Err(_) => self.disk.remove(&path)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn finish_fresh(&mut self, length_bytes: u64) -> Result<Source> {
+        while self.fresh.as_ref().is_none_or(|fresh| fresh.filled_bytes < length_bytes) {
+            self.fill_step(length_bytes)?;
+        }
+        let fresh = self.fresh.take().expect("it was filled just now");
+        let path = self.path.join(FRESH_NAME);
+        Ok(Source { path, file: fresh.file, generation: 0, length_bytes: fresh.filled_bytes })
+    }
+
+    fn fill_step(&mut self, length_bytes: u64) -> Result<()> {
+        if self.fresh.is_none() {
+            let file = self.disk.create(&self.path.join(FRESH_NAME))?;
+            file.preallocate(length_bytes)?;
+            self.fresh = Some(Fresh { file, filled_bytes: 0 });
+        }
+        let fresh = self.fresh.as_mut().expect("it was made just now");
+        let step = ZERO_STEP_BYTES.min(length_bytes - fresh.filled_bytes);
+        fresh.file.write_at(fresh.filled_bytes, &ZEROS[..step as usize])?;
+        // Written out step by step, so that no append waits for all of it at once.
+        fresh.file.sync()?;
+        fresh.filled_bytes += step;
+        Ok(())
+    }
+}
+
+/// A file that is about to become a segment.
+struct Source {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    generation: u64,
+    length_bytes: u64,
+}
+
+/// Opens a segment and checks that it is what its name says, for us, and complete.
+pub(crate) fn open_segment(
+    disk: &dyn Disk,
+    dir: &Path,
+    id: SegmentId,
+    identity: &[u8; 16],
+) -> Result<Segment> {
+    let path = dir.join(id.file_name());
+    let file = disk.open(&path)?;
+    let header = SegmentHeader::read(&path, &*file)?;
+    if header.identity != *identity {
+        let (expected, found) = (*identity, header.identity);
+        return Err(Error::IdentityMismatch { path, expected, found });
+    }
+    if header.id != id {
+        let found = format!("segment {}", header.id);
+        return Err(Error::damaged(&path, 32, format!("segment {id}, as its name says"), found));
+    }
+    let length = file.len()?;
+    if header.segment_bytes != length {
+        let expected = format!("{} bytes in the file", header.segment_bytes);
+        return Err(Error::damaged(&path, length, expected, format!("{length}")));
+    }
+    Ok(Segment { header, path, file, has_frames: false })
+}

@@ -1,0 +1,148 @@
+//! Walking the frames of one segment, in memory.
+//!
+//! What it does not do: it reads no file and decides nothing; where and how the walk stopped is
+//! judged in `recover.rs`.
+
+use crate::error::{Error, Result};
+use crate::frame::{self, Frame};
+use crate::record::Malformed;
+use crate::segment::{NUMBER_MAX, SegmentHeader};
+
+/// The thread that runs through all frames of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Sequence of the next frame.
+    pub next_sequence: u64,
+    /// Checksum of the frame before it; unknown at the start of the oldest segment.
+    pub previous_crc: Option<u32>,
+}
+
+/// What is at the place where the next frame would begin, when that is not the next frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// No room for a frame.
+    Full,
+    /// A block of zeros.
+    Blank,
+    /// Bytes that do not verify as a frame of this segment.
+    Unverifiable,
+    /// A frame of this segment that verifies, but is not the next one.
+    Misplaced,
+}
+
+/// A frame that verifies behind the place where the walk stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaterFrame {
+    /// Where it begins.
+    pub offset: u64,
+    /// Its sequence.
+    pub sequence: u64,
+    /// What was durable when it was submitted.
+    pub durable_sequence: u64,
+}
+
+/// Where and how a walk stopped.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    /// Offset of the first byte behind the last frame.
+    pub offset: u64,
+    /// What is there.
+    pub found: Found,
+    /// What is there and what should be, in words.
+    pub detail: Malformed,
+    /// Frames walked.
+    pub frames: u64,
+}
+
+/// Walks the frames in a segment's `bytes`, giving each to `each` with its offset, and advancing
+/// `chain`.
+///
+/// # Errors
+/// What `each` returned, or a format version that this program does not know.
+pub(crate) fn walk(
+    bytes: &[u8],
+    segment: &SegmentHeader,
+    path: &std::path::Path,
+    chain: &mut Chain,
+    mut each: impl FnMut(u64, &Frame<'_>) -> Result<()>,
+) -> Result<Stop> {
+    let mut offset = segment.frames_start();
+    let mut frames = 0;
+    loop {
+        let Some(frame) = frame::verify(bytes, offset, segment) else {
+            let found = describe_unverifiable(bytes, offset, segment);
+            let detail = Malformed::new(
+                format!("frame {}", chain.next_sequence),
+                match found {
+                    Found::Full => "the end of the segment",
+                    Found::Blank => "zeros",
+                    _ => "bytes that do not verify",
+                },
+            );
+            return Ok(Stop { offset, found, detail, frames });
+        };
+        if let Some(detail) = misplaced(&frame, chain) {
+            return Ok(Stop { offset, found: Found::Misplaced, detail, frames });
+        }
+        if !frame.is_known() {
+            let (path, expected) = (path.to_path_buf(), u32::from(frame::VERSION));
+            let found = u32::from(frame.version) << 16 | u32::from(frame.coding);
+            return Err(Error::UnknownVersion { path, expected: expected << 16, found });
+        }
+        each(offset, &frame)?;
+        chain.next_sequence += 1;
+        chain.previous_crc = Some(frame.crc);
+        frames += 1;
+        offset += frame.padded_bytes(segment.block_bytes);
+    }
+}
+
+/// The first frame that verifies on a block boundary behind `offset`. Every block is looked at,
+/// because the length of the frame at `offset` cannot be believed.
+pub(crate) fn later_frame(
+    bytes: &[u8],
+    segment: &SegmentHeader,
+    offset: u64,
+) -> Option<LaterFrame> {
+    let block = u64::from(segment.block_bytes);
+    let mut at = offset + block;
+    while at < bytes.len() as u64 {
+        if let Some(frame) = frame::verify(bytes, at, segment) {
+            return Some(LaterFrame {
+                offset: at,
+                sequence: frame.header.sequence,
+                durable_sequence: frame.header.durable_sequence,
+            });
+        }
+        at += block;
+    }
+    None
+}
+
+fn describe_unverifiable(bytes: &[u8], offset: u64, segment: &SegmentHeader) -> Found {
+    let start = bytes.len().min(offset as usize);
+    let end = bytes.len().min(start + segment.block_bytes as usize);
+    if end - start < frame::HEADER_BYTES {
+        Found::Full
+    } else if bytes[start..end].iter().all(|byte| *byte == 0) {
+        Found::Blank
+    } else {
+        Found::Unverifiable
+    }
+}
+
+fn misplaced(frame: &Frame<'_>, chain: &Chain) -> Option<Malformed> {
+    let sequence = frame.header.sequence;
+    if sequence != chain.next_sequence || sequence > NUMBER_MAX {
+        let expected = format!("frame {}", chain.next_sequence);
+        return Some(Malformed::new(expected, format!("frame {sequence}")));
+    }
+    let previous = frame.header.previous_crc;
+    match chain.previous_crc {
+        Some(crc) if crc != previous => Some(Malformed::new(
+            format!("frame {sequence} behind a frame with checksum {crc:08x}"),
+            format!("frame {sequence} behind a frame with checksum {previous:08x}"),
+        )),
+        _ => None,
+    }
+}
