@@ -1,6 +1,76 @@
 //! Agreed order: drives the `raft` crate over the log.
 //!
-//! (chapter follows)
+//! Commands go in as payloads that nobody here understands; they come out of every member in the
+//! same order. [`Node`] is one member: a function of its inputs, without clock, thread, socket or
+//! randomness besides a seed, so that a whole group runs on one thread from one seed.
+//!
+//! # The cycle
+//!
+//! The caller owns the node on one thread. It feeds inputs, and as long as [`Node::has_ready`]
+//! it runs a cycle and carries out both outputs in field order:
+//!
+//! ```text
+//!   tick   step(message)   propose   read   applied   flushed   ...
+//!     \________\_____________|________/______/_________/
+//!                             v
+//!   begin() ----> Output: messages   a leader's appends, before its own sync
+//!      |                  committed  durable here and on a majority: apply, then applied()
+//!      |                  reads      answer when applied up to the index
+//!      |                  install    a snapshot: put it into the state machine (durably),
+//!      |                             then snapshot_installed()
+//!      v
+//!   persist() --> one frame, one sync in the log
+//!                 Output: messages   acknowledgements and votes: what a sync must precede
+//!                         committed  what this node's own copy completed
+//! ```
+//!
+//! Proposals that arrive while `persist` waits for the disk share the next frame and the next
+//! message: batches grow with load, without a timer. Between `begin` and `persist` the node
+//! takes no input except [`Node::read`], [`Node::applied`] and [`Node::flushed`], with one
+//! exception: while the state machine installs a snapshot, everything may be called; messages and
+//! proposals are refused, ticks are ignored, and `has_ready` is false until the confirmation.
+//!
+//! # What is durable when
+//!
+//! - A vote, a new term and an acknowledged entry are in the log's frame before the message that
+//!   promises them leaves. A leader's appends promise nothing; its own copy is counted only after
+//!   its sync. A commit index is not synced for its own sake: it goes along with the next frame,
+//!   and what is lost of it is found again.
+//! - The state machine follows behind and says how far it is durable ([`Node::flushed`]). The log
+//!   is cut only up to there. After a crash the entries from there on come out again, once.
+//! - A snapshot changes the state machine first, then the log (`snapshot.rs`).
+//!
+//! # Where to read
+//!
+//! `node.rs` inputs; `cycle.rs` outputs; `read.rs` linearizable reads; `validate.rs` what a peer
+//! may not send; `snapshot.rs` the order of installing; `storage.rs` the log as the crate sees
+//! it; `codec.rs` and `entry.rs` the formats (specified in `docs/FORMAT.md`, section 4).
+//!
+//! # Traps of the `raft` crate, and where each is closed
+//!
+//! | trap (version 0.7.0) | closed in |
+//! | --- | --- |
+//! | no pre-vote, no quorum check, one entry a message, nothing bounded by default | `node.rs`, `raft_config` |
+//! | election timeouts from the thread's random generator | `timer.rs` |
+//! | a read context that is used again lets old responses vouch for new reads | `read.rs` |
+//! | reads are dropped without a word: no leader, no commit in the term, any change of term | `read.rs`, `Node::can_read` |
+//! | about forty panics that a message can reach | `validate.rs`, `wire.rs` |
+//! | a late rejection moves a follower's next index behind what it acknowledged | `validate.rs` |
+//! | panics if the commit index is above the log or below what is applied after a restart | `storage.rs`, `raised` |
+//! | a sole voter sends its new term to learners before it is durable | `cycle.rs`, `owes` |
+//! | a sole voter with an entry that is not durable panics when it is elected | `Node::tick`, `validate.rs` |
+//! | two nodes that take each other for the leader pass a proposal to and fro | `validate.rs` |
+//! | a storage error panics | `storage.rs`, `nothing_to_read` |
+//! | a small append overtakes a large one and is rejected | `cycle.rs`, `frame` |
+//!
+//! # Caveats
+//!
+//! - The membership is what [`Applied`] says; entries that change it are refused by name.
+//! - A proposal that was forwarded may vanish. Whoever waits for it needs a timeout, and a
+//!   payload that may be proposed twice must carry its own identity.
+//! - A follower whose snapshot was sent waits for [`Node::snapshot_sent`], whatever happened.
+//! - Entries handed out and not applied are bounded by the caller, which may leave `begin`
+//!   uncalled.
 
 use bytes::Bytes;
 
@@ -93,9 +163,9 @@ pub struct Message {
 /// How a message wants to travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageClass {
-    /// Heartbeats, votes, acknowledgements.
+    /// Heartbeats, votes, acknowledgements, reads.
     Small,
-    /// Appends with entries.
+    /// Appends and forwarded proposals, in order: an append that overtakes another is rejected.
     Bulk,
     /// Announces a snapshot at or above this index: the carrier sends the state machine's files
     /// first, then this message with [`Node::snapshot_message`]'s mark filled in.

@@ -203,3 +203,7 @@ fn check_election(message: &Message, view: &View) -> Verdict {
 fn is_plain(entry: &Entry) -> bool {
     entry.get_entry_type() != EntryType::EntryNormal || entry.context.is_empty()
 }
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;
