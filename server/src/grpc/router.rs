@@ -198,23 +198,26 @@ impl Router {
         self
     }
 
-    /// Answers one request of a connection.
+    /// Answers one request of a connection that may carry both gRPC and plain HTTP.
     pub fn dispatch(
         &self,
         request: Request<hyper::body::Incoming>,
         peer: &Rc<PeerAddress>,
     ) -> Dispatch {
-        let is_http2 = request.version() == Version::HTTP_2;
-        if !is_http2 || !is_grpc_content_type(request.headers()) {
-            return self.dispatch_http(request, peer, is_http2);
-        }
-        if request.method() != http::Method::POST {
-            let text = format!(
-                "Received a HEADERS frame with :method {:?} which should be POST",
-                request.method().as_str()
-            );
-            let status = Status::new(Code::Internal, text);
-            return Dispatch::Ready(early_abort(StatusCode::METHOD_NOT_ALLOWED, &status));
+        // A POST over HTTP/2 is meant as gRPC; only reads can be meant for the HTTP paths.
+        let is_grpc = request.version() == Version::HTTP_2
+            && (request.method() == http::Method::POST || is_grpc_content_type(request.headers()));
+        if is_grpc { self.dispatch_grpc(request, peer) } else { self.dispatch_http(request, peer) }
+    }
+
+    /// Answers one request of a connection that is for gRPC only.
+    pub fn dispatch_grpc(
+        &self,
+        request: Request<hyper::body::Incoming>,
+        peer: &Rc<PeerAddress>,
+    ) -> Dispatch {
+        if let Some(response) = refuse_transport(&request) {
+            return Dispatch::Ready(response);
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path();
@@ -238,22 +241,12 @@ impl Router {
         }
     }
 
-    fn dispatch_http(
+    /// Answers one request of a connection that is for plain HTTP only.
+    pub fn dispatch_http(
         &self,
         request: Request<hyper::body::Incoming>,
         peer: &Rc<PeerAddress>,
-        is_http2: bool,
     ) -> Dispatch {
-        // A POST over HTTP/2 is meant as gRPC; only reads can be meant for the HTTP paths.
-        if is_http2 && request.method() == http::Method::POST {
-            let shown = request
-                .headers()
-                .get(CONTENT_TYPE)
-                .map_or("", |value| value.to_str().unwrap_or("not text"));
-            let text = format!("invalid gRPC request content-type {shown:?}");
-            let status = Status::new(Code::InvalidArgument, text);
-            return Dispatch::Ready(early_abort(StatusCode::UNSUPPORTED_MEDIA_TYPE, &status));
-        }
         match &self.http {
             Some(http) => Dispatch::Running(http.call(request, peer)),
             None => {
@@ -378,6 +371,25 @@ async fn until<T>(
             tokio::time::timeout_at(deadline, future).await.unwrap_or(Err(deadline_exceeded()))
         }
     }
+}
+
+/// What grpc-go's transport refuses before it looks for the method.
+fn refuse_transport<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
+    let (http_status, status) = if !is_grpc_content_type(request.headers()) {
+        let shown = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .map_or("", |value| value.to_str().unwrap_or("not text"));
+        let text = format!("invalid gRPC request content-type {shown:?}");
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, Status::new(Code::InvalidArgument, text))
+    } else if request.method() != http::Method::POST {
+        let shown = request.method().as_str();
+        let text = format!("Received a HEADERS frame with :method {shown:?} which should be POST");
+        (StatusCode::METHOD_NOT_ALLOWED, Status::new(Code::Internal, text))
+    } else {
+        return None;
+    };
+    Some(early_abort(http_status, &status))
 }
 
 fn is_grpc_content_type(headers: &HeaderMap) -> bool {

@@ -1,0 +1,95 @@
+//! Every bound of the server, with its unit and its reason.
+//!
+//! One idea: nothing that a client, a peer or a disk can make grow is without a number here, and
+//! the relations between the numbers are checked by the compiler.
+
+use std::time::Duration;
+
+// --- Connections ---------------------------------------------------------------------------------
+
+/// File descriptors kept for the log, tables and peers when the connection limit is derived from
+/// RLIMIT_NOFILE; the number is etcd's.
+pub const FILES_RESERVED: u64 = 150;
+/// Client connections at once, whatever RLIMIT_NOFILE allows: each costs about 20 KiB.
+pub const CONNECTIONS_MAX: usize = 100_000;
+/// Client connections at once, even if RLIMIT_NOFILE is absurdly small.
+pub const CONNECTIONS_MIN: usize = 16;
+/// Connections at once on the metrics listeners. Separate, so that probes work when clients have
+/// used up the others.
+pub const METRICS_CONNECTIONS_MAX: usize = 64;
+/// Accepted connections that wait for their socket thread; beyond, they are closed.
+pub const CONNECTIONS_PENDING_MAX: usize = 4_096;
+/// Backlog of each listening socket; the kernel caps it at `net.core.somaxconn`.
+pub const LISTEN_BACKLOG: u32 = 4_096;
+/// First pause of the accept loop after an error such as EMFILE; doubles up to the maximum.
+pub const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Longest pause of the accept loop.
+pub const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A connection must send the first `PREFACE_BYTES` within this time.
+pub const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Length of the HTTP/2 connection preface; no useful HTTP/1 request is much shorter.
+pub const PREFACE_BYTES: u64 = 24;
+/// An HTTP/1 connection must send its next request's header within this time. Longer than the
+/// usual scrape interval of a minute, so that Prometheus keeps its connection.
+pub const HTTP1_HEADER_TIMEOUT: Duration = Duration::from_secs(120);
+/// Bytes of an HTTP/1 request header.
+pub const HTTP1_HEADER_BYTES_MAX: usize = 64 * 1024;
+/// TCP keep-alive: idle time before the first probe, and between probes.
+pub const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// How long open calls may go on after the server was told to stop.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+
+// --- HTTP/2 --------------------------------------------------------------------------------------
+
+/// Flow-control window of one stream, for what clients send: one largest message and its overhead.
+pub const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Flow-control window of one connection. Large for a second reason: h2 closes a connection whose
+/// unread small DATA frames exceed a budget that is derived from this window (lease keep-alives of
+/// thousands of streams).
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// Largest frame we accept; the protocol's minimum keeps the turns of streams short.
+pub const FRAME_BYTES_MAX: u32 = 16 * 1024;
+/// What HTTP/2 may hold per stream of what we send, on top of [`STREAM_BUFFER_BYTES_MAX`].
+pub const SEND_BUFFER_BYTES_MAX: usize = 512 * 1024;
+/// Decoded size of a request's headers; auth tokens are about 1 KiB.
+pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+/// Streams of one connection at once, announced to the client, unless the flag
+/// `--max-concurrent-streams` is lower. etcd's default is no limit; a stream costs about 4 KiB, so
+/// this bounds one hostile connection to 256 MiB while no client known opens more.
+pub const CONCURRENT_STREAMS_MAX: u32 = 65_536;
+/// Streams that a client has opened and reset before we looked at them; beyond, the connection is
+/// closed (rapid reset, CVE-2023-44487). A client that cancels all its watches must stay below.
+pub const PENDING_RESET_STREAMS_MAX: usize = 1_024;
+/// Streams reset by us because the client broke the protocol; beyond, the connection is closed
+/// (RUSTSEC-2024-0003).
+pub const LOCAL_ERROR_RESETS_MAX: usize = 1_024;
+
+// --- gRPC ----------------------------------------------------------------------------------------
+
+/// What a gRPC message may be longer than `--max-request-bytes`; the number is etcd's
+/// (`grpcOverheadBytes`).
+pub const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+/// Bytes that may wait in one stream's `Outgoing`; a longer message waits alone.
+pub const STREAM_BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// `--max-request-bytes` above this is accepted with a warning, as in etcd.
+pub const REQUEST_BYTES_RECOMMENDED_MAX: usize = 10 * 1024 * 1024;
+/// `--max-request-bytes` above this is refused: a message must fit one Raft frame.
+pub const REQUEST_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+// --- Threads -------------------------------------------------------------------------------------
+
+/// Socket threads at most; more than this were never measured to help.
+pub const SOCKET_THREADS_MAX: usize = 64;
+
+const _: () = assert!(STREAM_WINDOW_BYTES <= CONNECTION_WINDOW_BYTES);
+const _: () = assert!(
+    STREAM_WINDOW_BYTES as usize >= 1536 * 1024 + MESSAGE_OVERHEAD_BYTES,
+    "a default largest request fits the window of its stream"
+);
+const _: () = assert!(FRAME_BYTES_MAX >= 16_384, "the protocol's minimum");
+const _: () = assert!(CONNECTIONS_MIN <= CONNECTIONS_MAX);
+const _: () = assert!(ACCEPT_PAUSE_MIN.as_millis() < ACCEPT_PAUSE_MAX.as_millis());
+const _: () = assert!(
+    REQUEST_BYTES_MAX + MESSAGE_OVERHEAD_BYTES < u32::MAX as usize,
+    "the length prefix of a message has 32 bits"
+);
