@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::fault::{Admitted, OperationKind, power_is_out};
 use super::names::NodeId;
+use super::tree::occupied_bytes;
 use super::{SimDisk, State};
 use crate::{DirLock, Disk, Error, File, LOCK_FILE_NAME, Result, SECTOR_BYTES};
 
@@ -32,9 +33,7 @@ impl State {
     }
 
     fn space_left_bytes(&self) -> u64 {
-        let files = self.tree.current_files();
-        let used = files.values().map(|&id| occupied_bytes(self.tree.file(id).current().len()));
-        self.capacity_bytes.saturating_sub(used.sum())
+        self.capacity_bytes.saturating_sub(self.tree.occupied_bytes())
     }
 
     /// Whether a file can be made `length_bytes` long.
@@ -46,10 +45,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-fn occupied_bytes(length_bytes: u64) -> u64 {
-    length_bytes.div_ceil(SECTOR_BYTES).saturating_mul(SECTOR_BYTES)
 }
 
 impl SimDisk {

@@ -20,8 +20,9 @@ const SECTOR_USIZE: usize = SECTOR_BYTES as usize;
 
 /// Bytes of a file, sparse.
 ///
-/// Invariants: every stored sector is `SECTOR_BYTES` long and begins before `length_bytes`; a
-/// missing one is zero; what lies behind `length_bytes` in the last sector is zero.
+/// Invariants: every stored sector is `SECTOR_BYTES` long; a missing one is zero; what lies behind
+/// `length_bytes` is zero (except in a durable content whose longer length was abandoned by a
+/// failed sync while a later one brought its bytes to the medium: no reader sees those).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     length_bytes: u64,

@@ -111,11 +111,17 @@ impl SimDisk {
     /// As [`SimDisk::crash`], with a say in what is found. The new disk has the same capacity, no
     /// faults, and counts its operations from 0.
     pub fn crash_with(&self, style: CrashStyle) -> Self {
-        let mut state = self.lock_state();
-        state.faults.cut_power();
-        let seed = state.random.next_u64();
+        let found = self.crash_image(style);
+        self.lock_state().faults.cut_power();
+        found
+    }
+
+    /// What [`SimDisk::crash_with`] would find now. This disk goes on, and as if nobody had asked:
+    /// a test can look after every call of a single run.
+    pub fn crash_image(&self, style: CrashStyle) -> Self {
+        let state = self.lock_state();
         let tree = crash::crash(&state.tree, style);
-        Self::from_tree(tree, state.capacity_bytes, seed)
+        Self::from_tree(tree, state.capacity_bytes, state.random.clone().next_u64())
     }
 
     /// How many mutating operations (see [`OperationKind::is_mutating`]) were called so far,
@@ -145,7 +151,7 @@ impl SimDisk {
 
     /// Adds a rule for which operation fails.
     ///
-    /// A failed write leaves any prefix of its sectors; a failed sync leaves it open for good
+    /// A failed write leaves any number of its first sectors; a failed sync leaves it open for good
     /// whether what was unsynced is durable, and a later sync reports success without changing
     /// that; other failed operations change nothing.
     pub fn inject(&self, rule: FaultRule) {

@@ -13,6 +13,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::content::FileState;
 use super::names::{Edit, NameChanges, NodeId};
+use crate::SECTOR_BYTES;
 
 const ROOT: NodeId = NodeId(0);
 
@@ -30,6 +31,8 @@ enum Node {
         state: FileState,
         /// Open handles.
         handles: u64,
+        /// Whether it has a name now, and so takes space.
+        is_named: bool,
     },
     Dir(DirState),
 }
@@ -80,7 +83,8 @@ impl Tree {
         if self.child(dir, &name)?.is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let id = self.add_node(Node::File { state: FileState::default(), handles: 0 });
+        let id =
+            self.add_node(Node::File { state: FileState::default(), handles: 0, is_named: false });
         self.change(operation, vec![Edit { dir, name, target: Some(id) }]);
         Ok(id)
     }
@@ -101,9 +105,16 @@ impl Tree {
     }
 
     pub(super) fn rename(&mut self, operation: u64, from: &Path, to: &Path) -> io::Result<()> {
-        let moved = self.lookup(from)?;
+        let (from_names, to_names) = (names(from)?, names(to)?);
         let (from_dir, from_name) = self.parent(from)?;
         let (to_dir, to_name) = self.parent(to)?;
+        let moved = self.child(from_dir, &from_name)?.ok_or(io::ErrorKind::NotFound)?;
+        if to_names.len() > from_names.len() && to_names.starts_with(&from_names) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if from_names.len() > to_names.len() && from_names.starts_with(&to_names) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
         match self.child(to_dir, &to_name)? {
             // POSIX: two names of one file, nothing to do.
             Some(replaced) if replaced == moved => return Ok(()),
@@ -116,9 +127,6 @@ impl Tree {
                 _ => {}
             },
             None => {}
-        }
-        if self.is_dir(moved) && names(to)?.starts_with(&names(from)?) {
-            return Err(io::ErrorKind::InvalidInput.into());
         }
         let old = Edit { dir: from_dir, name: from_name, target: None };
         let new = Edit { dir: to_dir, name: to_name, target: Some(moved) };
@@ -188,6 +196,15 @@ impl Tree {
         }
     }
 
+    /// What the named files take: their lengths, each rounded up to whole sectors.
+    pub(super) fn occupied_bytes(&self) -> u64 {
+        let files = self.nodes.values().map(|node| match node {
+            Node::File { state, is_named: true, .. } => occupied_bytes(state.current().len()),
+            _ => 0,
+        });
+        files.sum()
+    }
+
     /// The files below the root by their absolute paths, as named now.
     pub(super) fn current_files(&self) -> BTreeMap<PathBuf, NodeId> {
         self.files(|dir| &dir.current)
@@ -219,8 +236,10 @@ impl Tree {
         found.sweep();
         // Only for what is still there, in order of the numbers: the same seed, the same crash.
         for node in found.nodes.values_mut() {
-            if let Node::File { state, .. } = node {
+            if let Node::File { state, is_named, .. } = node {
                 *state = file(state);
+                // Without handles and changes, nothing else kept it from being swept.
+                *is_named = true;
             }
         }
         found
@@ -228,13 +247,12 @@ impl Tree {
 
     /// Adds a durable file and the directories above it.
     pub(super) fn add_durable_file(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut dir = ROOT;
-        self.create_dir_all(0, path.parent().unwrap_or(Path::new("")))?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        self.create_dir_all(0, parent)?;
         let file = self.create_file(0, path)?;
         *self.file_mut(file) = FileState::durable(bytes);
-        self.sync_dir(dir);
-        for name in names(path)? {
-            dir = self.child(dir, &name)?.ok_or(io::ErrorKind::NotFound)?;
+        for dir in parent.ancestors() {
+            let dir = self.lookup_dir(dir)?;
             self.sync_dir(dir);
         }
         Ok(())
@@ -254,7 +272,9 @@ impl Tree {
                 }
             }
         }
-        self.changes.retain_dirs(|dir| reachable.contains(&dir));
+        for dir in self.changes.dirs() {
+            assert!(reachable.contains(&dir), "directory {dir:?} is gone but has changes");
+        }
         self.nodes.retain(|id, node| {
             reachable.contains(id) || matches!(node, Node::File { handles, .. } if *handles > 0)
         });
@@ -284,10 +304,22 @@ impl Tree {
     }
 
     fn change(&mut self, operation: u64, edits: Vec<Edit>) {
+        let mut removed_dirs = Vec::new();
         for Edit { dir, name, target } in &edits {
-            set(&mut self.dir_mut(*dir).current, name.clone(), *target);
+            let replaced = set(&mut self.dir_mut(*dir).current, name.clone(), *target);
+            self.set_named(replaced, false);
+            self.set_named(*target, true);
+            let is_moved = edits.iter().any(|edit| edit.target == replaced);
+            removed_dirs.extend(replaced.filter(|&id| self.is_dir(id) && !is_moved));
         }
-        self.changes.push(operation, edits);
+        self.changes.push(operation, edits, removed_dirs);
+    }
+
+    fn set_named(&mut self, id: Option<NodeId>, now: bool) {
+        let node = id.and_then(|id| self.nodes.get_mut(&id));
+        if let Some(Node::File { is_named, .. }) = node {
+            *is_named = now;
+        }
     }
 
     fn parent(&self, path: &Path) -> io::Result<(NodeId, String)> {
@@ -322,11 +354,17 @@ impl Tree {
     }
 }
 
-fn set(entries: &mut Entries, name: String, target: Option<NodeId>) {
+/// Makes an entry lead to `target`; what it led to before.
+fn set(entries: &mut Entries, name: String, target: Option<NodeId>) -> Option<NodeId> {
     match target {
         Some(id) => entries.insert(name, id),
         None => entries.remove(&name),
-    };
+    }
+}
+
+/// What a file of this length takes on the disk.
+pub(super) fn occupied_bytes(length_bytes: u64) -> u64 {
+    length_bytes.div_ceil(SECTOR_BYTES).saturating_mul(SECTOR_BYTES)
 }
 
 /// The components of a path; absolute or not, it begins at the root.

@@ -1,0 +1,375 @@
+//! What every disk does, checked on the real one and on the simulated one.
+//!
+//! One idea: a behaviour is a function of a disk and an empty directory on it; `contract!` makes
+//! two tests of each. What only a simulation can show (crashes, faults) is in `crash.rs` and
+//! `faults.rs`; agreement on long random runs is in `model.rs`.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use varve_disk::os::OsDisk;
+use varve_disk::sim::SimDisk;
+use varve_disk::{Disk, File, LOCK_FILE_NAME};
+
+macro_rules! contract {
+    ($($name:ident)+) => {
+        mod on_the_real_disk {
+            $(#[test]
+            fn $name() {
+                let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+                super::$name(&super::OsDisk::new(), dir.path());
+            })+
+        }
+        mod on_the_simulated_disk {
+            $(#[test]
+            fn $name() {
+                let disk = super::SimDisk::new(1);
+                let dir = std::path::Path::new("/data");
+                super::Disk::create_dir_all(&disk, dir).unwrap();
+                super::$name(&disk, dir);
+            })+
+        }
+    };
+}
+
+contract! {
+    a_created_file_exists_and_is_empty
+    creating_a_taken_name_fails
+    creating_in_a_missing_directory_fails
+    opening_a_missing_file_fails
+    opening_a_directory_fails
+    what_was_written_is_read_back_through_any_handle
+    a_write_inside_changes_only_its_bytes
+    reading_past_the_end_gives_what_is_there
+    reading_exactly_past_the_end_fails
+    what_was_never_written_reads_as_zero
+    an_empty_write_changes_nothing
+    writes_across_sectors_are_read_at_any_offset
+    cutting_and_extending_again_gives_zeros
+    preallocated_space_reads_as_zero
+    preallocating_never_cuts
+    a_rename_replaces_the_old_file
+    a_rename_moves_a_directory_with_all_in_it
+    renaming_a_missing_file_fails
+    renaming_a_file_over_a_directory_fails
+    an_open_file_outlives_its_name
+    removing_a_missing_file_fails
+    removing_a_directory_as_a_file_fails
+    a_list_is_sorted_and_has_files_and_directories
+    listing_what_is_no_directory_fails
+    removing_a_directory_removes_all_below_it
+    creating_a_directory_creates_its_parents
+    creating_a_directory_over_a_file_fails
+    a_mapping_holds_the_whole_file_and_outlives_it
+    mapping_nothing_fails_or_is_empty
+    syncing_works_and_a_missing_directory_fails
+    a_lock_keeps_out_a_second_one_until_dropped
+    locks_of_two_directories_are_apart
+    there_is_space_left
+    an_error_names_the_operation_and_the_path
+    a_file_is_shared_between_threads
+}
+
+#[track_caller]
+fn expect_error<T>(result: varve_disk::Result<T>, kind: ErrorKind) {
+    match result {
+        Ok(_) => panic!("expected {kind:?}, found success"),
+        Err(error) => assert_eq!(error.kind(), kind, "{error}"),
+    }
+}
+
+fn write_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Arc<dyn File> {
+    let file = disk.create(path).unwrap();
+    file.write_at(0, bytes).unwrap();
+    file
+}
+
+#[track_caller]
+fn expect_content(file: &dyn File, expected: &[u8]) {
+    assert_eq!(file.len().unwrap(), expected.len() as u64);
+    let mut found = vec![0xee; expected.len()];
+    file.read_exact_at(0, &mut found).unwrap();
+    assert!(found == expected, "the content differs from the expected {} bytes", expected.len());
+}
+
+fn a_created_file_exists_and_is_empty(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("a");
+    assert!(!disk.exists(&path).unwrap());
+    let file = disk.create(&path).unwrap();
+    assert!(disk.exists(&path).unwrap());
+    assert!(file.is_empty().unwrap());
+    expect_content(&*file, b"");
+}
+
+fn creating_a_taken_name_fails(disk: &dyn Disk, dir: &Path) {
+    write_file(disk, &dir.join("a"), b"kept");
+    expect_error(disk.create(&dir.join("a")), ErrorKind::AlreadyExists);
+    expect_content(&*disk.open(&dir.join("a")).unwrap(), b"kept");
+}
+
+fn creating_in_a_missing_directory_fails(disk: &dyn Disk, dir: &Path) {
+    expect_error(disk.create(&dir.join("missing/a")), ErrorKind::NotFound);
+    write_file(disk, &dir.join("file"), b"");
+    expect_error(disk.create(&dir.join("file/a")), ErrorKind::NotADirectory);
+}
+
+fn opening_a_missing_file_fails(disk: &dyn Disk, dir: &Path) {
+    expect_error(disk.open(&dir.join("a")), ErrorKind::NotFound);
+    expect_error(disk.open(&dir.join("missing/a")), ErrorKind::NotFound);
+    assert!(!disk.exists(&dir.join("a")).unwrap());
+}
+
+fn opening_a_directory_fails(disk: &dyn Disk, dir: &Path) {
+    expect_error(disk.open(dir), ErrorKind::IsADirectory);
+}
+
+fn what_was_written_is_read_back_through_any_handle(disk: &dyn Disk, dir: &Path) {
+    let writer = write_file(disk, &dir.join("a"), b"hello");
+    let other = disk.open(&dir.join("a")).unwrap();
+    expect_content(&*other, b"hello");
+    other.write_at(5, b", world").unwrap();
+    expect_content(&*writer, b"hello, world");
+}
+
+fn a_write_inside_changes_only_its_bytes(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), &[7; 2000]);
+    file.write_at(500, &[9; 600]).unwrap();
+    let expected = [vec![7; 500], vec![9; 600], vec![7; 900]].concat();
+    expect_content(&*file, &expected);
+}
+
+fn reading_past_the_end_gives_what_is_there(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), b"hello");
+    let mut buffer = [0xee; 8];
+    assert_eq!(file.read_at(3, &mut buffer).unwrap(), 2);
+    assert_eq!(&buffer, b"lo\xee\xee\xee\xee\xee\xee");
+    assert_eq!(file.read_at(5, &mut buffer).unwrap(), 0);
+    assert_eq!(file.read_at(1 << 40, &mut buffer).unwrap(), 0);
+    assert_eq!(file.read_at(0, &mut []).unwrap(), 0);
+}
+
+fn reading_exactly_past_the_end_fails(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), b"hello");
+    let mut buffer = [0; 3];
+    file.read_exact_at(2, &mut buffer).unwrap();
+    assert_eq!(&buffer, b"llo");
+    expect_error(file.read_exact_at(3, &mut buffer), ErrorKind::UnexpectedEof);
+    file.read_exact_at(9, &mut []).unwrap();
+}
+
+fn what_was_never_written_reads_as_zero(disk: &dyn Disk, dir: &Path) {
+    let file = disk.create(&dir.join("a")).unwrap();
+    file.write_at(10_000, b"end").unwrap();
+    expect_content(&*file, &[vec![0; 10_000], b"end".to_vec()].concat());
+}
+
+fn an_empty_write_changes_nothing(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), b"hello");
+    file.write_at(100, b"").unwrap();
+    expect_content(&*file, b"hello");
+}
+
+fn writes_across_sectors_are_read_at_any_offset(disk: &dyn Disk, dir: &Path) {
+    let bytes: Vec<u8> = (0..3000u32).map(|number| (number % 251) as u8).collect();
+    let file = disk.create(&dir.join("a")).unwrap();
+    for (index, chunk) in bytes.chunks(700).enumerate() {
+        file.write_at(index as u64 * 700, chunk).unwrap();
+    }
+    for start in [0, 1, 511, 512, 513, 1024, 1400] {
+        for length in [1, 511, 512, 513, 1600] {
+            let mut buffer = vec![0; length];
+            file.read_exact_at(start as u64, &mut buffer).unwrap();
+            assert!(buffer == bytes[start..start + length], "{length} bytes at {start} differ");
+        }
+    }
+}
+
+fn cutting_and_extending_again_gives_zeros(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), &[7; 1500]);
+    file.set_len(700).unwrap();
+    expect_content(&*file, &[7; 700]);
+    file.set_len(1500).unwrap();
+    expect_content(&*file, &[vec![7; 700], vec![0; 800]].concat());
+    file.set_len(0).unwrap();
+    expect_content(&*file, b"");
+}
+
+fn preallocated_space_reads_as_zero(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), b"head");
+    file.preallocate(8192).unwrap();
+    expect_content(&*file, &[b"head".to_vec(), vec![0; 8188]].concat());
+}
+
+fn preallocating_never_cuts(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), &[7; 5000]);
+    file.preallocate(4096).unwrap();
+    file.preallocate(0).unwrap();
+    expect_content(&*file, &[7; 5000]);
+}
+
+fn a_rename_replaces_the_old_file(disk: &dyn Disk, dir: &Path) {
+    write_file(disk, &dir.join("old"), b"old");
+    write_file(disk, &dir.join("new"), b"new");
+    disk.rename(&dir.join("new"), &dir.join("old")).unwrap();
+    expect_content(&*disk.open(&dir.join("old")).unwrap(), b"new");
+    assert_eq!(disk.list(dir).unwrap(), ["old"]);
+    disk.rename(&dir.join("old"), &dir.join("old")).unwrap();
+    assert_eq!(disk.list(dir).unwrap(), ["old"]);
+}
+
+fn a_rename_moves_a_directory_with_all_in_it(disk: &dyn Disk, dir: &Path) {
+    disk.create_dir_all(&dir.join("x/y")).unwrap();
+    write_file(disk, &dir.join("x/y/a"), b"a");
+    disk.create_dir_all(&dir.join("empty")).unwrap();
+    disk.rename(&dir.join("x"), &dir.join("empty")).unwrap();
+    expect_content(&*disk.open(&dir.join("empty/y/a")).unwrap(), b"a");
+    disk.create_dir_all(&dir.join("z")).unwrap();
+    expect_error(disk.rename(&dir.join("z"), &dir.join("empty")), ErrorKind::DirectoryNotEmpty);
+    expect_error(disk.rename(&dir.join("empty"), &dir.join("empty/y/z")), ErrorKind::InvalidInput);
+}
+
+fn renaming_a_missing_file_fails(disk: &dyn Disk, dir: &Path) {
+    expect_error(disk.rename(&dir.join("a"), &dir.join("b")), ErrorKind::NotFound);
+    write_file(disk, &dir.join("a"), b"");
+    expect_error(disk.rename(&dir.join("a"), &dir.join("missing/b")), ErrorKind::NotFound);
+    assert_eq!(disk.list(dir).unwrap(), ["a"]);
+}
+
+fn renaming_a_file_over_a_directory_fails(disk: &dyn Disk, dir: &Path) {
+    write_file(disk, &dir.join("a"), b"");
+    disk.create_dir_all(&dir.join("d")).unwrap();
+    expect_error(disk.rename(&dir.join("a"), &dir.join("d")), ErrorKind::IsADirectory);
+    expect_error(disk.rename(&dir.join("d"), &dir.join("a")), ErrorKind::NotADirectory);
+}
+
+fn an_open_file_outlives_its_name(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), b"hello");
+    disk.remove(&dir.join("a")).unwrap();
+    disk.sync_dir(dir).unwrap();
+    write_file(disk, &dir.join("a"), b"another");
+    file.write_at(0, b"j").unwrap();
+    file.sync().unwrap();
+    expect_content(&*file, b"jello");
+    expect_content(&*disk.open(&dir.join("a")).unwrap(), b"another");
+}
+
+fn removing_a_missing_file_fails(disk: &dyn Disk, dir: &Path) {
+    expect_error(disk.remove(&dir.join("a")), ErrorKind::NotFound);
+}
+
+fn removing_a_directory_as_a_file_fails(disk: &dyn Disk, dir: &Path) {
+    disk.create_dir_all(&dir.join("d")).unwrap();
+    expect_error(disk.remove(&dir.join("d")), ErrorKind::IsADirectory);
+    assert!(disk.exists(&dir.join("d")).unwrap());
+}
+
+fn a_list_is_sorted_and_has_files_and_directories(disk: &dyn Disk, dir: &Path) {
+    assert!(disk.list(dir).unwrap().is_empty());
+    for name in ["b", "10", "a", "9"] {
+        write_file(disk, &dir.join(name), b"");
+    }
+    disk.create_dir_all(&dir.join("aa")).unwrap();
+    assert_eq!(disk.list(dir).unwrap(), ["10", "9", "a", "aa", "b"]);
+}
+
+fn listing_what_is_no_directory_fails(disk: &dyn Disk, dir: &Path) {
+    expect_error(disk.list(&dir.join("missing")), ErrorKind::NotFound);
+    write_file(disk, &dir.join("a"), b"");
+    expect_error(disk.list(&dir.join("a")), ErrorKind::NotADirectory);
+}
+
+fn removing_a_directory_removes_all_below_it(disk: &dyn Disk, dir: &Path) {
+    disk.create_dir_all(&dir.join("d/e/f")).unwrap();
+    write_file(disk, &dir.join("d/e/a"), b"a");
+    disk.remove_dir_all(&dir.join("d")).unwrap();
+    assert!(!disk.exists(&dir.join("d/e/a")).unwrap());
+    assert!(disk.list(dir).unwrap().is_empty());
+    disk.remove_dir_all(&dir.join("d")).unwrap();
+    disk.create_dir_all(&dir.join("d")).unwrap();
+    assert!(disk.list(&dir.join("d")).unwrap().is_empty());
+}
+
+fn creating_a_directory_creates_its_parents(disk: &dyn Disk, dir: &Path) {
+    disk.create_dir_all(&dir.join("d/e/f")).unwrap();
+    disk.create_dir_all(&dir.join("d/e/f")).unwrap();
+    assert!(disk.exists(&dir.join("d/e/f")).unwrap());
+    assert_eq!(disk.list(&dir.join("d")).unwrap(), ["e"]);
+}
+
+fn creating_a_directory_over_a_file_fails(disk: &dyn Disk, dir: &Path) {
+    write_file(disk, &dir.join("a"), b"");
+    expect_error(disk.create_dir_all(&dir.join("a")), ErrorKind::AlreadyExists);
+    expect_error(disk.create_dir_all(&dir.join("a/b")), ErrorKind::NotADirectory);
+}
+
+fn a_mapping_holds_the_whole_file_and_outlives_it(disk: &dyn Disk, dir: &Path) {
+    let bytes: Vec<u8> = (0..10_000u32).map(|number| (number % 253) as u8).collect();
+    write_file(disk, &dir.join("a"), &bytes).sync().unwrap();
+    let map = disk.map(&dir.join("a")).unwrap();
+    assert!(map == bytes);
+    let slice = map.slice(5000..5010);
+    disk.remove(&dir.join("a")).unwrap();
+    disk.sync_dir(dir).unwrap();
+    assert!(map == bytes);
+    drop(map);
+    assert_eq!(slice, bytes[5000..5010]);
+}
+
+fn mapping_nothing_fails_or_is_empty(disk: &dyn Disk, dir: &Path) {
+    write_file(disk, &dir.join("empty"), b"");
+    assert!(disk.map(&dir.join("empty")).unwrap().is_empty());
+    expect_error(disk.map(&dir.join("missing")), ErrorKind::NotFound);
+    expect_error(disk.map(dir), ErrorKind::IsADirectory);
+}
+
+fn syncing_works_and_a_missing_directory_fails(disk: &dyn Disk, dir: &Path) {
+    let file = write_file(disk, &dir.join("a"), b"hello");
+    file.sync().unwrap();
+    file.sync().unwrap();
+    disk.sync_dir(dir).unwrap();
+    expect_content(&*file, b"hello");
+    expect_error(disk.sync_dir(&dir.join("missing")), ErrorKind::NotFound);
+    expect_error(disk.sync_dir(&dir.join("a")), ErrorKind::NotADirectory);
+}
+
+fn a_lock_keeps_out_a_second_one_until_dropped(disk: &dyn Disk, dir: &Path) {
+    let lock = disk.lock(dir).unwrap();
+    expect_error(disk.lock(dir), ErrorKind::WouldBlock);
+    drop(lock);
+    assert_eq!(disk.list(dir).unwrap(), [LOCK_FILE_NAME]);
+    let _again = disk.lock(dir).unwrap();
+    expect_error(disk.lock(dir), ErrorKind::WouldBlock);
+}
+
+fn locks_of_two_directories_are_apart(disk: &dyn Disk, dir: &Path) {
+    disk.create_dir_all(&dir.join("d")).unwrap();
+    let _one = disk.lock(dir).unwrap();
+    let _other = disk.lock(&dir.join("d")).unwrap();
+    expect_error(disk.lock(&dir.join("missing")), ErrorKind::NotFound);
+}
+
+fn there_is_space_left(disk: &dyn Disk, dir: &Path) {
+    assert!(disk.space_left(dir).unwrap() > 0);
+    expect_error(disk.space_left(&dir.join("missing")), ErrorKind::NotFound);
+}
+
+fn an_error_names_the_operation_and_the_path(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("a");
+    let Err(error) = disk.open(&path) else { panic!("a missing file was opened") };
+    assert_eq!((error.operation, &error.path), ("open", &path));
+    assert!(error.to_string().starts_with(&format!("cannot open {}: ", path.display())));
+}
+
+fn a_file_is_shared_between_threads(disk: &dyn Disk, dir: &Path) {
+    let file = disk.create(&dir.join("a")).unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..4u8 {
+            let file = &file;
+            scope.spawn(move || file.write_at(u64::from(number) * 100, &[number; 100]).unwrap());
+        }
+    });
+    expect_content(&*file, &[[0; 100], [1; 100], [2; 100], [3; 100]].concat());
+}
