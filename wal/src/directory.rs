@@ -281,6 +281,24 @@ impl Directory {
     }
 }
 
+/// Creates `dir` and its missing parents. Durable on return: without its directory, all of a log
+/// would be gone. Parents that exist are taken to be durable, except the nearest one.
+pub(crate) fn create_durably(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let mut parents = Vec::new();
+    for parent in dir.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
+        parents.push(parent);
+        if disk.exists(parent)? {
+            break;
+        }
+    }
+    disk.create_dir_all(dir)?;
+    for parent in parents.iter().rev() {
+        // From the top down, the name of each directory below survives a crash.
+        disk.sync_dir(parent)?;
+    }
+    Ok(())
+}
+
 /// A file that is about to become a segment.
 struct Source {
     path: PathBuf,

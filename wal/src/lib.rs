@@ -155,11 +155,7 @@ impl Wal {
                 && segment_bytes.is_multiple_of(u64::from(BLOCK_BYTES)),
             "segment of {segment_bytes} bytes"
         );
-        disk.create_dir_all(dir)?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            // The directory itself survives a crash: without it, all in it would be gone.
-            disk.sync_dir(parent)?;
-        }
+        directory::create_durably(&*disk, dir)?;
         let listing = segment::list(&*disk, dir)?;
         let layout = Layout { identity, segment_bytes, block_bytes };
         let mut directory = Directory::open(disk, dir, layout, &listing)?;

@@ -48,8 +48,8 @@ impl Run {
         let mut places = vec![first];
         for at in low + 1..high {
             let (other, place) = index.locate(at).expect("the caller checked the range");
-            let is_near = end(&place) - u64::from(first.offset) <= READ_BYTES_MAX;
-            if other != segment || place.offset < first.offset || !is_near {
+            let follows = other == segment && place.offset > first.offset;
+            if !follows || end(&place) - u64::from(first.offset) > READ_BYTES_MAX {
                 break;
             }
             places.push(place);

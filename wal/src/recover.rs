@@ -21,11 +21,12 @@ use std::path::Path;
 
 use varve_disk::File;
 
-use crate::directory::Directory;
+use crate::directory::{Directory, Segment};
 use crate::error::{Error, Result};
 use crate::frame;
 use crate::image::{Image, PayloadPlace};
 use crate::scan::{self, Chain, Found, LaterFrame, Stop};
+use crate::segment::SegmentHeader;
 
 /// Reads are split into pieces of this size, to stay below what one call can do.
 const READ_STEP_BYTES: usize = 8 << 20;
@@ -182,31 +183,73 @@ pub(crate) struct Recovered {
 pub(crate) fn recover(directory: &mut Directory) -> Result<Recovered> {
     let mut image = Image::new();
     let mut bytes = Vec::new();
-    let first_sequence = directory.segments().next().map_or(1, |s| s.header.first_sequence);
-    let previous_crc = if first_sequence == 1 { Some(0) } else { None };
-    let mut chain = Chain { next_sequence: first_sequence, previous_crc };
-    let mut offset = 0;
+    let mut chain = first_chain(directory);
+    let mut stopped = 0;
+    let mut last_frame = Extent::default();
     let count = directory.segments().len();
     for position in 0..count {
         let next = directory.segments().nth(position + 1).map(|s| s.header.first_sequence);
         let segment = directory.at(position);
         read_whole(&*segment.file, segment.header.segment_bytes, &mut bytes)?;
         let (header, path) = (&segment.header, &segment.path);
+        last_frame = Extent::default();
         let stop = scan::walk(&bytes, header, path, &mut chain, |at, frame| {
-            apply(&mut image, &segment.header, path, at, frame)
+            last_frame = Extent::of(at, frame, header.block_bytes);
+            apply(&mut image, header, path, at, frame)
         })?;
-        segment.has_frames = stop.frames > 0;
-        offset = stop.offset;
         let later = scan::later_frame(&bytes, header, stop.offset);
-        match judge(path, &stop, later, chain.next_sequence, next)? {
-            Verdict::Cut => {
-                let segment = directory.active();
-                directory.zero_tail(segment, stop.offset, &bytes)?;
-            }
-            Verdict::End | Verdict::Refuse => {}
-        }
+        // The verdict is End or Cut here; both leave nothing behind the last frame of the log.
+        judge(path, &stop, later, chain.next_sequence, next)?;
+        segment.has_frames = stop.frames > 0;
+        stopped = stop.offset;
     }
-    Ok(Recovered { image, chain, offset })
+    let active = directory.active();
+    settle(active, last_frame, &mut bytes)?;
+    directory.zero_tail(active, stopped, &bytes)?;
+    Ok(Recovered { image, chain, offset: stopped })
+}
+
+/// Where the newest frame of a segment lies; all 0 when there is none.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    start: usize,
+    payload_end: usize,
+    padded_end: usize,
+}
+
+impl Extent {
+    fn of(offset: u64, frame: &frame::Frame<'_>, block_bytes: u32) -> Self {
+        let start = offset as usize;
+        let payload_end = start + frame::HEADER_BYTES + frame.payload.len();
+        let padded_end = start + frame.padded_bytes(block_bytes) as usize;
+        Self { start, payload_end, padded_end }
+    }
+}
+
+/// Writes the newest frame of the log once more, as it is but for its padding, and syncs.
+///
+/// It may be in the kernel's cache only: when its sync failed, the process stopped, and the kernel
+/// then took the pages for clean, no later sync writes them (Rebello et al., "Can Applications
+/// Recover from fsync Failures?", ATC 2020). All older frames are known to be durable. Its padding
+/// may be what a recycled file held, when the write was torn there; it becomes zeros. Sectors are
+/// written whole, and with the bytes that they have, so a crash here changes nothing.
+fn settle(segment: &Segment, newest: Extent, bytes: &mut [u8]) -> Result<()> {
+    if newest.padded_end == 0 {
+        return Ok(());
+    }
+    let end = newest.padded_end.min(bytes.len());
+    bytes[newest.payload_end..end].fill(0);
+    segment.file.write_at(newest.start as u64, &bytes[newest.start..end])?;
+    // All frames that were read are durable from here on.
+    segment.file.sync()?;
+    Ok(())
+}
+
+/// Where the frames of the oldest segment must begin. What was before it is not known, except
+/// before the first of all.
+fn first_chain(directory: &Directory) -> Chain {
+    let next_sequence = directory.segments().next().map_or(1, |s| s.header.first_sequence);
+    Chain { next_sequence, previous_crc: (next_sequence == 1).then_some(0) }
 }
 
 /// Looks up the verdict for a stop; a refusal becomes an error that says why.
@@ -240,7 +283,7 @@ pub(crate) fn judge(
 /// Applies a frame that verified; what contradicts the frames before it is damage.
 pub(crate) fn apply(
     image: &mut Image,
-    segment: &crate::segment::SegmentHeader,
+    segment: &SegmentHeader,
     path: &Path,
     offset: u64,
     frame: &frame::Frame<'_>,

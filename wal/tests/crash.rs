@@ -1,0 +1,154 @@
+//! Power is lost at every disk operation of several runs, and each time several of the states that
+//! a disk may be found in are opened and compared with the model.
+
+mod model;
+
+use std::path::Path;
+
+use model::{
+    DIR, IDENTITY, Model, Operation, Outcome, Shape, next_batch, operations, run, to_batch,
+};
+use varve_disk::sim::{CrashStyle, Random, SimDisk};
+use varve_wal::check;
+
+const SHAPES: [Shape; 3] = [
+    Shape { segment_bytes: 16 << 10, block_bytes: 4096 },
+    Shape { segment_bytes: 16 << 10, block_bytes: 512 },
+    Shape { segment_bytes: 64 << 10, block_bytes: 512 },
+];
+
+#[test]
+fn a_crash_at_any_operation_loses_nothing_acknowledged() {
+    for seed in 1..=4 {
+        for shape in SHAPES {
+            let run_of = operations(&mut Random::new(seed), 25);
+            let operations = count_operations(shape, &run_of);
+            for stop in 0..operations {
+                let disk = SimDisk::new(seed);
+                disk.stop_at_operation(stop);
+                let (outcome, error) = run(&disk, shape, &run_of);
+                assert!(error.is_some(), "the power went out at operation {stop}");
+                for style in styles(stop, seed) {
+                    let context = format!("seed {seed} {shape:?} stop {stop} {style:?}");
+                    survive(&disk.crash_with(style), shape, &outcome, &context);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_crash_during_recovery_loses_nothing_either() {
+    for seed in 11..=13 {
+        let shape = SHAPES[seed as usize % SHAPES.len()];
+        let run_of = operations(&mut Random::new(seed), 20);
+        let operations = count_operations(shape, &run_of);
+        for stop in (0..operations).step_by(3) {
+            let disk = SimDisk::new(seed);
+            disk.stop_at_operation(stop);
+            let (outcome, _) = run(&disk, shape, &run_of);
+            let found = disk.crash_with(CrashStyle::Torn { operation: stop, seed });
+            let files = found.durable_files();
+            let again = || SimDisk::from_files(seed, &files).unwrap();
+            let counted = again();
+            drop(shape.open(&counted).unwrap());
+            for second in 0..counted.operations() {
+                let disk = again();
+                disk.stop_at_operation(second);
+                assert!(shape.open(&disk).is_err());
+                for style in styles(second, seed) {
+                    let context =
+                        format!("seed {seed} {shape:?} stop {stop} then {second} {style:?}");
+                    survive(&disk.crash_with(style), shape, &outcome, &context);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn random_runs_survive_random_crashes_one_after_the_other() {
+    for seed in 100..130 {
+        let mut random = Random::new(seed);
+        let shape = SHAPES[random.below(3) as usize];
+        let mut disk = SimDisk::new(seed);
+        let mut model = Model::new();
+        for round in 0..8 {
+            let stop = disk.operations() + random.below(60);
+            disk.stop_at_operation(stop);
+            let outcome = resume(&disk, shape, &mut random, model);
+            disk = disk.crash();
+            let context = format!("seed {seed} round {round} stop {stop} {shape:?}");
+            let wal = shape.open(&disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+            model = outcome.assert_holds(&wal, &context);
+            // What the log says now is what it promises from now on.
+            model.first = wal.first_index();
+            assert_checked(&disk, &context);
+        }
+    }
+}
+
+/// Opens the log of a crashed disk, compares it, and sees that it goes on.
+fn survive(disk: &SimDisk, shape: Shape, outcome: &Outcome, context: &str) {
+    let mut wal = shape.open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let mut model = outcome.assert_holds(&wal, context);
+    let next = next_batch(&wal);
+    wal.append(&to_batch(&next)).unwrap_or_else(|error| panic!("{context}: {error}"));
+    model.apply(&next);
+    let disk = disk.crash_with(CrashStyle::LoseAll);
+    let wal = shape.open(&disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert_eq!(model.difference(&wal), None, "{context}: reopened");
+    assert_checked(&disk, context);
+}
+
+/// Continues a model's log with random operations until the power goes out.
+fn resume(disk: &SimDisk, shape: Shape, random: &mut Random, mut model: Model) -> Outcome {
+    let Ok(mut wal) = shape.open(disk) else {
+        return Outcome { acknowledged: model, attempted: None };
+    };
+    loop {
+        let operation = match random.below(6) {
+            0 => Operation::Truncate(model.first + random.below(model.next - model.first + 1)),
+            _ => next_batch(&wal),
+        };
+        let mut attempted = model.clone();
+        attempted.apply(&operation);
+        let result = match &operation {
+            Operation::Truncate(through) => wal.truncate_front(*through),
+            _ => wal.append(&to_batch(&operation)),
+        };
+        if result.is_err() {
+            return Outcome { acknowledged: model, attempted: Some(attempted) };
+        }
+        model = attempted;
+    }
+}
+
+fn count_operations(shape: Shape, run_of: &[Operation]) -> u64 {
+    let disk = SimDisk::new(0);
+    let (outcome, error) = run(&disk, shape, run_of);
+    assert!(error.is_none(), "{error:?}");
+    let operations = disk.operations();
+    let wal = shape.open(&disk).unwrap();
+    outcome.assert_holds(&wal, "without a crash");
+    operations
+}
+
+fn styles(stop: u64, seed: u64) -> [CrashStyle; 8] {
+    let random = seed.wrapping_mul(1000).wrapping_add(stop);
+    [
+        CrashStyle::KeepAll,
+        CrashStyle::KeepData,
+        CrashStyle::KeepNames,
+        CrashStyle::LoseAll,
+        CrashStyle::Torn { operation: stop.saturating_sub(1), seed: random },
+        CrashStyle::Random(random),
+        CrashStyle::Random(!random),
+        CrashStyle::Random(random << 20),
+    ]
+}
+
+fn assert_checked(disk: &SimDisk, context: &str) {
+    let report = check(disk, Path::new(DIR), &IDENTITY).unwrap();
+    assert!(report.violations.is_empty(), "{context}: {:#?}", report.violations);
+}
