@@ -1,13 +1,50 @@
-//! Value segments: append-only files of values, each with its checksum. See docs/FORMAT.md.
+//! Value segments: append-only files of values, each with its checksum. Format: docs/FORMAT.md
+//! section 2.2.
+//!
+//! One idea: a value is written once, found by its offset, and handed out as a slice of the mapped
+//! file, so that it goes to the socket without a copy. Its checksum is compared the first time it
+//! is touched and remembered in a bitmap; small values are compared each time, which is cheaper
+//! than remembering.
+//!
+//! What it does not do: know keys, know which values are dead, compress.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use varve_disk::Disk;
 
 use crate::Result;
 use crate::table::ValueHandle;
+use crate::table::frame::{
+    Flaw, Format, HEADER_BYTES, Parsed, check_digest, expect_equal, parse_frame, section,
+};
+use crate::table::little_endian::{u32_at, u64_at};
+
+mod builder;
+
+#[cfg(test)]
+mod tests;
+
+pub use builder::SegmentBuilder;
+
+/// Bytes in front of each value: length and checksum.
+const VALUE_HEADER_BYTES: usize = 8;
+/// Values begin at multiples of this.
+const VALUE_ALIGNMENT: u64 = 8;
+/// Values up to this length are copied out of the map: a copy costs less than what a slice of the
+/// map keeps alive, and is in memory for sure when it is sent.
+const COPIED_BYTES_MAX: usize = 4096;
+/// The bitmap has one bit for each so many bytes of file. Values at least this long share no bit,
+/// because no two of them can begin within so many bytes.
+const GRANULE_BYTES: usize = 256;
+
+static FORMAT: Format = Format { magic: *b"varve.vs", version: 1, features_incompatible: 0 };
+
+/// Numbers of the sections of a segment.
+const SECTION_VALUES: u32 = 1;
+const SECTION_PROPERTIES: u32 = 2;
 
 /// What is known about a segment without opening it; kept in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,55 +61,133 @@ pub struct SegmentInfo {
     pub value_bytes: u64,
 }
 
-/// Writes one value segment.
-pub struct SegmentBuilder {
-    // owner's choice
+/// The name of the segment file `id`.
+pub fn file_name(id: u64) -> String {
+    format!("{id:016x}.vs")
 }
 
-impl SegmentBuilder {
-    /// Starts the segment file `id` in `dir`.
-    pub fn new(disk: Arc<dyn Disk>, dir: &Path, id: u64) -> Result<Self> {
-        let _ = (disk, dir, id);
-        todo!()
-    }
-
-    /// Appends a value.
-    pub fn add(&mut self, value: &[u8]) -> Result<ValueHandle> {
-        let _ = value;
-        todo!()
-    }
-
-    /// Bytes so far.
-    pub fn bytes(&self) -> u64 {
-        todo!()
-    }
-
-    /// Completes the file; content durable on return, name after the caller's directory sync.
-    pub fn finish(self) -> Result<SegmentInfo> {
-        todo!()
-    }
+fn file_path(dir: &Path, id: u64) -> PathBuf {
+    dir.join(file_name(id))
 }
 
-/// An open value segment.
+/// The checksum of a value: over its length, then its bytes.
+fn checksum_of(length: u32, value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&length.to_le_bytes());
+    hasher.update(value);
+    hasher.finalize()
+}
+
+/// An open value segment. Shared by all threads.
+///
+/// Invariants: all values lie in `values_end` bytes of `map`, behind the header; a bit of
+/// `verified` is set only after the checksum of the long value that begins in its granule held.
 pub struct Segment {
-    // owner's choice
+    info: SegmentInfo,
+    file: String,
+    map: Bytes,
+    values_end: usize,
+    verified: Box<[AtomicU64]>,
 }
 
 impl Segment {
     /// Maps a segment and checks its header and length; values are checked when first read.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] if the file is not the one that `info` describes; the disk's.
     pub fn open(disk: &dyn Disk, dir: &Path, info: SegmentInfo) -> Result<Arc<Self>> {
-        let _ = (disk, dir, info);
-        todo!()
+        let path = file_path(dir, info.id);
+        let file = path.display().to_string();
+        let map = disk.map(&path)?;
+        let values_end = check_structure(&map, &info).map_err(|flaw| flaw.in_file(&file, 0))?;
+        let words = map.len().div_ceil(GRANULE_BYTES * 64);
+        let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Ok(Arc::new(Self { info, file, map, values_end, verified }))
     }
 
     /// What the manifest says about it.
     pub fn info(&self) -> &SegmentInfo {
-        todo!()
+        &self.info
     }
 
     /// The value at `handle`, a slice of the map (small values are copied), verified at first touch.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] if there is no such value or its checksum is wrong.
     pub fn value(&self, handle: ValueHandle) -> Result<Bytes> {
-        let _ = handle;
-        todo!()
+        debug_assert_eq!(handle.segment, self.info.id, "a handle into another segment");
+        let start = handle.offset as usize;
+        let end = self.check_bounds(handle).map_err(|flaw| flaw.in_file(&self.file, start))?;
+        let value = &self.map[start + VALUE_HEADER_BYTES..end];
+        let is_long = value.len() >= GRANULE_BYTES;
+        let bit = 1u64 << (start / GRANULE_BYTES % 64);
+        let word = &self.verified[start / GRANULE_BYTES / 64];
+        // Relaxed: the bit guards no other memory; the mapped bytes never change.
+        if !is_long || word.load(Ordering::Relaxed) & bit == 0 {
+            let checksum = checksum_of(handle.length, value);
+            expect_equal(4, "value checksum", checksum, u32_at(&self.map[start..], 4))
+                .map_err(|flaw| flaw.in_file(&self.file, start))?;
+            if is_long {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        if value.len() <= COPIED_BYTES_MAX {
+            return Ok(Bytes::copy_from_slice(value));
+        }
+        Ok(self.map.slice(start + VALUE_HEADER_BYTES..end))
     }
+
+    /// The deep check: digest of the file, then every value. Reads all of it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] for the first thing that is not as it must be.
+    pub fn verify(&self) -> Result<()> {
+        let sections = parse_frame(&FORMAT, self.info.id, &self.map)
+            .map_err(|flaw| flaw.in_file(&self.file, 0))?;
+        check_digest(&self.file, &self.map, &sections, self.info.digest)?;
+        let (mut offset, mut values, mut value_bytes) = (HEADER_BYTES, 0, 0);
+        while offset < self.values_end {
+            let length = u32_at(&self.map, offset);
+            let handle = ValueHandle { segment: self.info.id, offset: offset as u32, length };
+            self.value(handle)?;
+            values += 1;
+            value_bytes += u64::from(length);
+            offset +=
+                (VALUE_HEADER_BYTES + length as usize).next_multiple_of(VALUE_ALIGNMENT as usize);
+        }
+        expect_equal(0, "number of values", self.info.values, values)
+            .and_then(|()| expect_equal(0, "bytes of values", self.info.value_bytes, value_bytes))
+            .map_err(|flaw| flaw.in_file(&self.file, 0))
+    }
+
+    /// Where the value of `handle` ends; its header, length and end are inside of the values.
+    #[inline]
+    fn check_bounds(&self, handle: ValueHandle) -> Parsed<usize> {
+        let start = handle.offset as usize;
+        let end = start + VALUE_HEADER_BYTES + handle.length as usize;
+        let is_aligned = u64::from(handle.offset).is_multiple_of(VALUE_ALIGNMENT);
+        if start < HEADER_BYTES || !is_aligned || end > self.values_end {
+            let (limit, length) = (self.values_end, handle.length);
+            let expected = format!("an aligned value between {HEADER_BYTES} and {limit}");
+            return Err(Flaw::new(0, expected, format!("one of {length} bytes here")));
+        }
+        expect_equal(0, "value length", handle.length, u32_at(&self.map, start))?;
+        Ok(end)
+    }
+}
+
+/// Checks all but the values; returns where those end.
+fn check_structure(map: &Bytes, info: &SegmentInfo) -> Parsed<usize> {
+    expect_equal(0, "file length", info.bytes, map.len() as u64)?;
+    let sections = parse_frame(&FORMAT, info.id, map)?;
+    let values = section(&sections, SECTION_VALUES, "values")?;
+    let properties = section(&sections, SECTION_PROPERTIES, "properties")?;
+    let at = properties.range().start;
+    expect_equal(at, "bytes of properties", 16, properties.length)?;
+    expect_equal(at, "number of values", info.values, u64_at(map, at))?;
+    expect_equal(at + 8, "bytes of values", info.value_bytes, u64_at(map, at + 8))?;
+    expect_equal(0, "start of values", HEADER_BYTES as u64, values.offset)?;
+    // Each value ends at a multiple of the alignment, so that a value header is never cut.
+    expect_equal(0, "rest of values", 0, values.length % VALUE_ALIGNMENT)?;
+    Ok(values.range().end)
 }

@@ -1,12 +1,65 @@
-//! Key tables: immutable, mapped, sorted files of key entries. See docs/FORMAT.md section 2.
+//! Key tables: immutable, mapped, sorted files of key entries. Format: docs/FORMAT.md section 2.1.
+//!
+//! One idea: a table holds *keys*, with all that is known about them except long values, in
+//! columns that are read in place. So a table is small, stays resident, needs no block cache, and
+//! answers four questions without looking at a value: the newest version of a key at a revision
+//! ([`Table::get`]), all rows in key order ([`TableCursor`]), how many keys live in a range
+//! ([`Table::delta_sum`]), and what changed between two revisions ([`Table::by_revision`]).
+//!
+//! ```text
+//! header | key blocks ... | index | revisions | filter | segments | properties | footer
+//! ```
+//!
+//! | file               | what it holds                                            |
+//! | ------------------ | -------------------------------------------------------- |
+//! | `builder.rs`       | [`TableBuilder`]: rows in, one file out                  |
+//! | `reader.rs`        | [`Table`]: open, get, delta sums                         |
+//! | `cursor.rs`        | [`TableCursor`]                                          |
+//! | `history.rs`       | [`TableHistory`], the permutation by revision            |
+//! | `block.rs`         | one key block, read in place; `block_builder.rs` writes  |
+//! | `column.rs`        | columns of integers in a block                           |
+//! | `index.rs`         | which block holds a key                                  |
+//! | `filter.rs`        | which keys are surely absent                             |
+//! | `properties.rs`    | what the table says about itself                         |
+//! | `frame.rs`         | header, section table and footer, shared with segments   |
+//! | `output.rs`        | a file while it is written, shared with segments         |
+//! | `verify.rs`        | the deep check of every row                              |
+//!
+//! Damage: [`Table::open`] compares the digest of the whole file with the manifest's and checks
+//! all structures, so that every later read is in bounds. What a forged file with a right digest
+//! can still do is give wrong answers or [`crate::Error::Corrupt`], never a panic;
+//! [`Table::verify`] finds the wrong answers too.
+//!
+//! What it does not do: merge, decide what may be dropped, fetch stored values.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use varve_disk::Disk;
 
-use crate::{Delta, KeyRange, Kind, Meta, Result, Revision};
+use crate::{Delta, Kind, Meta, Revision};
+
+mod block;
+mod block_builder;
+mod builder;
+mod column;
+mod cursor;
+mod filter;
+pub(crate) mod frame;
+mod history;
+mod index;
+pub(crate) mod little_endian;
+pub(crate) mod output;
+mod properties;
+mod reader;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use builder::TableBuilder;
+pub use cursor::TableCursor;
+pub use history::TableHistory;
+pub use reader::Table;
 
 /// Where a value lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,120 +125,29 @@ pub struct TableInfo {
     pub segments: Vec<(u64, u64, u64)>,
 }
 
-/// Writes one key table, rows in order.
-pub struct TableBuilder {
-    // owner's choice
+/// The name of the table file `id`.
+pub fn file_name(id: u64) -> String {
+    format!("{id:016x}.kt")
 }
 
-impl TableBuilder {
-    /// Starts the table file `id` in `dir`.
-    pub fn new(disk: Arc<dyn Disk>, dir: &Path, id: u64) -> Result<Self> {
-        let _ = (disk, dir, id);
-        todo!()
-    }
-
-    /// Adds the next row.
-    pub fn add(&mut self, row: &Row) -> Result<()> {
-        let _ = row;
-        todo!()
-    }
-
-    /// Bytes so far (estimate), to decide when to begin the next table.
-    pub fn bytes(&self) -> u64 {
-        todo!()
-    }
-
-    /// Completes the file. Its content is durable on return; its name is not until the caller
-    /// syncs the directory.
-    pub fn finish(self) -> Result<TableInfo> {
-        todo!()
-    }
+fn file_path(dir: &Path, id: u64) -> PathBuf {
+    dir.join(file_name(id))
 }
 
-/// An open key table.
-pub struct Table {
-    // owner's choice
-}
+/// Longest key, and longest inline value, that a table takes. Far above etcd's request limit; it
+/// keeps every offset in a block within 32 bits.
+pub const ROW_PART_BYTES_MAX: usize = 256 << 20;
 
-impl Table {
-    /// Maps and verifies a table: header, footer, sections, every block.
-    pub fn open(disk: &dyn Disk, dir: &Path, info: TableInfo) -> Result<Arc<Self>> {
-        let _ = (disk, dir, info);
-        todo!()
-    }
+/// How table files are told from others.
+static FORMAT: frame::Format =
+    frame::Format { magic: *b"varve.kt", version: 1, features_incompatible: 0 };
 
-    /// What the manifest says about it.
-    pub fn info(&self) -> &TableInfo {
-        todo!()
-    }
-
-    /// The newest row of `key` with a revision at or below `at`.
-    pub fn get(&self, key: &[u8], at: Revision) -> Result<Option<Row>> {
-        let _ = (key, at);
-        todo!()
-    }
-
-    /// Sum of the deltas of rows in `range` with revision.main <= `at`, from the sums in the index
-    /// where whole blocks qualify.
-    pub fn delta_sum(&self, range: &KeyRange, at: u64) -> Result<i64> {
-        let _ = (range, at);
-        todo!()
-    }
-
-    /// A cursor before the first row.
-    pub fn cursor(self: &Arc<Self>) -> TableCursor {
-        todo!()
-    }
-
-    /// Row numbers with `from <= revision.main <= to`, in revision order.
-    pub fn by_revision(self: &Arc<Self>, from: u64, to: u64) -> TableHistory {
-        let _ = (from, to);
-        todo!()
-    }
-}
-
-/// Walks the rows of a table in order: `while let Some(row) = cursor.row() { cursor.advance()? }`.
-pub struct TableCursor {
-    // owner's choice
-}
-
-impl TableCursor {
-    /// Moves to the newest version of the first key at or above `key`.
-    pub fn seek(&mut self, key: &[u8]) -> Result<()> {
-        let _ = key;
-        todo!()
-    }
-
-    /// The current key, without copying; `None` past the end.
-    pub fn key(&self) -> Option<&[u8]> {
-        todo!()
-    }
-
-    /// The current revision; only while [`TableCursor::key`] is `Some`.
-    pub fn revision(&self) -> Revision {
-        todo!()
-    }
-
-    /// The current row; only while [`TableCursor::key`] is `Some`.
-    pub fn row(&self) -> Result<Row> {
-        todo!()
-    }
-
-    /// Moves to the next row (the next older version, or the next key).
-    pub fn advance(&mut self) -> Result<()> {
-        todo!()
-    }
-}
-
-/// Rows of a table in revision order.
-pub struct TableHistory {
-    // owner's choice
-}
-
-impl Iterator for TableHistory {
-    type Item = Result<Row>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        todo!()
-    }
+/// Numbers of the sections of a table.
+mod section {
+    pub const BLOCKS: u32 = 1;
+    pub const INDEX: u32 = 2;
+    pub const REVISIONS: u32 = 3;
+    pub const FILTER: u32 = 4;
+    pub const SEGMENTS: u32 = 5;
+    pub const PROPERTIES: u32 = 6;
 }

@@ -1,0 +1,485 @@
+//! A key block: some hundred rows as columns, read in place.
+//!
+//! One idea: every property of a row is one load from a column, and every key is three slices
+//! (block prefix, bundle prefix, suffix), so a row costs the same wherever it stands. Rows come in
+//! bundles of [`BUNDLE_ROWS`]; a bundle stores the prefix its keys share once, and a row whose key
+//! is that of the row before it stores no suffix. The search goes over the bundles' heads first
+//! (eight bytes each, in one or two cache lines) and touches key bytes only where heads are equal.
+//! Layout: docs/FORMAT.md section 2.1, "Block".
+//!
+//! [`Layout::parse`] checks that all columns lie inside of the block; what depends on single
+//! elements is checked where it is used. Nothing in here panics on damaged bytes.
+
+use std::cmp::Ordering;
+
+use super::column::{Column, SLACK_BYTES};
+use super::frame::{Flaw, Parsed, expect_equal};
+use super::little_endian::{i64_at, u32_at, u64_at};
+use crate::{Delta, Kind, Meta, Revision};
+
+/// Bytes of the block's header.
+pub(super) const HEADER_BYTES: usize = 72;
+/// Rows that share a bundle prefix.
+pub(super) const BUNDLE_ROWS: u32 = 16;
+/// Bytes of a bundle's head.
+pub(super) const HEAD_BYTES: usize = 8;
+/// Block flag: the first row's key is that of the last row of the block before.
+pub(super) const FLAG_CONTINUED: u16 = 1;
+
+/// The byte of a row that says what it is; the bits are part of the format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Control(pub u8);
+
+/// Where the value of a row is, as its control byte says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ValuePlace {
+    /// There is none.
+    None,
+    /// In the value area of the block.
+    Inline,
+    /// In a segment.
+    Stored,
+    /// A combination of bits that is not in use.
+    Invalid,
+}
+
+impl Control {
+    const DELETE: u8 = 1;
+    const DELTA_SHIFT: u8 = 1;
+    const PLACE_SHIFT: u8 = 3;
+    const SAME_KEY: u8 = 1 << 5;
+    const UNUSED: u8 = 0b1100_0000;
+
+    /// The control byte of a row.
+    pub fn new(kind: Kind, delta: Delta, place: ValuePlace, is_same_key: bool) -> Self {
+        let kind = if kind == Kind::Delete { Self::DELETE } else { 0 };
+        let delta = match delta {
+            Delta::Zero => 0,
+            Delta::Plus => 1,
+            Delta::Minus => 2,
+        };
+        let same = if is_same_key { Self::SAME_KEY } else { 0 };
+        Self(kind | delta << Self::DELTA_SHIFT | (place as u8) << Self::PLACE_SHIFT | same)
+    }
+
+    /// Put or delete.
+    pub fn kind(self) -> Kind {
+        if self.0 & Self::DELETE == 0 { Kind::Put } else { Kind::Delete }
+    }
+
+    /// The delta; an invalid one reads as zero.
+    #[inline]
+    pub fn delta(self) -> Delta {
+        match self.0 >> Self::DELTA_SHIFT & 3 {
+            1 => Delta::Plus,
+            2 => Delta::Minus,
+            _ => Delta::Zero,
+        }
+    }
+
+    /// Where the value is.
+    #[inline]
+    pub fn place(self) -> ValuePlace {
+        match self.0 >> Self::PLACE_SHIFT & 3 {
+            0 => ValuePlace::None,
+            1 => ValuePlace::Inline,
+            2 => ValuePlace::Stored,
+            _ => ValuePlace::Invalid,
+        }
+    }
+
+    /// Whether the row has the key of the row before it in the block.
+    #[inline]
+    pub fn is_same_key(self) -> bool {
+        self.0 & Self::SAME_KEY != 0
+    }
+
+    /// Whether only combinations are used that have a meaning.
+    pub fn is_valid(self) -> bool {
+        self.0 & Self::UNUSED == 0
+            && self.0 >> Self::DELTA_SHIFT & 3 != 3
+            && self.place() != ValuePlace::Invalid
+    }
+}
+
+/// Where a search shall stop among the versions of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    /// At the newest version with this revision or an older one.
+    At(Revision),
+    /// Behind the oldest version.
+    Past,
+}
+
+impl Version {
+    /// Whether a row of the searched key with this revision comes before the target.
+    #[inline]
+    pub fn is_after(self, revision: Revision) -> bool {
+        match self {
+            Self::At(at) => revision > at,
+            Self::Past => true,
+        }
+    }
+}
+
+/// The first eight bytes of a key as a number that orders like the keys do, where it differs.
+#[inline]
+pub(super) fn head(key: &[u8]) -> u64 {
+    let mut word = [0; HEAD_BYTES];
+    let length = key.len().min(HEAD_BYTES);
+    word[..length].copy_from_slice(&key[..length]);
+    u64::from_be_bytes(word)
+}
+
+/// A part of a block, by position.
+#[derive(Clone, Copy, Debug, Default)]
+struct Area {
+    start: u32,
+    length: u32,
+}
+
+impl Area {
+    #[inline]
+    fn of<'a>(&self, block: &'a [u8]) -> &'a [u8] {
+        &block[self.start as usize..][..self.length as usize]
+    }
+}
+
+/// Where the parts of one block lie. Small and without lifetime, so that cursors can keep it.
+///
+/// Invariants: all columns and areas lie inside of the block that was parsed, each column with
+/// `SLACK_BYTES` behind it; `rows >= 1`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Layout {
+    /// Number of rows.
+    pub rows: u32,
+    /// Whether the first key is the last key of the block before.
+    pub is_continued: bool,
+    /// Smallest `revision.main`.
+    pub main_min: u64,
+    /// Largest `revision.main`.
+    pub main_max: u64,
+    /// Sum of the rows' deltas.
+    pub delta_sum: i64,
+    stored_offset_min: u32,
+    main: Column,
+    sub: Column,
+    segment: Column,
+    value_offset: Column,
+    value_length: Column,
+    meta_end: Column,
+    key_end: Column,
+    heads: Area,
+    controls: Area,
+    prefix: Area,
+    keys: Area,
+    metas: Area,
+    values: Area,
+}
+
+/// Adds up positions while a layout is parsed.
+struct Position(u64);
+
+impl Position {
+    fn area(&mut self, length: u64) -> Area {
+        let start = self.0;
+        self.0 = self.0.saturating_add(length);
+        // Out of range only if the whole is too long, which is refused at the end.
+        Area { start: start as u32, length: length as u32 }
+    }
+
+    fn column(&mut self, width: u8, elements: u64) -> Column {
+        Column::new(self.area(elements * u64::from(width)).start, width)
+    }
+}
+
+impl Layout {
+    /// Reads the header of a block and places its columns. `bytes` is exactly the block.
+    pub fn parse(bytes: &[u8]) -> Parsed<Self> {
+        if bytes.len() < HEADER_BYTES + SLACK_BYTES || bytes.len() > u32::MAX as usize {
+            return Err(Flaw::new(4, "a block longer than its header", bytes.len()));
+        }
+        expect_equal(4, "block length", bytes.len() as u64, u64::from(u32_at(bytes, 4)))?;
+        let rows = u32_at(bytes, 8);
+        if rows == 0 {
+            return Err(Flaw::new(8, "at least one row", rows));
+        }
+        let widths = &bytes[14..21];
+        for (number, width) in widths.iter().enumerate() {
+            let width_max = if number == 0 { 8 } else { 4 };
+            if *width > width_max {
+                return Err(Flaw::new(14 + number, format!("a width up to {width_max}"), width));
+            }
+        }
+
+        let elements = u64::from(rows);
+        let bundles = u64::from(rows.div_ceil(BUNDLE_ROWS));
+        let mut position = Position(HEADER_BYTES as u64);
+        let heads = position.area(bundles * HEAD_BYTES as u64);
+        let controls = position.area(elements);
+        let layout = Self {
+            rows,
+            is_continued: bytes[12] & FLAG_CONTINUED as u8 != 0,
+            main_min: u64_at(bytes, 24),
+            main_max: u64_at(bytes, 32),
+            delta_sum: i64_at(bytes, 40),
+            stored_offset_min: u32_at(bytes, 48),
+            heads,
+            controls,
+            main: position.column(widths[0], elements),
+            sub: position.column(widths[1], elements),
+            segment: position.column(widths[2], elements),
+            value_offset: position.column(widths[3], elements),
+            value_length: position.column(widths[4], elements),
+            meta_end: position.column(widths[5], elements),
+            key_end: position.column(widths[6], elements + bundles),
+            prefix: position.area(u64::from(u32_at(bytes, 52))),
+            keys: position.area(u64::from(u32_at(bytes, 56))),
+            metas: position.area(u64::from(u32_at(bytes, 60))),
+            values: position.area(u64::from(u32_at(bytes, 64))),
+        };
+        let end = position.0.saturating_add(SLACK_BYTES as u64);
+        if end != bytes.len() as u64 {
+            return Err(Flaw::new(8, format!("columns of {} bytes in all", bytes.len()), end));
+        }
+        Ok(layout)
+    }
+}
+
+/// A block and its layout.
+#[derive(Clone, Copy)]
+pub(super) struct Block<'a> {
+    bytes: &'a [u8],
+    layout: &'a Layout,
+}
+
+/// The value of a row, before the segment's number is resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockValue {
+    /// There is none.
+    None,
+    /// At this place in the block.
+    Inline { start: u32, length: u32 },
+    /// In the segment with this number in the table's dictionary.
+    Stored { segment: u32, offset: u32, length: u32 },
+}
+
+impl<'a> Block<'a> {
+    /// `bytes` must be those that `layout` was parsed from.
+    #[inline]
+    pub fn new(bytes: &'a [u8], layout: &'a Layout) -> Self {
+        Self { bytes, layout }
+    }
+
+    /// The control byte of a row.
+    #[inline]
+    pub fn control(&self, row: u32) -> Control {
+        Control(self.bytes[self.layout.controls.start as usize + row as usize])
+    }
+
+    /// The `main` of a row's revision.
+    #[inline]
+    pub fn main(&self, row: u32) -> u64 {
+        self.layout.main_min.wrapping_add(self.layout.main.get(self.bytes, row))
+    }
+
+    /// The revision of a row.
+    #[inline]
+    pub fn revision(&self, row: u32) -> Revision {
+        Revision { main: self.main(row), sub: self.layout.sub.get(self.bytes, row) as u32 }
+    }
+
+    /// The meta of a row.
+    pub fn meta(&self, row: u32) -> Parsed<Meta> {
+        let start = if row == 0 { 0 } else { self.layout.meta_end.get(self.bytes, row - 1) };
+        let end = self.layout.meta_end.get(self.bytes, row);
+        self.layout
+            .metas
+            .of(self.bytes)
+            .get(start as usize..end as usize)
+            .and_then(Meta::new)
+            .ok_or_else(|| self.flaw(row, "a short meta in the area", format!("{start}..{end}")))
+    }
+
+    /// Where the value of a row is.
+    pub fn value(&self, row: u32) -> Parsed<BlockValue> {
+        let layout = self.layout;
+        let place = self.control(row).place();
+        if place == ValuePlace::None {
+            return Ok(BlockValue::None);
+        }
+        let offset = layout.value_offset.get(self.bytes, row) as u32;
+        let length = layout.value_length.get(self.bytes, row) as u32;
+        match place {
+            ValuePlace::Inline => {
+                let end = u64::from(offset) + u64::from(length);
+                if end > u64::from(layout.values.length) {
+                    let expected = format!("an end up to {}", layout.values.length);
+                    return Err(self.flaw(row, expected, end));
+                }
+                Ok(BlockValue::Inline { start: layout.values.start + offset, length })
+            }
+            ValuePlace::Stored => Ok(BlockValue::Stored {
+                segment: layout.segment.get(self.bytes, row) as u32,
+                offset: layout.stored_offset_min.wrapping_add(offset),
+                length,
+            }),
+            ValuePlace::None | ValuePlace::Invalid => {
+                Err(self.flaw(row, "a valid control byte", self.control(row).0))
+            }
+        }
+    }
+
+    /// Length of the value of a row in bytes; 0 without a value.
+    #[inline]
+    pub fn value_length(&self, row: u32) -> u32 {
+        self.layout.value_length.get(self.bytes, row) as u32
+    }
+
+    /// What all keys of the block begin with.
+    #[inline]
+    pub fn prefix(&self) -> &'a [u8] {
+        self.layout.prefix.of(self.bytes)
+    }
+
+    /// What all keys of the row's bundle have behind the prefix of the block.
+    #[inline]
+    pub fn bundle_prefix(&self, row: u32) -> Parsed<&'a [u8]> {
+        self.key_part(row, row / BUNDLE_ROWS * (BUNDLE_ROWS + 1))
+    }
+
+    /// The rest of the row's key as stored: empty if the row has the key of the one before.
+    #[inline]
+    pub fn stored_suffix(&self, row: u32) -> Parsed<&'a [u8]> {
+        self.key_part(row, row + row / BUNDLE_ROWS + 1)
+    }
+
+    /// The rest of the row's key.
+    #[inline]
+    pub fn suffix(&self, row: u32) -> Parsed<&'a [u8]> {
+        let mut owner = row;
+        while owner % BUNDLE_ROWS != 0 && self.control(owner).is_same_key() {
+            owner -= 1;
+        }
+        self.stored_suffix(owner)
+    }
+
+    /// Part `part` of the key bytes: per bundle its prefix, then the suffixes of its rows.
+    #[inline]
+    fn key_part(&self, row: u32, part: u32) -> Parsed<&'a [u8]> {
+        let start = if part == 0 { 0 } else { self.layout.key_end.get(self.bytes, part - 1) };
+        let end = self.layout.key_end.get(self.bytes, part);
+        let keys = self.layout.keys.of(self.bytes);
+        keys.get(start as usize..end as usize)
+            .ok_or_else(|| self.flaw(row, "key bytes in the area", format!("{start}..{end}")))
+    }
+
+    /// Appends the row's key to `key`.
+    pub fn append_key(&self, row: u32, key: &mut Vec<u8>) -> Parsed<()> {
+        key.extend_from_slice(self.prefix());
+        key.extend_from_slice(self.bundle_prefix(row)?);
+        key.extend_from_slice(self.suffix(row)?);
+        Ok(())
+    }
+
+    /// Whether the row's key is `key`.
+    #[inline]
+    pub fn is_key(&self, row: u32, key: &[u8]) -> Parsed<bool> {
+        let Some(rest) = key.strip_prefix(self.prefix()) else { return Ok(false) };
+        let Some(rest) = rest.strip_prefix(self.bundle_prefix(row)?) else { return Ok(false) };
+        Ok(rest == self.suffix(row)?)
+    }
+
+    /// The first row that does not come before the target; `rows` if all do.
+    pub fn lower_bound(&self, key: &[u8], version: Version) -> Parsed<u32> {
+        let rest = match split(key, self.prefix()) {
+            Ok(rest) => rest,
+            Err(Ordering::Less) => return Ok(0),
+            Err(_) => return Ok(self.layout.rows),
+        };
+        let bundles = self.bundles_before(rest, version)?;
+        if bundles == 0 {
+            return Ok(0);
+        }
+        // The last bundle whose first row comes before the target.
+        let first = (bundles - 1) * BUNDLE_ROWS;
+        let end = self.layout.rows.min(first + BUNDLE_ROWS);
+        let rest = match split(rest, self.bundle_prefix(first)?) {
+            Ok(rest) => rest,
+            Err(Ordering::Less) => return Ok(first),
+            Err(_) => return Ok(end),
+        };
+        partition_point(first + 1, end, |row| self.is_before(self.suffix(row)?, row, rest, version))
+    }
+
+    /// The sum of the deltas of `rows` with `revision.main <= at`.
+    pub fn delta_sum(&self, rows: std::ops::Range<u32>, at: u64) -> i64 {
+        let is_all = self.layout.main_max <= at;
+        let mut sum = 0;
+        for row in rows {
+            if is_all || self.main(row) <= at {
+                sum += i64::from(self.control(row).delta() as i8);
+            }
+        }
+        sum
+    }
+
+    /// Number of bundles whose first row comes before the target; `rest` is without the prefix.
+    fn bundles_before(&self, rest: &[u8], version: Version) -> Parsed<u32> {
+        let (heads, _) = self.layout.heads.of(self.bytes).as_chunks::<HEAD_BYTES>();
+        let target = head(rest);
+        let less = heads.partition_point(|head| u64::from_be_bytes(*head) < target);
+        let equal = heads[less..].partition_point(|head| u64::from_be_bytes(*head) == target);
+        partition_point(less as u32, (less + equal) as u32, |bundle| {
+            let row = bundle * BUNDLE_ROWS;
+            match split(rest, self.bundle_prefix(row)?) {
+                Ok(rest) => self.is_before(self.stored_suffix(row)?, row, rest, version),
+                Err(order) => Ok(order == Ordering::Greater),
+            }
+        })
+    }
+
+    /// Whether a row with this suffix comes before the target.
+    #[inline]
+    fn is_before(&self, suffix: &[u8], row: u32, rest: &[u8], version: Version) -> Parsed<bool> {
+        Ok(match suffix.cmp(rest) {
+            Ordering::Less => true,
+            Ordering::Equal => version.is_after(self.revision(row)),
+            Ordering::Greater => false,
+        })
+    }
+
+    #[cold]
+    fn flaw(&self, row: u32, expected: impl ToString, found: impl ToString) -> Box<Flaw> {
+        let found = format!("{} in row {row}", found.to_string());
+        Flaw::new(0, expected, found)
+    }
+}
+
+/// What `key` has behind `prefix`, or how it is ordered against the keys that begin with it.
+#[inline]
+fn split<'k>(key: &'k [u8], prefix: &[u8]) -> std::result::Result<&'k [u8], Ordering> {
+    match key.strip_prefix(prefix) {
+        Some(rest) => Ok(rest),
+        None => Err(key.cmp(prefix)),
+    }
+}
+
+/// The first of `start..end` for which `is_before` is false; it must be true before and false
+/// after.
+#[inline]
+fn partition_point(
+    mut start: u32,
+    mut end: u32,
+    mut is_before: impl FnMut(u32) -> Parsed<bool>,
+) -> Parsed<u32> {
+    while start < end {
+        let middle = start + (end - start) / 2;
+        if is_before(middle)? {
+            start = middle + 1;
+        } else {
+            end = middle;
+        }
+    }
+    Ok(start)
+}

@@ -1,0 +1,209 @@
+//! Walks the rows of a table in key order.
+//!
+//! One idea: the cursor keeps the current key in one buffer and on each step replaces only the
+//! part behind the bundle's prefix; everything else about a row stays in its columns until asked
+//! for. A step costs one control byte, one key end and one short copy, and allocates nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::block::{BUNDLE_ROWS, Block, Layout, Version};
+use super::reader::Table;
+use super::{Row, ValueRef};
+use crate::{Delta, Kind, Meta, Result, Revision};
+
+/// Where a cursor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    BeforeFirst,
+    OnRow,
+    PastLast,
+}
+
+/// Walks the rows of a table in order, beginning before the first one:
+/// `cursor.seek(start)?; while let Some(key) = cursor.key() { ...; cursor.advance()?; }`.
+///
+/// Invariants: while on a row, `layout` is that of block `number`, `row < layout.rows`, `key` is
+/// the row's key and its first `shared` bytes are the prefixes of block and bundle.
+pub struct TableCursor {
+    table: Arc<Table>,
+    place: Place,
+    number: usize,
+    layout: Layout,
+    row: u32,
+    key: Vec<u8>,
+    shared: usize,
+}
+
+impl TableCursor {
+    pub(super) fn new(table: Arc<Table>) -> Self {
+        Self {
+            table,
+            place: Place::BeforeFirst,
+            number: 0,
+            layout: Layout::default(),
+            row: 0,
+            key: Vec::new(),
+            shared: 0,
+        }
+    }
+
+    /// Moves to the newest version of the first key at or above `key`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] only for a forged file; so for all that move.
+    pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.seek_version(key, Revision::MAX)
+    }
+
+    /// Moves to the newest version of `key` at or below `at`, or, when there is none, to the
+    /// newest version of the next key.
+    pub fn seek_version(&mut self, key: &[u8], at: Revision) -> Result<()> {
+        let Some(number) = self.table.index.find(key, Version::At(at)) else {
+            self.place = Place::PastLast;
+            return Ok(());
+        };
+        // Seeks often fall into the block where the cursor already is.
+        if self.place != Place::OnRow || self.number != number {
+            self.layout = self.table.layout(number)?;
+            self.number = number;
+        }
+        let row = self.table.in_block(number, || self.block().lower_bound(key, Version::At(at)))?;
+        if row < self.layout.rows { self.land(row) } else { self.enter(number + 1) }
+    }
+
+    /// The current key, without copying; `None` past the end and before the first move.
+    #[inline]
+    pub fn key(&self) -> Option<&[u8]> {
+        (self.place == Place::OnRow).then_some(self.key.as_slice())
+    }
+
+    /// The current revision; only while [`TableCursor::key`] is `Some`, like all below.
+    #[inline]
+    pub fn revision(&self) -> Revision {
+        self.current().revision(self.row)
+    }
+
+    /// Put or delete.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        self.current().control(self.row).kind()
+    }
+
+    /// Change in the number of live keys.
+    #[inline]
+    pub fn delta(&self) -> Delta {
+        self.current().control(self.row).delta()
+    }
+
+    /// The bytes beside the key.
+    pub fn meta(&self) -> Result<Meta> {
+        self.table.in_block(self.number, || self.current().meta(self.row))
+    }
+
+    /// Length of the value in bytes, be it inline or stored; 0 without a value.
+    #[inline]
+    pub fn value_bytes(&self) -> u32 {
+        self.current().value_length(self.row)
+    }
+
+    /// Where the value lies; an inline value is a slice of the mapped file.
+    pub fn value_ref(&self) -> Result<ValueRef> {
+        self.table.value_ref(self.number, &self.current(), self.row)
+    }
+
+    /// The current row; copies the key.
+    pub fn row(&self) -> Result<Row> {
+        let key = Bytes::copy_from_slice(&self.key);
+        self.table.row(self.number, &self.current(), self.row, key)
+    }
+
+    /// Moves to the next row (the next older version, or the next key). Past the end it stays.
+    pub fn advance(&mut self) -> Result<()> {
+        match self.place {
+            Place::PastLast => return Ok(()),
+            Place::BeforeFirst => return self.enter(0),
+            Place::OnRow => {}
+        }
+        let row = self.row + 1;
+        if row == self.layout.rows { self.enter(self.number + 1) } else { self.step_to(row) }
+    }
+
+    /// Moves to the newest version of the next key, over all older versions of the current one.
+    pub fn advance_key(&mut self) -> Result<()> {
+        if self.place != Place::OnRow {
+            return self.advance();
+        }
+        loop {
+            let block = self.current();
+            let mut row = self.row + 1;
+            while row < self.layout.rows && block.control(row).is_same_key() {
+                row += 1;
+            }
+            if row < self.layout.rows {
+                return self.step_to(row);
+            }
+            self.enter(self.number + 1)?;
+            if self.place != Place::OnRow || !self.layout.is_continued {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Moves to a later row of the same block.
+    #[inline]
+    fn step_to(&mut self, row: u32) -> Result<()> {
+        if row / BUNDLE_ROWS != self.row / BUNDLE_ROWS {
+            return self.land(row);
+        }
+        let block = self.table.block(self.number, &self.layout);
+        if !block.control(row).is_same_key() {
+            let suffix = self.table.in_block(self.number, || block.stored_suffix(row))?;
+            self.key.truncate(self.shared);
+            self.key.extend_from_slice(suffix);
+        }
+        self.row = row;
+        Ok(())
+    }
+
+    /// Moves to the first row of a block, or past the end.
+    fn enter(&mut self, number: usize) -> Result<()> {
+        if number >= self.table.index.records().len() {
+            self.place = Place::PastLast;
+            return Ok(());
+        }
+        self.layout = self.table.layout(number)?;
+        self.number = number;
+        self.land(0)
+    }
+
+    /// Moves to a row of the block `number` and puts its whole key together.
+    fn land(&mut self, row: u32) -> Result<()> {
+        // Until the key is complete there is no current row, should the block be damaged.
+        self.place = Place::PastLast;
+        let block = self.table.block(self.number, &self.layout);
+        self.key.clear();
+        self.shared = self.table.in_block(self.number, || {
+            self.key.extend_from_slice(block.prefix());
+            self.key.extend_from_slice(block.bundle_prefix(row)?);
+            let shared = self.key.len();
+            self.key.extend_from_slice(block.suffix(row)?);
+            Ok(shared)
+        })?;
+        self.row = row;
+        self.place = Place::OnRow;
+        Ok(())
+    }
+
+    fn block(&self) -> Block<'_> {
+        self.table.block(self.number, &self.layout)
+    }
+
+    /// The block, for reading the current row.
+    #[inline]
+    fn current(&self) -> Block<'_> {
+        assert!(self.place == Place::OnRow, "a cursor {:?} has no row", self.place);
+        self.block()
+    }
+}
