@@ -1,26 +1,44 @@
-//! The only writer.
+//! The only writer: applies the log, one entry at a time.
+//!
+//! One idea: an entry is a list of commands and one commit. Commands see what earlier ones of the same
+//! entry did; readers see all of an entry or nothing. What a client did wrong is a reply; anything
+//! else is an error, after which this member must stop (the engine may hold half an entry in memory,
+//! and nothing of it is committed).
+//!
+//! For a put, the whole work is: decode the body in place, one look-up of the key without its value,
+//! one insertion, one event. Keys and values are slices of the entry until the engine copies them.
 
 use std::path::Path;
 
 use bytes::Bytes;
-use varve_api::Status;
+use prost::Message;
 use varve_api::etcdserverpb::{
-    CompactionResponse, DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutResponse,
-    TxnResponse,
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse, PutRequest,
+    PutResponse, TxnRequest, TxnResponse,
 };
 use varve_api::mvccpb::Event;
+use varve_api::{Code, Status};
+use varve_lsm::{Db, Writer};
 
-use crate::command::RequestId;
-use crate::error::Result;
-use crate::lease::LeaseChange;
+use crate::command::{self, Command, CommandKind, RequestId};
+use crate::error::{Failure, Outcome, Result};
+use crate::kv::{self, WriteTxn};
+use crate::lease::{self, LeaseChange};
 use crate::mark::Mark;
-use crate::member::{Founding, Member};
+use crate::member::{self, Founding, Member};
+use crate::state::State;
 use crate::view::View;
+use crate::{compact, txn, validate};
 
 /// The state machine; owned by the apply thread.
+///
+/// Invariants: [`Store::applied`] is the mark of the engine's newest commit; entries are applied
+/// without a gap and never twice.
 pub struct Store {
-    db: varve_lsm::Db,
-    writer: varve_lsm::Writer,
+    db: Db,
+    cluster_id: u64,
+    pub(crate) state: State,
 }
 
 /// What one entry did.
@@ -28,7 +46,8 @@ pub struct Store {
 pub struct Applied {
     /// One reply for each command, in their order.
     pub replies: Vec<(RequestId, std::result::Result<Reply, Status>)>,
-    /// The changes of keys in revision order, without `prev_kv`.
+    /// The changes of keys in revision order, without `prev_kv`. Keys and values may be slices of the
+    /// entry's payload: who keeps an event for long keeps the payload.
     pub events: Vec<Event>,
     /// The changes of leases, in order.
     pub leases: Vec<LeaseChange>,
@@ -63,13 +82,14 @@ impl Store {
     /// # Errors
     /// [`crate::Error::Cluster`] when the data belongs to another cluster; [`crate::Error::Row`] or
     /// [`crate::Error::Engine`] when it is damaged.
-    pub fn open(
-        db: varve_lsm::Db,
-        writer: varve_lsm::Writer,
-        founding: &Founding,
-    ) -> Result<Store> {
-        let _ = (db, writer, founding);
-        todo!()
+    pub fn open(db: Db, writer: Writer, founding: &Founding) -> Result<Store> {
+        let cluster_id = founding.cluster_id;
+        let is_empty = writer.view().mark().is_empty();
+        let state = match is_empty {
+            true => State::found(writer, founding)?,
+            false => State::load(writer, cluster_id)?,
+        };
+        Ok(Store { db, cluster_id, state })
     }
 
     /// Applies the next entry: `index` must be the applied index + 1. An empty payload is an entry
@@ -79,23 +99,43 @@ impl Store {
     /// Any error is fatal: the process stops, see [`crate::Error`]. What a client did wrong is in the
     /// replies.
     pub fn apply(&mut self, index: u64, term: u64, payload: &Bytes) -> Result<Applied> {
-        let _ = (index, term, payload);
-        todo!()
+        let commands = match payload.is_empty() {
+            true => Vec::new(),
+            false => command::decode_batch(payload)?,
+        };
+        self.state.begin(Mark { index, term });
+        let mut applied = Applied::default();
+        applied.replies.reserve(commands.len());
+        applied.events.reserve(commands.len());
+        for command in commands {
+            let id = command.id;
+            let reply = match self.execute(command, &mut applied) {
+                Ok(reply) => Ok(reply),
+                Err(Failure::Refused(status)) => Err(status),
+                Err(Failure::Fatal(error)) => return Err(error),
+            };
+            applied.replies.push((id, reply));
+        }
+        self.state.commit()?;
+        Ok(applied)
     }
 
     /// The last entry applied.
     pub fn applied(&self) -> Mark {
-        todo!()
+        self.state.mark()
     }
 
     /// The reading side.
     pub fn view(&self) -> View {
-        todo!()
+        View::new(self.db.clone())
     }
 
     /// Freezes what is in memory so that [`varve_lsm::Db::work`] can make it durable.
+    ///
+    /// # Errors
+    /// Those of the engine; fatal.
     pub fn freeze(&mut self) -> Result<()> {
-        Ok(self.writer.freeze()?)
+        Ok(self.state.writer.freeze()?)
     }
 
     /// Whether to wait for [`varve_lsm::Db::work`] before the next entry.
@@ -109,12 +149,82 @@ impl Store {
     /// # Errors
     /// As [`Store::open`]; fatal.
     pub fn install(&mut self, manifest: &Bytes, staged: &Path) -> Result<()> {
-        let _ = (manifest, staged);
-        todo!()
+        self.state.writer.install(manifest, staged)?;
+        self.state.reload(self.cluster_id)
     }
 
     /// The members, by id.
     pub fn members(&self) -> Vec<Member> {
-        todo!()
+        self.state.members.values().cloned().collect()
     }
+
+    /// One command. Refused, it has changed nothing.
+    fn execute(&mut self, command: Command, applied: &mut Applied) -> Outcome<Reply> {
+        let (state, body) = (&mut self.state, command.body);
+        Ok(match command.kind {
+            CommandKind::Put => Reply::Put(put(state, decode(body)?, &mut applied.events)?),
+            CommandKind::DeleteRange => {
+                let request = decode(body)?;
+                Reply::DeleteRange(delete_range(state, &request, &mut applied.events)?)
+            }
+            CommandKind::Txn => {
+                let request: TxnRequest = decode(body)?;
+                let mut write = WriteTxn::begin(state, &mut applied.events);
+                let response = txn::apply(&mut write, request);
+                let is_refused = matches!(response, Err(Failure::Refused(_)));
+                assert!(
+                    !is_refused || write.changes() == 0,
+                    "refused after a change: {response:?}"
+                );
+                write.end();
+                Reply::Txn(response?)
+            }
+            CommandKind::Compact => {
+                let request: CompactionRequest = decode(body)?;
+                Reply::Compact(compact::compact(state, &request, &mut applied.compacted)?)
+            }
+            CommandKind::LeaseGrant => {
+                let request: LeaseGrantRequest = decode(body)?;
+                Reply::LeaseGrant(lease::grant(state, &request, &mut applied.leases)?)
+            }
+            CommandKind::LeaseRevoke => {
+                let request: LeaseRevokeRequest = decode(body)?;
+                let (events, leases) = (&mut applied.events, &mut applied.leases);
+                Reply::LeaseRevoke(lease::revoke(state, &request, events, leases)?)
+            }
+            CommandKind::MemberPublish => {
+                member::publish(state, &body)?;
+                Reply::Published
+            }
+        })
+    }
+}
+
+fn put(state: &mut State, request: PutRequest, events: &mut Vec<Event>) -> Outcome<PutResponse> {
+    validate::put(&request)?;
+    let mut txn = WriteTxn::begin(state, events);
+    // The usual put has nothing to check and is spared the snapshot.
+    if request.lease != 0 || request.ignore_value || request.ignore_lease {
+        txn.read(|reader| kv::check_put(reader, &txn.state.leases, &request))?;
+    }
+    let response = txn.put(request)?;
+    txn.end();
+    Ok(response)
+}
+
+fn delete_range(
+    state: &mut State,
+    request: &DeleteRangeRequest,
+    events: &mut Vec<Event>,
+) -> Outcome<DeleteRangeResponse> {
+    validate::delete_range(request)?;
+    let mut txn = WriteTxn::begin(state, events);
+    let response = txn.delete_range(&request.key, &request.range_end, request.prev_kv)?;
+    txn.end();
+    Ok(response)
+}
+
+/// Decodes a body in place. What cannot be decoded here cannot be decoded on any member: a reply.
+fn decode<M: Message + Default>(body: Bytes) -> Outcome<M> {
+    M::decode(body).map_err(|error| Status::new(Code::InvalidArgument, error.to_string()).into())
 }

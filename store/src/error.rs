@@ -5,6 +5,11 @@
 //! machine goes on. Everything in [`Error`] is the other class: it may be true on this member only
 //! (a failing disk, damaged bytes, the wrong directory), so going on would let this member's state
 //! drift from its peers. Who receives an `Error` from [`crate::Store::apply`] stops the process.
+//!
+//! Inside the crate a [`Failure`] carries either class, so that one `?` serves both and the borders
+//! decide: `apply` makes replies of the first and returns the second, a reader answers both.
+
+use varve_api::{ApiError, Code, Status};
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -53,6 +58,59 @@ impl Error {
             row: key.escape_ascii().to_string(),
             expected: expected.to_owned(),
             found: format!("{found:?}"),
+        }
+    }
+}
+
+/// Why a command or a read has no result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The same on every member: the client hears it.
+    Refused(Status),
+    /// Perhaps true here only: the member stops.
+    Fatal(Error),
+}
+
+/// A result inside the crate, see [`Failure`].
+pub(crate) type Outcome<T> = std::result::Result<T, Failure>;
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+impl From<varve_lsm::Error> for Failure {
+    fn from(error: varve_lsm::Error) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+/// What a reader's client hears: data that cannot be read is lost as far as this member knows.
+impl From<Error> for Status {
+    #[cold]
+    fn from(error: Error) -> Self {
+        Status::new(Code::DataLoss, error.to_string())
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(status) => status,
+            Failure::Fatal(error) => error.into(),
         }
     }
 }

@@ -1,4 +1,26 @@
 //! Leases: a time-to-live and the keys attached to it. No clock here.
+//!
+//! One idea: a lease is rows (`lease/`, `lease_key/`) mirrored by [`LeaseTable`], and which lease a
+//! key is attached to stands in the key's own meta; nothing looks up the way from key to lease.
+//! Whoever owns a clock learns of grants and revocations by [`LeaseChange`] and lets a lease end by
+//! proposing its revocation.
+//!
+//! Invariant: a live key's meta names lease L != 0 if and only if L is in the table with that key.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use varve_api::error as api;
+use varve_api::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+};
+use varve_lsm::{Delta, Snapshot};
+
+use crate::error::{Error, Outcome, Result};
+use crate::kv::{self, WriteTxn};
+use crate::schema::{self, LEASE_KEY_PREFIX, LEASE_PREFIX};
+use crate::state::{self, State};
+use crate::validate;
 
 /// A lease's id; never 0, which means "no lease". Negative ids are legal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,5 +49,114 @@ pub struct LeaseInfo {
     /// Granted time-to-live in seconds.
     pub ttl_seconds: i64,
     /// The attached keys, in key order.
-    pub keys: Vec<bytes::Bytes>,
+    pub keys: Vec<Bytes>,
+}
+
+/// All leases. Keys are copies of their own: a slice of a log entry would keep the entry in memory.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct LeaseTable {
+    leases: BTreeMap<LeaseId, Lease>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lease {
+    ttl_seconds: i64,
+    keys: BTreeSet<Box<[u8]>>,
+}
+
+impl LeaseTable {
+    /// Reads all leases and their keys.
+    pub fn load(snapshot: &Snapshot) -> Result<Self> {
+        let mut table = Self::default();
+        state::for_each_row(snapshot, LEASE_PREFIX, |row, value| {
+            let id = LeaseId(schema::row_id(LEASE_PREFIX, row)?.cast_signed());
+            let ttl_seconds = schema::decode_number(row, value)?.cast_signed();
+            table.leases.insert(id, Lease { ttl_seconds, keys: BTreeSet::new() });
+            Ok(())
+        })?;
+        state::for_each_row(snapshot, LEASE_KEY_PREFIX, |row, _| {
+            let (id, key) = schema::attachment(row)?;
+            let lease = table.leases.get_mut(&id);
+            let lease = lease.ok_or_else(|| Error::row(row, "a lease with a row", id))?;
+            lease.keys.insert(key.as_ref().into());
+            Ok(())
+        })?;
+        Ok(table)
+    }
+
+    /// Whether there is such a lease.
+    pub fn contains(&self, id: LeaseId) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// All attachments, by lease and key.
+    pub fn attachments(&self) -> impl Iterator<Item = (LeaseId, &[u8])> {
+        self.leases.iter().flat_map(|(id, lease)| lease.keys.iter().map(|key| (*id, key.as_ref())))
+    }
+}
+
+/// Attaches a key that is attached to no lease.
+pub(crate) fn attach(state: &mut State, id: LeaseId, key: &[u8]) {
+    let lease = state.leases.leases.get_mut(&id);
+    let lease = lease.unwrap_or_else(|| panic!("{id:?} was there when the put was checked"));
+    let is_new = lease.keys.insert(key.into());
+    assert!(is_new, "{} is attached to {id:?} already", key.escape_ascii());
+    state.put_row(&schema::lease_key_row(id, key), Delta::Plus, b"");
+}
+
+/// Detaches a key from the lease that its meta names.
+pub(crate) fn detach(state: &mut State, id: LeaseId, key: &[u8]) {
+    let was_there = state.leases.leases.get_mut(&id).is_some_and(|lease| lease.keys.remove(key));
+    assert!(was_there, "{} names {id:?} and is not attached to it", key.escape_ascii());
+    state.delete_row(&schema::lease_key_row(id, key));
+}
+
+/// Applies a `LeaseGrant`; id and TTL are final.
+pub(crate) fn grant(
+    state: &mut State,
+    request: &LeaseGrantRequest,
+    changes: &mut Vec<LeaseChange>,
+) -> Outcome<LeaseGrantResponse> {
+    let id = LeaseId(request.id);
+    if id.0 == 0 {
+        return Err(api::LEASE_NOT_FOUND.into());
+    }
+    validate::lease_grant(request)?;
+    if state.leases.contains(id) {
+        return Err(api::LEASE_EXIST.into());
+    }
+    let ttl_seconds = request.ttl;
+    state.leases.leases.insert(id, Lease { ttl_seconds, keys: BTreeSet::new() });
+    let value = schema::encode_number(ttl_seconds.cast_unsigned());
+    state.put_row(&schema::lease_row(id), Delta::Plus, &value);
+    changes.push(LeaseChange::Granted { id, ttl_seconds });
+    Ok(LeaseGrantResponse {
+        header: kv::header(state.revision),
+        id: id.0,
+        ttl: ttl_seconds,
+        error: String::new(),
+    })
+}
+
+/// Applies a `LeaseRevoke`: the keys go in key order and in one revision; none when there is no key.
+pub(crate) fn revoke(
+    state: &mut State,
+    request: &LeaseRevokeRequest,
+    events: &mut Vec<varve_api::mvccpb::Event>,
+    changes: &mut Vec<LeaseChange>,
+) -> Outcome<LeaseRevokeResponse> {
+    let id = LeaseId(request.id);
+    let lease = state.leases.leases.get(&id).ok_or(api::LEASE_NOT_FOUND)?;
+    let keys: Vec<Bytes> = lease.keys.iter().map(|key| Bytes::copy_from_slice(key)).collect();
+    let mut txn = WriteTxn::begin(state, events);
+    for key in keys {
+        let deleted = txn.delete_range(&key, &Bytes::new(), false)?.deleted;
+        assert_eq!(deleted, 1, "{} is attached to {id:?} and not live", key.escape_ascii());
+    }
+    txn.end();
+    let lease = state.leases.leases.remove(&id);
+    assert!(lease.is_some_and(|lease| lease.keys.is_empty()), "{id:?} has lost its keys");
+    state.delete_row(&schema::lease_row(id));
+    changes.push(LeaseChange::Revoked { id });
+    Ok(LeaseRevokeResponse { header: kv::header(state.revision) })
 }

@@ -32,18 +32,25 @@
 //! `schema` has the layout of all rows: `cluster` and `member/` belong to `member`, `lease/` and
 //! `lease_key/` to `lease`. Keys of users have the engine's other keyspace to themselves.
 
+mod apply;
+mod command;
+mod compact;
 mod error;
+mod history;
+mod kv;
+mod lease;
+mod mark;
+mod member;
+mod range;
+mod schema;
+mod state;
+mod stream;
+mod txn;
+mod view;
 mod wire;
 
-pub mod apply;
-pub mod command;
-pub mod history;
-pub mod lease;
-pub mod mark;
-pub mod member;
-pub mod stream;
+pub mod check;
 pub mod validate;
-pub mod view;
 
 pub use apply::{Applied, Reply, Store};
 pub use command::{Command, CommandKind, RequestId, decode_batch, encode_batch};

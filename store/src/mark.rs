@@ -38,9 +38,14 @@ impl Mark {
             let mut cursor = Cursor::new(bytes);
             let version = cursor.take_u8("a version")?;
             if version != MARK_VERSION {
-                return Err(Malformed { offset: 0, expected: "version 1", found: version.to_string() });
+                return Err(Malformed {
+                    offset: 0,
+                    expected: "version 1",
+                    found: version.to_string(),
+                });
             }
-            let mark = Self { index: cursor.take_u64("an index")?, term: cursor.take_u64("a term")? };
+            let mark =
+                Self { index: cursor.take_u64("an index")?, term: cursor.take_u64("a term")? };
             cursor.finish()?;
             Ok(mark)
         };

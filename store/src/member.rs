@@ -1,7 +1,24 @@
 //! Who belongs to the cluster, as replicated data.
 //!
 //! One idea: ids and peer URLs are fixed when the cluster is founded; name and client URLs are told
-//! by each member itself once it has started ([`MemberPublish`]), as in etcd.
+//! by each member itself once it has started ([`MemberPublish`]), as in etcd. Layout of rows and of
+//! the command: `docs/FORMAT.md`, sections 3.3 and 3.5.
+//!
+//! What it does not do: decide who may vote. That is Raft's configuration, which the server keeps in
+//! step with these rows.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use varve_api::Code;
+use varve_api::Status;
+use varve_api::error as api;
+use varve_lsm::{Delta, Snapshot};
+
+use crate::error::{Error, Outcome, Result};
+use crate::schema::{self, MEMBER_PREFIX};
+use crate::state::{self, State};
+use crate::wire::{self, Cursor, Malformed};
 
 /// One member of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,4 +53,135 @@ pub struct MemberPublish {
     pub name: String,
     /// Its client URLs from now on.
     pub client_urls: Vec<String>,
+}
+
+const PUBLISH_VERSION: u8 = 1;
+
+impl MemberPublish {
+    /// The body of the command.
+    pub fn encode(&self) -> Bytes {
+        let mut out = vec![PUBLISH_VERSION];
+        out.extend_from_slice(&self.member_id.to_le_bytes());
+        wire::put_bytes(&mut out, self.name.as_bytes());
+        schema::put_texts(&mut out, &self.client_urls);
+        out.into()
+    }
+
+    /// Reads what [`MemberPublish::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when the bytes are something else.
+    pub fn decode(body: &[u8]) -> Result<Self> {
+        let decode = || -> std::result::Result<Self, Malformed> {
+            let mut cursor = Cursor::new(body);
+            let version = cursor.take_u8("a version")?;
+            if version != PUBLISH_VERSION {
+                return Err(cursor.malformed("version 1", version));
+            }
+            let publish = Self {
+                member_id: cursor.take_u64("a member id")?,
+                name: schema::take_text(&mut cursor)?,
+                client_urls: schema::take_texts(&mut cursor)?,
+            };
+            cursor.finish()?;
+            Ok(publish)
+        };
+        decode().map_err(|malformed| Error::Command {
+            offset: malformed.offset,
+            expected: malformed.expected.to_owned(),
+            found: malformed.found,
+        })
+    }
+}
+
+/// Applies a [`MemberPublish`].
+pub(crate) fn publish(state: &mut State, body: &[u8]) -> Outcome<()> {
+    // The same bytes fail on every member: a reply, not an end.
+    let publish = MemberPublish::decode(body)
+        .map_err(|error| Status::new(Code::InvalidArgument, error.to_string()))?;
+    let mut member = state.members.get(&publish.member_id).cloned().ok_or(api::MEMBER_NOT_FOUND)?;
+    member.name = publish.name;
+    member.client_urls = publish.client_urls;
+    store(state, member);
+    Ok(())
+}
+
+/// Writes a member's row and remembers it.
+pub(crate) fn store(state: &mut State, member: Member) {
+    let is_new = !state.members.contains_key(&member.id);
+    let delta = if is_new { Delta::Plus } else { Delta::Zero };
+    state.put_row(&schema::id_row(MEMBER_PREFIX, member.id), delta, &encode(&member));
+    state.members.insert(member.id, member);
+}
+
+/// Reads all members.
+pub(crate) fn load(snapshot: &Snapshot) -> Result<BTreeMap<u64, Member>> {
+    let mut members = BTreeMap::new();
+    state::for_each_row(snapshot, MEMBER_PREFIX, |row, value| {
+        let id = schema::row_id(MEMBER_PREFIX, row)?;
+        members.insert(id, decode(id, row, value)?);
+        Ok(())
+    })?;
+    Ok(members)
+}
+
+fn encode(member: &Member) -> Vec<u8> {
+    let mut out = vec![schema::ROW_VERSION, u8::from(member.is_learner)];
+    wire::put_bytes(&mut out, member.name.as_bytes());
+    schema::put_texts(&mut out, &member.peer_urls);
+    schema::put_texts(&mut out, &member.client_urls);
+    out
+}
+
+fn decode(id: u64, row: &[u8], value: &[u8]) -> Result<Member> {
+    schema::decode_row(row, value, |cursor| {
+        let is_learner = match cursor.take_u8("whether it is a learner")? {
+            0 => false,
+            1 => true,
+            other => return Err(cursor.malformed("0 or 1", other)),
+        };
+        Ok(Member {
+            id,
+            is_learner,
+            name: schema::take_text(cursor)?,
+            peer_urls: schema::take_texts(cursor)?,
+            client_urls: schema::take_texts(cursor)?,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_row_has_these_bytes() {
+        let member = Member {
+            id: 7,
+            name: "a".into(),
+            peer_urls: vec!["p".into(), "qq".into()],
+            client_urls: vec![],
+            is_learner: true,
+        };
+        let value = encode(&member);
+        assert_eq!(value, b"\x01\x01\x01a\x02\x01p\x02qq\x00");
+        assert_eq!(decode(7, b"r", &value).unwrap(), member);
+        for length in 0..value.len() {
+            assert!(decode(7, b"r", &value[..length]).is_err(), "cut at {length}");
+        }
+        assert!(decode(7, b"r", b"\x01\x02\x00\x00\x00").is_err());
+        assert!(decode(7, b"r", b"\x01\x00\x01\xff\x00\x00").is_err());
+    }
+
+    #[test]
+    fn a_publish_has_these_bytes() {
+        let publish =
+            MemberPublish { member_id: 2, name: "a".into(), client_urls: vec!["u".into()] };
+        let body = publish.encode();
+        assert_eq!(body.as_ref(), b"\x01\x02\0\0\0\0\0\0\0\x01a\x01\x01u");
+        assert_eq!(MemberPublish::decode(&body).unwrap(), publish);
+        for length in 0..body.len() {
+            assert!(MemberPublish::decode(&body[..length]).is_err(), "cut at {length}");
+        }
+    }
 }

@@ -7,54 +7,70 @@
 
 use bytes::Bytes;
 use varve_api::Status;
+use varve_api::error as api;
 use varve_api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use varve_api::mvccpb::KeyValue;
 use varve_lsm::db::Sizes;
+use varve_lsm::{Db, Keyspace};
 
+use crate::error::{Error, Outcome, Result as FatalResult};
 use crate::history::Events;
 use crate::lease::{LeaseId, LeaseInfo};
-use crate::member::Member;
+use crate::member::{self, Member};
+use crate::range::{Count, Reader};
 use crate::stream::RangeStream;
+use crate::{schema, state, txn, validate};
 
 /// Reads of committed state; cheap to clone, used from any thread.
 #[derive(Clone)]
 pub struct View {
-    db: varve_lsm::Db,
+    db: Db,
 }
 
 impl View {
+    /// A view of an engine that holds a state machine.
+    pub fn new(db: Db) -> Self {
+        Self { db }
+    }
+
     /// The newest revision that readers see; at least 1.
     pub fn revision(&self) -> i64 {
-        todo!()
+        self.db.snapshot().visible().cast_signed()
     }
 
     /// The compacted revision: older ones have no answer. 0 when never compacted.
     pub fn compacted(&self) -> i64 {
-        todo!()
+        self.db.snapshot().compacted().cast_signed()
     }
 
     /// Answers a `Range` that passed [`crate::validate::range`]. The header has only the revision:
     /// the current one, whatever was asked for.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Status> {
-        let _ = request;
-        todo!()
+        let snapshot = self.db.snapshot();
+        Ok(Reader::committed(&snapshot).range(request, Count::All)?)
     }
 
     /// Answers a transaction for which [`crate::validate::is_read_only`] holds, at one revision.
     pub fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, Status> {
-        let _ = request;
-        todo!()
+        assert!(validate::is_read_only(request), "a transaction that writes goes through the log");
+        let snapshot = self.db.snapshot();
+        Ok(txn::read(&Reader::committed(&snapshot), request)?)
     }
 
-    /// Answers a `RangeStream` in chunks of about `chunk_bytes_max` bytes at one revision. Header,
-    /// `more` and `count` come with the last chunk only.
+    /// Answers a `RangeStream` in chunks of about `chunk_bytes_max` bytes (they may be up to twice as
+    /// large, or hold one key) at one revision. Header, `more` and `count` come with the last chunk
+    /// only.
+    ///
+    /// # Errors
+    /// Those of [`crate::validate::range_stream`] at once; those of reading with the chunk that
+    /// meets them, `COMPACTED` perhaps in the middle.
     pub fn range_stream(
         &self,
         request: RangeRequest,
         chunk_bytes_max: usize,
     ) -> Result<RangeStream, Status> {
-        let _ = (request, chunk_bytes_max);
-        todo!()
+        validate::range_stream(&request)?;
+        Ok(RangeStream::new(self.db.clone(), request, chunk_bytes_max))
     }
 
     /// The changes of a range of keys with `from_revision <= mod_revision <= to_revision`, in
@@ -70,31 +86,65 @@ impl View {
         from_revision: i64,
         to_revision: i64,
     ) -> Result<Events, Status> {
-        let _ = (key, range_end, from_revision, to_revision);
-        todo!()
+        let snapshot = self.db.snapshot();
+        let from = from_revision.max(0).cast_unsigned();
+        let to = to_revision.max(0).cast_unsigned().min(snapshot.visible());
+        if from < snapshot.compacted() {
+            return Err(api::COMPACTED.into());
+        }
+        let range = schema::key_range(key, range_end).filter(|_| from <= to);
+        Ok(Events::new(range.map(|range| snapshot.history(range, from, to))))
     }
 
     /// What `key` was before the change at `mod_revision`: a watcher's `prev_kv`. `None` when it was
     /// not there or is compacted.
     pub fn previous(&self, key: &[u8], mod_revision: i64) -> Result<Option<KeyValue>, Status> {
-        let _ = (key, mod_revision);
-        todo!()
+        let snapshot = self.db.snapshot();
+        let at = mod_revision.saturating_sub(1);
+        if at < 1 || at < snapshot.compacted().cast_signed() {
+            return Ok(None);
+        }
+        let read = || -> FatalResult<Option<KeyValue>> {
+            let entry = snapshot.get(Keyspace::Kv, key, at.cast_unsigned())?;
+            schema::live(entry).map(schema::key_value).transpose()
+        };
+        Ok(read()?)
     }
 
     /// The members, by id.
     pub fn members(&self) -> Result<Vec<Member>, Status> {
-        todo!()
+        Ok(member::load(&self.db.snapshot())?.into_values().collect())
     }
 
-    /// All leases with their granted time-to-live in seconds, by id.
+    /// All leases with their granted time-to-live in seconds, by id (negative ones last).
     pub fn leases(&self) -> Result<Vec<(LeaseId, i64)>, Status> {
-        todo!()
+        let mut leases = Vec::new();
+        state::for_each_row(&self.db.snapshot(), schema::LEASE_PREFIX, |row, value| {
+            let id = schema::row_id(schema::LEASE_PREFIX, row)?;
+            let ttl_seconds = schema::decode_number(row, value)?;
+            leases.push((LeaseId(id.cast_signed()), ttl_seconds.cast_signed()));
+            Ok(())
+        })?;
+        Ok(leases)
     }
 
     /// One lease and its keys; `None` when there is no such lease.
     pub fn lease(&self, id: LeaseId) -> Result<Option<LeaseInfo>, Status> {
-        let _ = id;
-        todo!()
+        let read = || -> Outcome<Option<LeaseInfo>> {
+            let snapshot = self.db.snapshot();
+            let row = schema::lease_row(id);
+            let Some(entry) = schema::live(snapshot.get(Keyspace::Sys, &row, u64::MAX)?) else {
+                return Ok(None);
+            };
+            let ttl_seconds = schema::decode_number(&row, &entry.value)?.cast_signed();
+            let mut keys = Vec::new();
+            state::for_each_row(&snapshot, &schema::lease_keys_prefix(id), |row, _| {
+                keys.push(schema::attachment(row)?.1);
+                Ok::<(), Error>(())
+            })?;
+            Ok(Some(LeaseInfo { ttl_seconds, keys }))
+        };
+        Ok(read()?)
     }
 
     /// Sizes of the engine, for metrics and quotas.

@@ -1,0 +1,159 @@
+//! What commands change: the engine's writer and what is kept in memory beside it.
+//!
+//! One idea: the engine is the truth and this is its cache. [`State::load`] rebuilds all of it from
+//! rows, after a restart as after a checkpoint from a peer, and every change of the cache is made
+//! together with the change of its row.
+//!
+//! Invariants (checked by `check`):
+//! - `revision >= 1`, and it is the newest revision that any key has, or that was ever made;
+//! - `compacted <= revision`;
+//! - `leases` holds exactly the `lease/` and `lease_key/` rows, `members` the `member/` rows.
+
+use std::collections::BTreeMap;
+
+use varve_lsm::db::Values;
+use varve_lsm::{Commit, Delta, Keyspace, Meta, Revision, Snapshot, Writer};
+
+use crate::error::{Error, Result};
+use crate::lease::LeaseTable;
+use crate::mark::Mark;
+use crate::member::{self, Founding, Member};
+use crate::schema;
+
+/// The writer and the caches; see the head of the file.
+pub(crate) struct State {
+    pub writer: Writer,
+    /// The newest revision.
+    pub revision: u64,
+    /// Older revisions have no answer; 0 when never compacted.
+    pub compacted: u64,
+    pub leases: LeaseTable,
+    pub members: BTreeMap<u64, Member>,
+    /// The entry being applied, or applied last.
+    mark: Mark,
+    /// Changes of rows so far by the entry being applied.
+    row_changes: u32,
+}
+
+impl State {
+    /// Founds an empty engine, see [`crate::Store::open`].
+    pub fn found(writer: Writer, founding: &Founding) -> Result<Self> {
+        let mut state = Self {
+            writer,
+            revision: 1,
+            compacted: 0,
+            leases: LeaseTable::default(),
+            members: BTreeMap::new(),
+            mark: Mark { index: 0, term: 0 },
+            row_changes: 0,
+        };
+        state.begin(Mark { index: 1, term: 1 });
+        let cluster = schema::encode_number(founding.cluster_id);
+        state.put_row(schema::CLUSTER_ROW, Delta::Plus, &cluster);
+        for member in &founding.members {
+            member::store(&mut state, member.clone());
+        }
+        state.commit()?;
+        state.writer.freeze()?;
+        Ok(state)
+    }
+
+    /// Reads everything back from the engine.
+    pub fn load(writer: Writer, cluster_id: u64) -> Result<Self> {
+        let snapshot = writer.view();
+        let mark = Mark::decode(snapshot.mark())?;
+        check_cluster(&snapshot, cluster_id)?;
+        let leases = LeaseTable::load(&snapshot)?;
+        let members = member::load(&snapshot)?;
+        let (revision, compacted) = (snapshot.visible(), snapshot.compacted());
+        if revision < 1 || compacted > revision {
+            let found = format!("revision {revision}, compacted {compacted}");
+            return Err(Error::row(b"(commit)", "1 <= revision, compacted <= revision", found));
+        }
+        Ok(Self { writer, revision, compacted, leases, members, mark, row_changes: 0 })
+    }
+
+    /// Replaces the engine's state by a checkpoint and reads everything back.
+    pub fn reload(&mut self, cluster_id: u64) -> Result<()> {
+        let snapshot = self.writer.view();
+        check_cluster(&snapshot, cluster_id)?;
+        self.mark = Mark::decode(snapshot.mark())?;
+        self.leases = LeaseTable::load(&snapshot)?;
+        self.members = member::load(&snapshot)?;
+        self.revision = snapshot.visible();
+        self.compacted = snapshot.compacted();
+        Ok(())
+    }
+
+    /// The entry applied last, or being applied.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Begins an entry.
+    pub fn begin(&mut self, mark: Mark) {
+        assert!(
+            mark.index == self.mark.index + 1 && mark.term >= self.mark.term,
+            "{mark:?} does not follow {:?}",
+            self.mark
+        );
+        self.mark = mark;
+        self.row_changes = 0;
+    }
+
+    /// Ends an entry: all it did becomes visible, together with its position in the log.
+    pub fn commit(&mut self) -> Result<()> {
+        assert!(self.compacted <= self.revision, "{} > {}", self.compacted, self.revision);
+        self.writer.commit(Commit {
+            mark: self.mark.encode(),
+            kv_visible: self.revision,
+            compacted: self.compacted,
+        })?;
+        Ok(())
+    }
+
+    /// Writes a row. `delta` is `Plus` for a new one, else `Zero`.
+    pub fn put_row(&mut self, row: &[u8], delta: Delta, value: &[u8]) {
+        let revision = self.next_row_revision();
+        self.writer.put(Keyspace::Sys, row, revision, delta, Meta::EMPTY, value);
+    }
+
+    /// Removes a row that is there.
+    pub fn delete_row(&mut self, row: &[u8]) {
+        let revision = self.next_row_revision();
+        self.writer.delete(Keyspace::Sys, row, revision);
+    }
+
+    /// Rows are numbered by the log, not by etcd's revisions: a lease is granted without a revision,
+    /// and the versions of a row must grow.
+    fn next_row_revision(&mut self) -> Revision {
+        let sub = self.row_changes;
+        self.row_changes += 1;
+        Revision { main: self.mark.index, sub }
+    }
+}
+
+/// Whether the data is this cluster's.
+fn check_cluster(snapshot: &Snapshot, expected: u64) -> Result<()> {
+    let row = schema::CLUSTER_ROW;
+    let entry = schema::live(snapshot.get(Keyspace::Sys, row, u64::MAX)?)
+        .ok_or_else(|| Error::row(row, "a row", "none"))?;
+    match schema::decode_number(row, &entry.value)? {
+        found if found == expected => Ok(()),
+        found => Err(Error::Cluster { expected, found }),
+    }
+}
+
+/// Calls `each` with key and value of every row that begins with `prefix`.
+pub(crate) fn for_each_row(
+    snapshot: &Snapshot,
+    prefix: &[u8],
+    mut each: impl FnMut(&bytes::Bytes, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let rows = schema::rows_of(prefix);
+    for entry in snapshot.range(Keyspace::Sys, rows, u64::MAX, Values::Load) {
+        let entry = entry?;
+        each(&entry.key, &entry.value)?;
+    }
+    Ok(())
+}
