@@ -1,0 +1,372 @@
+//! A group of nodes on one thread: simulated disks, a network that is a list, and a state machine
+//! that remembers every command.
+//!
+//! Whoever drives it decides every step; [`Cluster`] carries out what the nodes ask for, writes
+//! down what happened, and checks at once what must never happen:
+//!
+//! - committed entries come out in order, once, and the same everywhere;
+//! - a term has one leader; terms and commit indexes never fall;
+//! - a read point is not below anything that was applied anywhere before the read began.
+
+// Each test file uses its own part of this.
+#![allow(dead_code)]
+
+pub mod frames;
+pub mod machine;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use varve_disk::sim::SimDisk;
+use varve_raftnode::{
+    Applied, Config, Index, Message, MessageClass, Node, NodeId, Output, ProposeError, Status, Term,
+};
+use varve_wal::{Options, Wal};
+
+use frames::describe;
+use machine::Machine;
+
+pub const ELECTION_TICKS: usize = 10;
+
+/// A message on its way, with the state machine's content that goes before a snapshot.
+#[derive(Clone)]
+pub struct Envelope {
+    pub from: u64,
+    pub to: u64,
+    pub message: Message,
+    pub content: Option<Machine>,
+}
+
+/// One member: its disk and its state machine's durable part stay when it crashes.
+pub struct Member {
+    pub disk: SimDisk,
+    pub node: Option<Node>,
+    pub machine: Machine,
+    /// Content that came before a snapshot's message, by its index.
+    pub staged: BTreeMap<u64, Machine>,
+    pub asked_to_install: Option<Applied>,
+    pub boots: u64,
+    pub seen: Option<Status>,
+}
+
+/// The group. Invariants: see the head of the file.
+pub struct Cluster {
+    pub members: BTreeMap<u64, Member>,
+    pub queue: Vec<Envelope>,
+    /// Directions that lose everything.
+    pub cut: BTreeSet<(u64, u64)>,
+    /// What was committed, by index.
+    pub history: BTreeMap<u64, (u64, Bytes)>,
+    pub leaders: BTreeMap<u64, u64>,
+    /// Where a read may not point below.
+    pub read_floors: BTreeMap<u64, u64>,
+    pub answered: BTreeMap<u64, u64>,
+    pub failed_reads: Vec<u64>,
+    pub trace: Vec<String>,
+    /// Whether snapshots are installed as soon as they are announced.
+    pub installs_at_once: bool,
+    pub seed: u64,
+    founders: Applied,
+}
+
+impl Cluster {
+    pub fn new(seed: u64, voters: &[u64], learners: &[u64]) -> Self {
+        let ids = |ids: &[u64]| ids.iter().map(|id| NodeId(*id)).collect();
+        let founders = Applied {
+            index: Index(1),
+            term: Term(1),
+            voters: ids(voters),
+            learners: ids(learners),
+        };
+        let mut cluster = Self {
+            members: BTreeMap::new(),
+            queue: Vec::new(),
+            cut: BTreeSet::new(),
+            history: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            read_floors: BTreeMap::new(),
+            answered: BTreeMap::new(),
+            failed_reads: Vec::new(),
+            trace: Vec::new(),
+            installs_at_once: true,
+            seed,
+            founders,
+        };
+        for id in voters.iter().chain(learners) {
+            let member = Member {
+                disk: SimDisk::new(seed ^ id),
+                node: None,
+                machine: Machine::new(cluster.founders.clone()),
+                staged: BTreeMap::new(),
+                asked_to_install: None,
+                boots: 0,
+                seen: None,
+            };
+            cluster.members.insert(*id, member);
+            cluster.restart(*id).expect("a fresh node starts");
+        }
+        cluster.trace.clear();
+        cluster
+    }
+
+    pub fn member(&mut self, id: u64) -> &mut Member {
+        self.members.get_mut(&id).expect("the member exists")
+    }
+
+    pub fn node(&mut self, id: u64) -> &mut Node {
+        self.member(id).node.as_mut().expect("the node runs")
+    }
+
+    pub fn is_up(&self, id: u64) -> bool {
+        self.members[&id].node.is_some()
+    }
+
+    pub fn status(&self, id: u64) -> Status {
+        self.members[&id].node.as_ref().expect("the node runs").status()
+    }
+
+    pub fn leader(&self) -> Option<u64> {
+        let up = self.members.keys().copied().filter(|id| self.is_up(*id));
+        up.filter(|id| self.status(*id).is_leader).max_by_key(|id| self.status(*id).term)
+    }
+
+    /// Starts a member from its disk and its state machine's durable part.
+    pub fn restart(&mut self, id: u64) -> Result<(), String> {
+        let seed = self.seed;
+        let member = self.member(id);
+        assert!(member.node.is_none(), "{id} runs already");
+        let options =
+            Options { identity: [7; 16], segment_bytes: 64 << 10, cache_bytes_max: 4 << 10 };
+        let disk = Arc::new(member.disk.clone());
+        let wal = Wal::open_with_block_bytes(disk, Path::new("/wal"), options, 512)
+            .map_err(|error| error.to_string())?;
+        member.boots += 1;
+        member.machine.lose_volatile();
+        member.staged.clear();
+        member.asked_to_install = None;
+        let config = Config {
+            id: NodeId(id),
+            election_ticks: ELECTION_TICKS,
+            heartbeat_ticks: 1,
+            pre_vote: true,
+            seed: seed.wrapping_mul(31).wrapping_add(id * 1000 + member.boots),
+            boot_nonce: member.boots,
+            message_bytes_max: 4 << 10,
+            inflight_messages_max: 8,
+            uncommitted_bytes_max: 16 << 10,
+        };
+        let node = Node::open(config, wal, member.machine.flushed.clone())
+            .map_err(|error| error.to_string())?;
+        member.seen = None;
+        member.node = Some(node);
+        self.look(id);
+        Ok(())
+    }
+
+    /// The power of one member goes out.
+    pub fn crash(&mut self, id: u64) {
+        let member = self.member(id);
+        member.node = None;
+        member.disk = member.disk.crash();
+    }
+
+    pub fn tick(&mut self, id: u64) {
+        self.node(id).tick();
+        self.look(id);
+    }
+
+    pub fn propose(&mut self, id: u64, payload: &str) -> Result<(), ProposeError> {
+        let result = self.node(id).propose(Bytes::copy_from_slice(payload.as_bytes()));
+        self.look(id);
+        result
+    }
+
+    pub fn read(&mut self, id: u64, token: u64) {
+        let floor = self.members.values().map(|member| member.machine.applied()).max();
+        self.read_floors.insert(token, floor.unwrap_or(0));
+        self.node(id).read(token);
+    }
+
+    /// Makes the state machine durable where it stands, and cuts the log `keep` entries before.
+    pub fn flush(&mut self, id: u64, keep: u64) {
+        let member = self.member(id);
+        member.machine.flush();
+        let mark = member.machine.flushed.clone();
+        let cut = Index(mark.index.0.saturating_sub(keep));
+        self.node(id).flushed(mark, cut).expect("the log can be cut");
+    }
+
+    /// First half of a cycle.
+    pub fn begin(&mut self, id: u64) {
+        let output = self.node(id).begin();
+        self.carry_out(id, output);
+    }
+
+    /// Second half of a cycle; a node whose disk fails is down afterwards.
+    pub fn persist(&mut self, id: u64) {
+        match self.node(id).persist() {
+            Ok(output) => self.carry_out(id, output),
+            Err(error) => {
+                self.trace.push(format!("{id} stops: {error}"));
+                self.crash(id);
+            }
+        }
+    }
+
+    /// Runs the cycles of one node until it has nothing to do.
+    pub fn cycle(&mut self, id: u64) {
+        while self.is_up(id) && self.node(id).has_ready() {
+            self.begin(id);
+            self.persist(id);
+        }
+    }
+
+    /// Runs cycles and delivers messages, in order, until nothing happens any more.
+    pub fn run(&mut self) {
+        for _ in 0..10_000 {
+            let ids: Vec<u64> = self.members.keys().copied().collect();
+            ids.iter().for_each(|id| self.cycle(*id));
+            if self.queue.is_empty() {
+                return;
+            }
+            self.deliver(0);
+        }
+        panic!("no end of messages:\n{}", self.trace[self.trace.len() - 40..].join("\n"));
+    }
+
+    /// Delivers the message at `position` of the queue.
+    pub fn deliver(&mut self, position: usize) {
+        let envelope = self.queue.remove(position);
+        let (from, to) = (envelope.from, envelope.to);
+        let is_snapshot = envelope.message.class == MessageClass::Snapshot;
+        if !self.is_up(to) {
+            self.trace.push(format!("{} lost, {to} is down", describe(&envelope.message.bytes)));
+            self.report_snapshot(&envelope, false);
+            return;
+        }
+        if let Some(content) = &envelope.content {
+            let index = content.flushed.index.0;
+            self.member(to).staged.insert(index, content.clone());
+        }
+        let result = self.node(to).step(NodeId(from), &envelope.message.bytes);
+        if let Err(error) = result {
+            self.trace.push(format!("{to} says: {error}"));
+        }
+        if is_snapshot {
+            self.report_snapshot(&envelope, true);
+        }
+        self.look(to);
+    }
+
+    /// Loses the message at `position` of the queue.
+    pub fn lose(&mut self, position: usize) {
+        let envelope = self.queue.remove(position);
+        self.report_snapshot(&envelope, false);
+    }
+
+    /// Installs the snapshot that a node asked its state machine to install.
+    pub fn install(&mut self, id: u64) {
+        let member = self.member(id);
+        let mark = member.asked_to_install.clone().expect("something is to be installed");
+        let content = member.staged.remove(&mark.index.0).expect("the content came before");
+        assert_eq!(content.flushed, mark, "another content than announced");
+        member.machine = content;
+        self.check_machine(id);
+    }
+
+    /// Tells the node that its state machine installed what it asked for.
+    pub fn confirm(&mut self, id: u64) {
+        let mark = self.member(id).asked_to_install.take().expect("something was installed");
+        self.node(id).snapshot_installed(mark).expect("it was announced");
+    }
+
+    fn carry_out(&mut self, id: u64, output: Output) {
+        for message in output.messages {
+            self.send(id, message);
+        }
+        for committed in output.committed {
+            let index = committed.index.0;
+            let entry = (committed.term.0, committed.payload.clone());
+            let known = self.history.entry(index).or_insert_with(|| entry.clone()).clone();
+            assert_eq!(known, entry, "{id} applies another entry at {index}");
+            let text = String::from_utf8_lossy(&entry.1);
+            self.trace.push(format!("{id} applies {index}/{} {text}", entry.0));
+            self.member(id).machine.apply(index, entry.0, entry.1);
+            self.node(id).applied(committed.index);
+        }
+        for (token, index) in output.reads {
+            let floor = self.read_floors[&token];
+            assert!(index.0 >= floor, "{id} answers read {token} at {index:?}, below {floor}");
+            self.answered.insert(token, index.0);
+            self.trace.push(format!("{id} answers read {token} at {}", index.0));
+        }
+        for token in output.reads_failed {
+            self.failed_reads.push(token);
+            self.trace.push(format!("{id} fails read {token}"));
+        }
+        if let Some(mark) = output.install {
+            self.trace.push(format!("{id} asks to install {}/{}", mark.index.0, mark.term.0));
+            self.member(id).asked_to_install = Some(mark);
+            if self.installs_at_once {
+                self.install(id);
+                self.confirm(id);
+            }
+        }
+        self.look(id);
+    }
+
+    fn send(&mut self, from: u64, message: Message) {
+        let to = message.to.0;
+        let mut envelope = Envelope { from, to, message, content: None };
+        if envelope.message.class == MessageClass::Snapshot {
+            let mut content = self.members[&from].machine.clone();
+            content.lose_volatile();
+            envelope.message = Node::snapshot_message(&envelope.message, &content.flushed)
+                .expect("the mark does not go back");
+            envelope.content = Some(content);
+        }
+        let text = describe(&envelope.message.bytes);
+        if self.cut.contains(&(from, to)) {
+            self.trace.push(format!("{text} lost"));
+            self.report_snapshot(&envelope, false);
+            return;
+        }
+        self.trace.push(text);
+        self.queue.push(envelope);
+    }
+
+    fn report_snapshot(&mut self, envelope: &Envelope, delivered: bool) {
+        if envelope.message.class == MessageClass::Snapshot && self.is_up(envelope.from) {
+            self.node(envelope.from).snapshot_sent(NodeId(envelope.to), delivered);
+        }
+    }
+
+    /// Compares a node's status with the one before.
+    fn look(&mut self, id: u64) {
+        let now = self.status(id);
+        let before = self.member(id).seen.replace(now);
+        if now.is_leader {
+            let leader = *self.leaders.entry(now.term.0).or_insert(id);
+            assert_eq!(leader, id, "two leaders in {:?}", now.term);
+        }
+        let Some(before) = before else { return };
+        assert!(now.term >= before.term, "{id} goes back from {before:?} to {now:?}");
+        assert!(now.commit >= before.commit, "{id} goes back from {before:?} to {now:?}");
+        if now.is_leader != before.is_leader {
+            let verb = if now.is_leader { "leads" } else { "does not lead any more" };
+            self.trace.push(format!("{id} {verb}, term {}", now.term.0));
+        }
+    }
+
+    fn check_machine(&self, id: u64) {
+        for (index, term, payload) in &self.members[&id].machine.entries {
+            assert_eq!(
+                self.history.get(index),
+                Some(&(*term, payload.clone())),
+                "{id} installed another history at {index}"
+            );
+        }
+    }
+}
