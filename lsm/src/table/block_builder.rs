@@ -56,11 +56,6 @@ pub(super) struct Summary {
 }
 
 impl BlockBuilder {
-    /// Number of rows so far.
-    pub fn rows(&self) -> u32 {
-        self.controls.len() as u32
-    }
-
     /// Bytes that the block takes so far, about.
     pub fn bytes(&self) -> usize {
         self.key_part_bytes() + self.values.len()
