@@ -25,10 +25,11 @@
 //! ```
 //!
 //! Proposals that arrive while `persist` waits for the disk share the next frame and the next
-//! message: batches grow with load, without a timer. Between `begin` and `persist` the node
-//! takes no input except [`Node::read`], [`Node::applied`] and [`Node::flushed`], with one
-//! exception: while the state machine installs a snapshot, everything may be called; messages and
-//! proposals are refused, ticks are ignored, and `has_ready` is false until the confirmation.
+//! message: batches grow with load, without a timer. Between `begin` and `persist` a tick, a
+//! message or a proposal is a caller's bug; [`Node::read`], [`Node::applied`], [`Node::flushed`]
+//! and the carrier's reports are taken at any time. One exception: while the state machine
+//! installs a snapshot, everything may be called; messages and proposals are refused, ticks are
+//! ignored, and `has_ready` is false until the confirmation.
 //!
 //! # What is durable when
 //!

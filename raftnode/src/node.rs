@@ -28,8 +28,8 @@ const COMMITTED_BYTES_MAX: u64 = 16 << 20;
 /// One member of the group: the `raft` crate, its storage over the log, and the rules between.
 /// Pure: no clock, thread, socket or randomness besides the seed.
 ///
-/// Invariants: between [`Node::begin`] and [`Node::persist`] the crate sees no input, because it
-/// could change what is about to be persisted; `handed_out` is at or above what was applied and
+/// Invariants: between [`Node::begin`] and [`Node::persist`] the crate sees no input that could
+/// change what is about to be persisted; `handed_out` is at or above what was applied and
 /// at or below what is committed and durable here.
 pub struct Node {
     pub(crate) id: u64,
@@ -199,9 +199,6 @@ impl Node {
     /// gets nothing else: it must come for every message of class
     /// [`crate::MessageClass::Snapshot`].
     pub fn snapshot_sent(&mut self, to: NodeId, delivered: bool) {
-        if self.is_closed_for_input() {
-            return;
-        }
         let status = if delivered { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.raw.report_snapshot(to.0, status);
         self.settle();
@@ -229,9 +226,6 @@ impl Node {
 
     /// The carrier could not reach a node.
     pub fn unreachable(&mut self, node: NodeId) {
-        if self.is_closed_for_input() {
-            return;
-        }
         self.raw.report_unreachable(node.0);
         self.settle();
     }

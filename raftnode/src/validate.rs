@@ -100,9 +100,9 @@ fn check_contents(message: &Message) -> Verdict {
         _ => entries == 0,
     };
     require(fits, || format!("{entries} entries in {kind:?}"))?;
-    let has_snapshot = message.snapshot.is_some();
-    require(has_snapshot == (kind == Type::MsgSnapshot), || {
-        format!("a snapshot is {has_snapshot} in {kind:?}")
+    let has_mark = message.snapshot.is_some();
+    require(has_mark == (kind == Type::MsgSnapshot), || {
+        format!("{} mark in {kind:?}", if has_mark { "a" } else { "no" })
     })?;
     let context = &message.context;
     let fits = match kind {

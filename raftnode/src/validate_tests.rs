@@ -96,7 +96,7 @@ fn every_type_carries_only_its_own_contents() {
         &VIEW,
         &[
             ("1 entries in MsgHeartbeat", |message| message.set_entries(vec![entry(1, 1)].into())),
-            ("a snapshot is true", |message| {
+            ("a mark in MsgHeartbeat", |message| {
                 message.set_snapshot(snapshot(3, 1, 1).take_snapshot());
             }),
             ("a context of 5 bytes", |message| message.context = vec![0; 5].into()),

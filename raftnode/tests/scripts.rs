@@ -18,6 +18,7 @@
 //! | `installs by hand`, `install 1`, `confirm 1` | snapshots |
 //! | `inject 2->1 heartbeat term=3 commit=9` | a message that no correct node sends |
 //! | `show` | every node's standing |
+//! | `quietly ...` | a command, of which only the trace of leaders is kept |
 //!
 //! `VARVE_BLESS=1` writes the traces anew.
 
@@ -217,8 +218,10 @@ fn play(commands: &str) -> String {
             continue;
         }
         let script = script.as_mut().expect("a script begins with its members");
-        script.command(line);
-        for happened in script.cluster.trace.drain(..) {
+        let quietly = line.strip_prefix("quietly ");
+        script.command(quietly.unwrap_or(line));
+        let happened = script.cluster.trace.drain(..);
+        for happened in happened.filter(|text| quietly.is_none() || text.contains("lead")) {
             let _ = writeln!(trace, "    {}", happened.trim_end());
         }
     }
