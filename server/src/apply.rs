@@ -1,0 +1,287 @@
+//! The apply thread: the only writer of the state machine.
+//!
+//! It takes committed entries in order, applies each, and hands out what came of it: replies to
+//! the socket thread where the request waits, events to every socket thread (each owns its
+//! watchers), lease changes to the lessor. What belongs to one socket thread goes over in one
+//! piece per batch of entries.
+//!
+//! Invariants:
+//! - An entry's events are posted before its replies are: who has a reply in hand and then asks
+//!   its own socket thread finds the events there.
+//! - `Cluster::applied` moves only after the entry is visible to readers.
+//! - When a socket thread's mailbox has no room for events, none are queued elsewhere: it is told
+//!   to read the history instead.
+//!
+//! Its queue is bounded by `limits::APPLY_QUEUE_MAX`; the Raft thread keeps what has no room.
+
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use varve_api::error::Status;
+use varve_raftnode::{Applied, Committed, Index};
+use varve_store::{LeaseChange, Reply, RequestId, Store};
+
+use crate::background::Background;
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::lease::Lessor;
+use crate::limits;
+use crate::mailbox::Mailbox;
+use crate::metrics::Metrics;
+use crate::peer::frame::LeaseAnswer;
+use crate::peer::snapshot::Staged;
+use crate::raft::RaftInput;
+use crate::request::{self, BootNonce};
+use crate::watch::batch::EventBatch;
+
+/// What the apply thread is asked to do.
+pub enum ApplyInput {
+    /// Apply these, in order.
+    Committed(Vec<Committed>),
+    /// These reads may be answered once the index is applied; those must be tried again.
+    Reads {
+        /// Token and index.
+        ready: Vec<(u64, Index)>,
+        /// Tokens.
+        failed: Vec<u64>,
+    },
+    /// Leadership moved.
+    LeaderChanged {
+        /// Whether this member leads now.
+        is_leader: bool,
+    },
+    /// Replace the state by a received snapshot.
+    Install {
+        /// What the group says it contains.
+        applied: Applied,
+        /// Its files.
+        staged: Staged,
+    },
+}
+
+/// What a socket thread is told.
+pub enum ToWorker {
+    /// A request was applied.
+    Reply(RequestId, Result<Reply, Status>),
+    /// A read may go ahead.
+    ReadReady(u64),
+    /// A read must be tried again: leadership moved.
+    ReadFailed(u64),
+    /// Something changed.
+    Events(Arc<EventBatch>),
+    /// Events were skipped (no room, or a snapshot was installed): read the history from where
+    /// each watcher stands. Carries the current revision.
+    Resync(i64),
+    /// The leader's word on a lease.
+    Lease(LeaseAnswer),
+}
+
+/// How the apply thread is made.
+pub struct ApplyThread {
+    /// The state machine.
+    pub store: Store,
+    /// Its input.
+    pub queue: Receiver<ApplyInput>,
+    /// Where installs are confirmed.
+    pub raft: Sender<RaftInput>,
+    /// The socket threads.
+    pub workers: Vec<Mailbox<ToWorker>>,
+    /// Marks the requests of this process.
+    pub boot_nonce: BootNonce,
+    /// Where progress is published.
+    pub cluster: Arc<Cluster>,
+    /// Where leases are timed.
+    pub lessor: Arc<Lessor>,
+    /// Wakes and awaits flushes.
+    pub background: Arc<Background>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Entries after which the memtable is made durable even if it is not full.
+    pub snapshot_count: u64,
+}
+
+/// A read that waits for an index. Ordered so that the heap's top is the smallest index.
+#[derive(PartialEq, Eq)]
+struct WaitingRead {
+    index: Index,
+    token: u64,
+}
+
+impl Ord for WaitingRead {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.index, other.token).cmp(&(self.index, self.token))
+    }
+}
+
+impl PartialOrd for WaitingRead {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+struct Outbox {
+    replies: Vec<Vec<ToWorker>>,
+    reads: BinaryHeap<WaitingRead>,
+    /// Workers that must be told to resync before they get events again.
+    lost: Vec<bool>,
+    frozen_at: u64,
+}
+
+impl ApplyThread {
+    /// Runs until the Raft thread hangs up. An error is final: replicas must not diverge.
+    pub fn run(mut self) -> Result<(), Error> {
+        let mut outbox = Outbox {
+            replies: self.workers.iter().map(|_| Vec::new()).collect(),
+            reads: BinaryHeap::new(),
+            lost: vec![false; self.workers.len()],
+            frozen_at: self.store.applied().index,
+        };
+        self.cluster.publish_applied(self.store.applied().index);
+        while let Ok(input) = self.queue.recv() {
+            match input {
+                ApplyInput::Committed(entries) => self.apply(&mut outbox, &entries)?,
+                ApplyInput::Reads { ready, failed } => {
+                    for (token, index) in ready {
+                        outbox.reads.push(WaitingRead { index, token });
+                    }
+                    for token in failed {
+                        self.reply(&mut outbox, token, ToWorker::ReadFailed(token));
+                    }
+                }
+                ApplyInput::LeaderChanged { is_leader } => self.lessor.leadership(is_leader),
+                ApplyInput::Install { applied, staged } => {
+                    self.install(&mut outbox, &applied, staged)?;
+                }
+            }
+            self.release_reads(&mut outbox);
+            self.post_replies(&mut outbox);
+        }
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        outbox: &mut Outbox,
+        entries: &[Committed],
+    ) -> Result<(), Error> {
+        let mut events = Vec::new();
+        for entry in entries {
+            if self.store.is_writer_ahead() {
+                self.background.wait_for_flush(|| self.store.is_writer_ahead());
+            }
+            let applied = self.store.apply(entry.index.0, entry.term.0, &entry.payload)?;
+            events.extend(applied.events);
+            for (id, reply) in applied.replies {
+                self.reply(outbox, id.0, ToWorker::Reply(id, reply));
+            }
+            for change in applied.leases {
+                match change {
+                    LeaseChange::Granted { id, ttl_seconds } => {
+                        self.metrics.lease_granted.inc();
+                        self.lessor.granted(id.0, ttl_seconds);
+                    }
+                    LeaseChange::Revoked { id } => {
+                        self.metrics.lease_revoked.inc();
+                        self.lessor.revoked(id.0);
+                    }
+                }
+            }
+            if let Some(revision) = applied.compacted {
+                tracing::info!(revision, "finished scheduled compaction");
+                self.background.wake();
+            }
+        }
+        let Some(last) = entries.last() else { return Ok(()) };
+        self.cluster.publish_applied(last.index.0);
+        self.metrics.proposals_applied.set(last.index.0 as i64);
+        if last.index.0 - outbox.frozen_at >= self.snapshot_count {
+            outbox.frozen_at = last.index.0;
+            self.store.freeze()?;
+            self.background.wake();
+        }
+        if !events.is_empty() {
+            self.post_events(outbox, EventBatch::new(events));
+        }
+        Ok(())
+    }
+
+    /// Puts an answer into the bundle of the socket thread that waits for it; answers to requests
+    /// of other members, or of an earlier start, belong to nobody here.
+    fn reply(&self, outbox: &mut Outbox, id: u64, answer: ToWorker) {
+        if let Some(worker) = request::worker_of(id, self.boot_nonce, self.workers.len()) {
+            outbox.replies[worker].push(answer);
+        }
+    }
+
+    fn release_reads(&self, outbox: &mut Outbox) {
+        let applied = Index(self.cluster.applied());
+        while outbox.reads.peek().is_some_and(|read| read.index <= applied) {
+            let Some(read) = outbox.reads.pop() else { break };
+            self.reply(outbox, read.token, ToWorker::ReadReady(read.token));
+        }
+    }
+
+    fn post_replies(&self, outbox: &mut Outbox) {
+        for (worker, replies) in self.workers.iter().zip(&mut outbox.replies) {
+            if !replies.is_empty() {
+                // Requests in flight are bounded below the mailbox's size: see `limits`.
+                if let Err(rejected) = worker.post(std::mem::take(replies)) {
+                    tracing::error!(count = rejected.0.len(), "a socket thread's mailbox is full");
+                }
+            }
+        }
+    }
+
+    fn post_events(&self, outbox: &mut Outbox, batch: EventBatch) {
+        let revision = batch.revision();
+        let batch = Arc::new(batch);
+        for (worker, lost) in self.workers.iter().zip(&mut outbox.lost) {
+            if *lost {
+                *lost = worker.post_one(ToWorker::Resync(revision)).is_err();
+                continue;
+            }
+            if worker.len() >= limits::MAILBOX_EVENT_BATCHES_MAX
+                || worker.post_one(ToWorker::Events(Arc::clone(&batch))).is_err()
+            {
+                *lost = true;
+            }
+        }
+    }
+
+    fn install(
+        &mut self,
+        outbox: &mut Outbox,
+        applied: &Applied,
+        staged: Staged,
+    ) -> Result<(), Error> {
+        self.store.install(&staged.manifest, &staged.dir)?;
+        let mark = self.store.applied();
+        assert!(
+            mark.index >= applied.index.0,
+            "the snapshot that arrived ({}) is behind what was announced ({})",
+            mark.index,
+            applied.index.0
+        );
+        tracing::info!(index = mark.index, term = mark.term, "applied snapshot");
+        outbox.frozen_at = mark.index;
+        self.cluster.publish_applied(mark.index);
+        self.lessor.reset(&leases(&self.store)?);
+        let revision = self.store.view().revision();
+        for (worker, lost) in self.workers.iter().zip(&mut outbox.lost) {
+            *lost = worker.post_one(ToWorker::Resync(revision)).is_err();
+        }
+        // The Raft thread reads its inbox while it waits for this.
+        let _ = self.raft.send(RaftInput::Installed(Applied {
+            index: Index(mark.index),
+            term: varve_raftnode::Term(mark.term),
+            ..applied.clone()
+        }));
+        Ok(())
+    }
+}
+
+/// The state machine's leases, for the lessor: id and seconds to live.
+pub fn leases(store: &Store) -> Result<Vec<(i64, i64)>, Error> {
+    Ok(store.view().leases()?.into_iter().map(|(id, ttl)| (id.0, ttl)).collect())
+}

@@ -1,0 +1,134 @@
+//! What every thread may know about this member and its group: ids, and a few numbers that the
+//! Raft and apply threads publish. Readers take no lock.
+//!
+//! Invariants: each number has one writer (named at the field); `applied` never exceeds
+//! `committed` as seen by the apply thread, and neither goes back.
+//!
+//! It decides nothing: whoever reads a number here must be fine with it being a moment old,
+//! except `is_sole_leader`, see there.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::watch;
+use varve_api::etcdserverpb::ResponseHeader;
+use varve_raftnode::Status;
+
+/// Shared, immutable ids and published numbers of this member.
+pub struct Cluster {
+    /// Id of the cluster, computed as etcd computes it.
+    pub cluster_id: u64,
+    /// Id of this member.
+    pub member_id: u64,
+    /// Written by the Raft thread.
+    term: AtomicU64,
+    /// Written by the Raft thread; 0 when unknown.
+    leader: watch::Sender<u64>,
+    /// Written by the Raft thread. True only while this member is the only voter and leads:
+    /// nobody else can acknowledge a write then, so what is applied here is all there is, and a
+    /// local read is linearizable.
+    is_sole_leader: AtomicBool,
+    /// Written by the Raft thread.
+    committed: AtomicU64,
+    /// Written by the apply thread.
+    applied: AtomicU64,
+    /// Written by the Raft thread.
+    last: AtomicU64,
+    /// Written by the Raft thread.
+    leader_changes: AtomicU64,
+}
+
+impl Cluster {
+    /// Nothing is known but the ids.
+    pub fn new(cluster_id: u64, member_id: u64) -> Self {
+        Self {
+            cluster_id,
+            member_id,
+            term: AtomicU64::new(0),
+            leader: watch::Sender::new(0),
+            is_sole_leader: AtomicBool::new(false),
+            committed: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            leader_changes: AtomicU64::new(0),
+        }
+    }
+
+    /// Publishes the group's status; the Raft thread's call. Returns whether the leader changed.
+    pub fn publish(&self, status: &Status) -> bool {
+        self.term.store(status.term.0, Ordering::Relaxed);
+        self.committed.store(status.commit.0, Ordering::Relaxed);
+        self.last.store(status.last.0, Ordering::Relaxed);
+        self.is_sole_leader
+            .store(status.is_sole_leader && status.has_committed_in_term, Ordering::Release);
+        let leader = status.leader.map_or(0, |leader| leader.0);
+        let changed = self.leader.send_if_modified(|known| {
+            let changed = *known != leader;
+            *known = leader;
+            changed
+        });
+        if changed && leader != 0 {
+            self.leader_changes.fetch_add(1, Ordering::Relaxed);
+        }
+        changed
+    }
+
+    /// Publishes how far the state machine is; the apply thread's call.
+    pub fn publish_applied(&self, index: u64) {
+        self.applied.store(index, Ordering::Release);
+    }
+
+    /// Current term.
+    pub fn term(&self) -> u64 {
+        self.term.load(Ordering::Relaxed)
+    }
+
+    /// Member id of the leader; 0 when unknown.
+    pub fn leader(&self) -> u64 {
+        *self.leader.borrow()
+    }
+
+    /// Notified at every change of the leader.
+    pub fn leader_changed(&self) -> watch::Receiver<u64> {
+        self.leader.subscribe()
+    }
+
+    /// Whether this member leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.leader() == self.member_id
+    }
+
+    /// See the field.
+    pub fn is_sole_leader(&self) -> bool {
+        self.is_sole_leader.load(Ordering::Acquire)
+    }
+
+    /// Highest committed index known here.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed)
+    }
+
+    /// Highest applied index.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Highest index in the log.
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
+    /// Leaders seen since the start.
+    pub fn leader_changes(&self) -> u64 {
+        self.leader_changes.load(Ordering::Relaxed)
+    }
+
+    /// A response header at `revision`.
+    pub fn header(&self, revision: i64) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.cluster_id,
+            member_id: self.member_id,
+            revision,
+            raft_term: self.term(),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Streams that peers open to us: greet, check who it is, then hand each frame to whom it is for.
+//!
+//! Anything unexpected ends the stream with a reason, on the wire and in the log; the peer dials
+//! again. Nothing here waits for the Raft thread: a message that finds its inbox full is dropped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use super::frame::{self, FrameError, FrameKind, Hello, LeaseAnswer, LeaseQuestion, StreamKind};
+use super::{Context, Peers, hex, node, snapshot, tune};
+use crate::apply::ToWorker;
+use crate::limits;
+use crate::raft::RaftInput;
+use crate::request;
+
+/// Accepts streams for the life of the process.
+pub(super) async fn listen(context: Arc<Context>, peers: Peers, listener: std::net::TcpListener) {
+    let listener =
+        match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(error = %error, "cannot listen for peers");
+                return;
+            }
+        };
+    let permits = Arc::new(tokio::sync::Semaphore::new(limits::PEER_STREAMS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                let (context, peers) = (Arc::clone(&context), peers.clone());
+                tokio::spawn(async move {
+                    serve(&context, &peers, stream, remote).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: give others time to close some.
+                tracing::warn!(error = %error, "cannot accept a peer stream");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve(context: &Arc<Context>, peers: &Peers, mut stream: TcpStream, remote: SocketAddr) {
+    tune(&stream, remote);
+    let outcome = match greet(context, &mut stream).await {
+        Ok(hello) if hello.stream == StreamKind::Snapshot => {
+            snapshot::receive(context, &mut stream, hello.from).await
+        }
+        Ok(hello) => pump(context, peers, &mut stream, hello.from).await,
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => {}
+        // The peer went away; it will dial again.
+        Err(FrameError::Io(_)) => {}
+        Err(error) => {
+            tracing::warn!(remote = %remote, error = %error, "rejected connection on peer endpoint");
+            let reason = error.to_string();
+            let _ = timeout(
+                Duration::from_secs(1),
+                frame::write(&mut stream, FrameKind::Refused, reason.as_bytes()),
+            )
+            .await;
+        }
+    }
+}
+
+/// Reads the hello and checks that it means this member of this cluster.
+async fn greet(context: &Context, stream: &mut TcpStream) -> Result<Hello, FrameError> {
+    let payload = timeout(limits::PEER_HELLO_TIMEOUT, frame::expect(stream, FrameKind::Hello))
+        .await
+        .map_err(|_| FrameError::malformed("a hello", "silence"))??;
+    let hello = Hello::decode(&payload)?;
+    let cluster = &context.cluster;
+    if hello.cluster_id != cluster.cluster_id {
+        return Err(FrameError::malformed(
+            format!("cluster id {:x}", cluster.cluster_id),
+            format!("cluster id {:x} (cluster ID mismatch)", hello.cluster_id),
+        ));
+    }
+    if hello.to != cluster.member_id {
+        return Err(FrameError::malformed(
+            format!("a stream to member {:x}", cluster.member_id),
+            format!("a stream to member {:x}", hello.to),
+        ));
+    }
+    if !is_member(context, hello.from) {
+        return Err(FrameError::malformed(
+            "a stream from a member of the cluster",
+            format!("a stream from {:x}", hello.from),
+        ));
+    }
+    Ok(hello)
+}
+
+fn is_member(context: &Context, id: u64) -> bool {
+    // A member that cannot read its own members refuses everybody.
+    context.view.members().is_ok_and(|members| members.iter().any(|member| member.id == id))
+}
+
+async fn pump(
+    context: &Context,
+    peers: &Peers,
+    stream: &mut TcpStream,
+    from: u64,
+) -> Result<(), FrameError> {
+    let mut stream = tokio::io::BufReader::with_capacity(64 << 10, stream);
+    let received = context.metrics.peer_received_bytes.with_label_values(&[&hex(from)]);
+    loop {
+        let (kind, payload) = frame::read(&mut stream).await?;
+        received.inc_by(payload.len() as u64);
+        match kind {
+            FrameKind::Raft => raft(context, from, payload),
+            FrameKind::LeaseQuestion => {
+                let question = LeaseQuestion::decode(&payload)?;
+                let answer = answer(context, question);
+                peers.send_frame(from, FrameKind::LeaseAnswer, answer.encode());
+            }
+            FrameKind::LeaseAnswer => {
+                let answer = LeaseAnswer::decode(&payload)?;
+                if let Some(worker) =
+                    request::worker_of(answer.request, context.boot_nonce, context.workers.len())
+                {
+                    // No room: the asker's timeout asks again.
+                    let _ = context.workers[worker].post_one(ToWorker::Lease(answer));
+                }
+            }
+            other => {
+                return Err(FrameError::malformed("a Raft or lease frame", format!("{other:?}")));
+            }
+        }
+    }
+}
+
+fn raft(context: &Context, from: u64, message: Bytes) {
+    let _ = context.raft.try_send(RaftInput::Peer { from: node(from), message });
+}
+
+/// What this member knows of a lease, if it leads.
+fn answer(context: &Context, question: LeaseQuestion) -> LeaseAnswer {
+    let seconds = if !context.cluster.is_leader() {
+        tracing::debug!(lease = hex(question.lease as u64), "asked about a lease but not leading");
+        -2
+    } else if question.renew {
+        context.lessor.renew(question.lease).unwrap_or(-1)
+    } else {
+        context.lessor.remaining(question.lease).unwrap_or(-1)
+    };
+    LeaseAnswer { request: question.request, seconds }
+}

@@ -1,0 +1,135 @@
+//! One outgoing stream to one peer: dial, greet, then write what the queue holds, several frames
+//! at a time.
+//!
+//! While the peer cannot be reached its queue is emptied: old Raft messages are worthless, and the
+//! node is told, so that it stops streaming to that peer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::frame::{self, FrameError, FrameKind, Hello, StreamKind};
+use super::{Context, Outgoing, PeerAddress, hex, node, tune};
+use crate::limits;
+use crate::raft::RaftInput;
+
+/// Runs for the life of the process.
+pub(super) async fn run(
+    context: Arc<Context>,
+    peer: PeerAddress,
+    kind: StreamKind,
+    mut queue: mpsc::Receiver<Outgoing>,
+) {
+    let mut pause = limits::PEER_REDIAL_MIN;
+    let mut was_up = true;
+    loop {
+        match connect(&context, &peer, kind).await {
+            Ok(stream) => {
+                pause = limits::PEER_REDIAL_MIN;
+                was_up = true;
+                tracing::info!(peer = hex(peer.id), stream = ?kind, "established a peer stream");
+                match pump(&context, &peer, stream, &mut queue).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(peer = hex(peer.id), stream = ?kind, error = %error, "lost a peer stream");
+                    }
+                }
+            }
+            Err(error) if was_up => {
+                was_up = false;
+                tracing::warn!(peer = hex(peer.id), stream = ?kind, error = %error, "cannot reach a peer");
+            }
+            Err(_) => {}
+        }
+        let _ = context.raft.try_send(RaftInput::Unreachable(node(peer.id)));
+        while queue.try_recv().is_ok() {}
+        sleep(pause).await;
+        pause = (pause * 2).min(limits::PEER_REDIAL_MAX);
+    }
+}
+
+/// Dials the peer's addresses in order and sends the hello.
+pub(super) async fn connect(
+    context: &Context,
+    peer: &PeerAddress,
+    kind: StreamKind,
+) -> Result<TcpStream, FrameError> {
+    let mut failure = FrameError::malformed("a peer address", "none");
+    for address in &peer.addresses {
+        match timeout(limits::PEER_DIAL_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(mut stream)) => {
+                if let Ok(remote) = stream.peer_addr() {
+                    tune(&stream, remote);
+                }
+                let hello = Hello {
+                    cluster_id: context.cluster.cluster_id,
+                    from: context.cluster.member_id,
+                    to: peer.id,
+                    stream: kind,
+                };
+                frame::write(&mut stream, FrameKind::Hello, &hello.encode()).await?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failure = error.into(),
+            Err(_) => failure = std::io::Error::from(std::io::ErrorKind::TimedOut).into(),
+        }
+    }
+    Err(failure)
+}
+
+/// Writes queued frames until the stream fails (`Err`) or the queue's senders are gone (`Ok`).
+async fn pump(
+    context: &Context,
+    peer: &PeerAddress,
+    stream: TcpStream,
+    queue: &mut mpsc::Receiver<Outgoing>,
+) -> Result<(), FrameError> {
+    let (mut reader, mut writer) = stream.into_split();
+    let mut buffer = BytesMut::with_capacity(limits::PEER_WRITE_BYTES_TARGET);
+    let mut received = [0; 1];
+    let sent = context.metrics.peer_sent_bytes.with_label_values(&[&hex(peer.id)]);
+    loop {
+        let (kind, payload) = tokio::select! {
+            next = queue.recv() => match next {
+                Some(next) => next,
+                None => return Ok(()),
+            },
+            // The peer sends nothing on this stream but a refusal; its end is the news.
+            read = reader.read(&mut received) => {
+                let length = read?;
+                return Err(refusal(&mut reader, &received[..length]).await);
+            }
+        };
+        buffer.extend_from_slice(&frame::encode(kind, &payload));
+        while buffer.len() < limits::PEER_WRITE_BYTES_TARGET {
+            let Ok((kind, payload)) = queue.try_recv() else { break };
+            buffer.extend_from_slice(&frame::encode(kind, &payload));
+        }
+        timeout(limits::PEER_WRITE_TIMEOUT, writer.write_all(&buffer))
+            .await
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        sent.inc_by(buffer.len() as u64);
+        buffer.clear();
+        if buffer.capacity() > 4 * limits::PEER_WRITE_BYTES_TARGET {
+            buffer = BytesMut::with_capacity(limits::PEER_WRITE_BYTES_TARGET);
+        }
+    }
+}
+
+/// Why the peer ended the stream, if it said so.
+async fn refusal(reader: &mut tokio::net::tcp::OwnedReadHalf, first: &[u8]) -> FrameError {
+    if first.is_empty() {
+        return std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into();
+    }
+    let mut whole = tokio::io::AsyncReadExt::chain(first, reader);
+    match timeout(Duration::from_secs(1), frame::expect(&mut whole, FrameKind::Refused)).await {
+        Ok(Ok(reason)) => FrameError::Refused(String::from_utf8_lossy(&reason).into_owned()),
+        Ok(Err(error)) => error,
+        Err(_) => std::io::Error::from(std::io::ErrorKind::TimedOut).into(),
+    }
+}

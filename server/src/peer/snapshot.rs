@@ -1,0 +1,319 @@
+//! Snapshots between members: the engine's pinned files, not a copy of its content.
+//!
+//! The sender offers a manifest and a list of files with digests; the receiver answers which it
+//! lacks; only those travel, in checksummed chunks; last comes the Raft message that announces
+//! them. The receiver writes the files into a staging directory, checks their digests, makes them
+//! durable, and only then hands all of it to the Raft thread. Until the state machine has
+//! installed it, nothing of the old state is touched.
+//!
+//! Invariants: at most one snapshot is received at a time (`Staged` holds the permit); a staging
+//! directory is removed when its `Staged` is dropped, and all of them at start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use varve_disk::{Disk, File};
+use varve_lsm::Checkpoint;
+use varve_raftnode::{Message, Node};
+use varve_store::Mark;
+
+use super::frame::{self, Fields, FrameError, FrameKind, StreamKind};
+use super::{Context, PeerAddress, hex, node, outbound};
+use crate::background::applied_at;
+use crate::limits;
+use crate::raft::RaftInput;
+
+/// A received snapshot, complete and durable, waiting to be installed.
+pub struct Staged {
+    /// The engine's manifest for the files.
+    pub manifest: Bytes,
+    /// Where the files lie.
+    pub dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    _turn: Turn,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Err(error) = self.disk.remove_dir_all(&self.dir) {
+            tracing::warn!(error = %error, "cannot remove a staging directory; the next start will");
+        }
+    }
+}
+
+/// The right to receive; one exists.
+struct Turn;
+
+static RECEIVING: AtomicBool = AtomicBool::new(false);
+static NEXT_STAGING: AtomicU64 = AtomicU64::new(0);
+
+impl Turn {
+    fn take() -> Option<Self> {
+        (!RECEIVING.swap(true, Ordering::AcqRel)).then_some(Self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        RECEIVING.store(false, Ordering::Release);
+    }
+}
+
+/// Sends snapshots to one peer, one after the other, for the life of the process.
+pub(super) async fn send_all(
+    context: Arc<Context>,
+    peer: PeerAddress,
+    mut queue: mpsc::Receiver<Message>,
+) {
+    while let Some(message) = queue.recv().await {
+        let outcome = send(&context, &peer, &message).await;
+        match &outcome {
+            Ok(bytes) => {
+                tracing::info!(to = hex(peer.id), bytes, "sent database snapshot");
+            }
+            Err(error) => {
+                tracing::warn!(to = hex(peer.id), error = %error, "failed to send database snapshot");
+            }
+        }
+        let report = RaftInput::SnapshotSent { to: node(peer.id), delivered: outcome.is_ok() };
+        let raft = context.raft.clone();
+        // The report must not be lost, or Raft never tries again; it may wait, this task not.
+        let _ = tokio::task::spawn_blocking(move || raft.send(report)).await;
+    }
+}
+
+async fn send(context: &Context, peer: &PeerAddress, message: &Message) -> Result<u64, FrameError> {
+    let checkpoint = context.db.checkpoint();
+    let mark = Mark::decode(&checkpoint.mark).map_err(own_state)?;
+    let message =
+        Node::snapshot_message(message, &applied_at(mark, &context.view).map_err(own_state)?)
+            .map_err(own_state)?;
+    let mut stream = outbound::connect(context, peer, StreamKind::Snapshot).await?;
+    frame::write(&mut stream, FrameKind::SnapshotOffer, &encode_offer(&checkpoint)).await?;
+    let wanted = timeout(
+        limits::SNAPSHOT_STEP_TIMEOUT,
+        frame::expect(&mut stream, FrameKind::SnapshotWanted),
+    )
+    .await
+    .map_err(|_| FrameError::malformed("an answer to a snapshot offer", "silence"))??;
+    let mut sent_bytes = 0;
+    let mut fields = Fields::new("a list of wanted files", &wanted);
+    for _ in 0..fields.u32()? {
+        let index = fields.u32()?;
+        let file = checkpoint.files.get(index as usize).ok_or_else(|| {
+            FrameError::malformed(
+                format!("a file number below {}", checkpoint.files.len()),
+                index.to_string(),
+            )
+        })?;
+        let mut offset = 0_u64;
+        for chunk in file.content.chunks(limits::SNAPSHOT_CHUNK_BYTES) {
+            let mut payload = BytesMut::with_capacity(12 + chunk.len());
+            payload.put_u32_le(index);
+            payload.put_u64_le(offset);
+            payload.put_slice(chunk);
+            frame::write(&mut stream, FrameKind::SnapshotChunk, &payload).await?;
+            offset += chunk.len() as u64;
+        }
+        sent_bytes += offset;
+    }
+    frame::write(&mut stream, FrameKind::SnapshotEnd, &message.bytes).await?;
+    timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::expect(&mut stream, FrameKind::SnapshotDone))
+        .await
+        .map_err(|_| FrameError::malformed("a confirmed snapshot", "silence"))??;
+    Ok(sent_bytes)
+}
+
+/// What a sender says about one file.
+struct OfferedFile {
+    name: String,
+    digest: u128,
+    bytes: u64,
+}
+
+fn encode_offer(checkpoint: &Checkpoint) -> Bytes {
+    let mut offer = BytesMut::new();
+    offer.put_u32_le(u32::try_from(checkpoint.manifest.len()).expect("manifests are small"));
+    offer.put_slice(&checkpoint.manifest);
+    offer.put_u32_le(u32::try_from(checkpoint.files.len()).expect("files are countable"));
+    for file in &checkpoint.files {
+        offer.put_u16_le(u16::try_from(file.name.len()).expect("names are short"));
+        offer.put_slice(file.name.as_bytes());
+        offer.put_u128_le(file.digest);
+        offer.put_u64_le(file.content.len() as u64);
+    }
+    offer.freeze()
+}
+
+fn decode_offer(payload: &[u8]) -> Result<(Bytes, Vec<OfferedFile>), FrameError> {
+    let mut fields = Fields::new("a snapshot offer", payload);
+    let manifest_bytes = fields.u32()? as usize;
+    let manifest = Bytes::copy_from_slice(fields.slice(manifest_bytes)?);
+    let mut files = Vec::new();
+    for _ in 0..fields.u32()? {
+        let name_bytes = u16::from_le_bytes(fields.take()?);
+        let name = fields.slice(usize::from(name_bytes))?;
+        let name =
+            std::str::from_utf8(name).ok().filter(|name| is_file_name(name)).ok_or_else(|| {
+                FrameError::malformed(
+                    "a file name of letters, digits and dots",
+                    format!("{name:02x?}"),
+                )
+            })?;
+        let (name, digest) = (name.to_owned(), u128::from_le_bytes(fields.take()?));
+        files.push(OfferedFile { name, digest, bytes: fields.u64()? });
+    }
+    Ok((manifest, files))
+}
+
+/// Names come from another machine and become paths here.
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
+}
+
+/// Receives one snapshot and hands it to the Raft thread.
+pub(super) async fn receive(
+    context: &Arc<Context>,
+    stream: &mut TcpStream,
+    from: u64,
+) -> Result<(), FrameError> {
+    let turn = Turn::take()
+        .ok_or_else(|| FrameError::malformed("one snapshot at a time", "a second one"))?;
+    let (manifest, files) = decode_offer(&frame::expect(stream, FrameKind::SnapshotOffer).await?)?;
+    let number = NEXT_STAGING.fetch_add(1, Ordering::Relaxed);
+    let staged = Staged {
+        manifest,
+        dir: context.incoming.join(number.to_string()),
+        disk: Arc::clone(&context.disk),
+        _turn: turn,
+    };
+    context.disk.create_dir_all(&staged.dir).map_err(own_disk)?;
+    let wanted: Vec<u32> = (0_u32..)
+        .zip(&files)
+        .filter(|(_, file)| !context.db.has_file(&file.name, file.digest))
+        .map(|(index, _)| index)
+        .collect();
+    let mut answer = BytesMut::new();
+    answer.put_u32_le(wanted.len() as u32);
+    wanted.iter().for_each(|index| answer.put_u32_le(*index));
+    frame::write(stream, FrameKind::SnapshotWanted, &answer).await?;
+    tracing::info!(
+        from = hex(from),
+        files = files.len(),
+        wanted = wanted.len(),
+        "receiving database snapshot"
+    );
+
+    let message = receive_files(context, stream, &staged, &files, &wanted).await?;
+    let input = RaftInput::Snapshot { from: node(from), message, staged };
+    let raft = context.raft.clone();
+    let _ = tokio::task::spawn_blocking(move || raft.send(input)).await;
+    frame::write(stream, FrameKind::SnapshotDone, &[]).await?;
+    Ok(())
+}
+
+/// Writes the wanted files; returns the Raft message that ends the transfer.
+async fn receive_files(
+    context: &Context,
+    stream: &mut TcpStream,
+    staged: &Staged,
+    files: &[OfferedFile],
+    wanted: &[u32],
+) -> Result<Bytes, FrameError> {
+    let mut open: Option<(u32, u64, Arc<dyn File>)> = None;
+    let mut remaining = wanted.iter();
+    loop {
+        let (kind, payload) =
+            timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::read(stream))
+                .await
+                .map_err(|_| FrameError::malformed("a piece of a snapshot", "silence"))??;
+        match kind {
+            FrameKind::SnapshotChunk => {
+                let mut fields = Fields::new("a piece of a file", &payload);
+                let (index, offset) = (fields.u32()?, fields.u64()?);
+                if open.as_ref().is_none_or(|(current, _, _)| *current != index) {
+                    complete(files, open.take()).await?;
+                    if remaining.next() != Some(&index) {
+                        return Err(FrameError::malformed(
+                            "the wanted files in order",
+                            format!("file {index}"),
+                        ));
+                    }
+                    let path = staged.dir.join(&files[index as usize].name);
+                    open = Some((index, 0, context.disk.create(&path).map_err(own_disk)?));
+                }
+                let Some((_, written, file)) = &mut open else { continue };
+                let announced = files[index as usize].bytes;
+                let end = offset.saturating_add(fields.rest().len() as u64);
+                if offset != *written || end > announced {
+                    return Err(FrameError::malformed(
+                        format!("offset {written} of {announced} bytes"),
+                        format!("bytes {offset} to {end}"),
+                    ));
+                }
+                file.write_at(offset, fields.rest()).map_err(own_disk)?;
+                *written = end;
+            }
+            FrameKind::SnapshotEnd => {
+                complete(files, open.take()).await?;
+                if let Some(index) = remaining.next() {
+                    return Err(FrameError::malformed(format!("file {index}"), "the end"));
+                }
+                // Names durable; contents are, since `complete`.
+                context.disk.sync_dir(&staged.dir).map_err(own_disk)?;
+                return Ok(payload);
+            }
+            other => {
+                return Err(FrameError::malformed("a piece of a snapshot", format!("{other:?}")));
+            }
+        }
+    }
+}
+
+/// A file has ended: it must be whole, and durable before anybody counts on it. The engine checks
+/// its digest when it installs it.
+async fn complete(
+    files: &[OfferedFile],
+    open: Option<(u32, u64, Arc<dyn File>)>,
+) -> Result<(), FrameError> {
+    let Some((index, written, file)) = open else { return Ok(()) };
+    let announced = &files[index as usize];
+    if written != announced.bytes {
+        return Err(FrameError::malformed(
+            format!("{} bytes of {}", announced.bytes, announced.name),
+            format!("{written} bytes"),
+        ));
+    }
+    match tokio::task::spawn_blocking(move || file.sync()).await {
+        Ok(synced) => synced.map_err(own_disk),
+        Err(error) => Err(std::io::Error::other(error).into()),
+    }
+}
+
+fn own_disk(error: varve_disk::Error) -> FrameError {
+    std::io::Error::other(error).into()
+}
+
+fn own_state(error: impl std::error::Error + Send + Sync + 'static) -> FrameError {
+    std::io::Error::other(error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_from_a_peer_cannot_leave_the_directory() {
+        assert!(is_file_name("00000000000000a1.kt"));
+        for name in ["", ".", "..", "../x", "a/b", "/etc/passwd", ".hidden", "a b", "a\0"] {
+            assert!(!is_file_name(name), "{name:?}");
+        }
+    }
+}

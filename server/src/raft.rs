@@ -1,0 +1,336 @@
+//! The Raft thread: the only owner of the node and, through it, of the log.
+//!
+//! One turn: wait for input or the next tick; take all input that is there; propose what was
+//! gathered as one entry; then run the node's cycle until it is quiet. The cycle sends what may
+//! go out at once, appends to the log with one sync, and sends what had to wait for it. While
+//! the sync runs, new proposals gather in the inbox and become the next entry: group commit
+//! without a timer.
+//!
+//! Invariants:
+//! - Committed entries go to the apply thread in order, each once.
+//! - When the apply thread is behind by more than `APPLY_BACKLOG_BYTES_MAX`, proposals are
+//!   refused and bulk messages of peers are dropped (Raft sends them again).
+//! - An error of the node is final: the process stops, nothing is acknowledged after it.
+//!
+//! It does not know what a command means.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use varve_raftnode::{Applied, Committed, Index, MessageClass, Node, NodeId, Output, ProposeError};
+use varve_store::{Command, encode_batch};
+
+use crate::apply::ApplyInput;
+use crate::cluster::Cluster;
+use crate::limits;
+use crate::peer::Peers;
+use crate::peer::snapshot::Staged;
+
+/// What the Raft thread is asked to do. Its inbox is bounded by `limits::RAFT_INBOX_MAX`; a full
+/// inbox makes the sender wait (peers, background) or refuse the request (`propose`).
+pub enum RaftInput {
+    /// A client's command.
+    Propose(Command),
+    /// A linearizable read wants to know what it must wait for.
+    Read(u64),
+    /// A message of a peer.
+    Peer {
+        /// The peer, as its stream was opened.
+        from: NodeId,
+        /// The message as the node encodes it.
+        message: Bytes,
+    },
+    /// A snapshot of a peer has arrived completely; then its message.
+    Snapshot {
+        /// The peer.
+        from: NodeId,
+        /// The message that announces it.
+        message: Bytes,
+        /// The received files.
+        staged: Staged,
+    },
+    /// The state machine holds the received snapshot.
+    Installed(Applied),
+    /// The state machine is durable up to here.
+    Flushed(Applied),
+    /// How sending a snapshot ended.
+    SnapshotSent {
+        /// The receiver.
+        to: NodeId,
+        /// Whether it confirmed.
+        delivered: bool,
+    },
+    /// A peer cannot be reached.
+    Unreachable(NodeId),
+    /// Hand leadership over if this node leads, then stop when it is done or `deadline` passed.
+    Stop {
+        /// When to stop at the latest.
+        deadline: Instant,
+    },
+}
+
+/// How the Raft thread is made.
+pub struct RaftThread {
+    /// The node, open.
+    pub node: Node,
+    /// Its input.
+    pub inbox: Receiver<RaftInput>,
+    /// Where committed entries go.
+    pub apply: Sender<ApplyInput>,
+    /// Where messages go.
+    pub peers: Peers,
+    /// Where the status is published.
+    pub cluster: Arc<Cluster>,
+    /// Length of a tick.
+    pub tick: Duration,
+    /// Voters besides this node; none means that an election needs no waiting.
+    pub has_peers: bool,
+    /// Ticks of an election timeout.
+    pub election_ticks: usize,
+    /// Entries kept in the log behind the flushed index, for slow followers.
+    pub catch_up_entries: u64,
+}
+
+/// The thread's state besides the node.
+struct Turn {
+    proposals: Vec<Command>,
+    proposal_bytes: usize,
+    /// Proposals that no leader could take yet, with the time at which their clients give up.
+    held: VecDeque<(Instant, Bytes)>,
+    held_bytes: usize,
+    /// What the apply queue had no room for, in order.
+    backlog: VecDeque<ApplyInput>,
+    backlog_bytes: usize,
+    staged: Option<Staged>,
+    /// A snapshot is being installed: the node rests until the state machine confirms.
+    installing: bool,
+    stop: Option<Instant>,
+    transferred: bool,
+}
+
+impl RaftThread {
+    /// Runs until it is stopped.
+    pub fn run(mut self) -> varve_raftnode::Result<()> {
+        let mut turn = Turn {
+            proposals: Vec::new(),
+            proposal_bytes: 0,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            backlog: VecDeque::new(),
+            backlog_bytes: 0,
+            staged: None,
+            installing: false,
+            stop: None,
+            transferred: false,
+        };
+        if !self.has_peers {
+            // Nobody to wait for: let the election timeout pass at once.
+            for _ in 0..2 * self.election_ticks {
+                self.node.tick();
+            }
+        }
+        let mut next_tick = Instant::now() + self.tick;
+        loop {
+            let wait = if turn.backlog.is_empty() { next_tick } else { backlog_retry(next_tick) };
+            if let Ok(input) = self.inbox.recv_deadline(wait) {
+                self.take(&mut turn, input)?;
+                let more: Vec<_> =
+                    self.inbox.try_iter().take(limits::RAFT_INPUTS_PER_TURN).collect();
+                for input in more {
+                    self.take(&mut turn, input)?;
+                }
+            }
+            if Instant::now() >= next_tick {
+                self.node.tick();
+                // A thread that was paused does not make up for lost ticks: that would start an
+                // election that nobody asked for.
+                next_tick = Instant::now() + self.tick;
+            }
+            self.node.applied(Index(self.cluster.applied()));
+            self.offer(&mut turn);
+            self.cycle(&mut turn)?;
+            if self.stopped(&mut turn) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, turn: &mut Turn, input: RaftInput) -> varve_raftnode::Result<()> {
+        match input {
+            RaftInput::Propose(command) => {
+                turn.proposal_bytes += command.body.len();
+                turn.proposals.push(command);
+                if turn.proposal_bytes >= limits::ENTRY_BYTES_TARGET {
+                    self.offer(turn);
+                }
+            }
+            RaftInput::Read(token) => self.node.read(token),
+            RaftInput::Peer { from, message } => {
+                let is_bulk = message.len() > limits::SMALL_MESSAGE_BYTES_MAX;
+                if is_bulk && turn.backlog_bytes > limits::APPLY_BACKLOG_BYTES_MAX {
+                    return Ok(());
+                }
+                if let Err(error) = self.node.step(from, &message) {
+                    tracing::warn!(from = %format!("{:x}", from.0), error = %error, "refused a message of a peer");
+                }
+            }
+            RaftInput::Snapshot { from, message, staged } => {
+                // Takes effect in the next cycle, if the node wants it at all.
+                turn.staged = Some(staged);
+                if let Err(error) = self.node.step(from, &message) {
+                    tracing::warn!(from = %format!("{:x}", from.0), error = %error, "refused a snapshot of a peer");
+                    turn.staged = None;
+                }
+            }
+            RaftInput::Installed(applied) => {
+                turn.installing = false;
+                self.node.snapshot_installed(applied)?;
+            }
+            RaftInput::Flushed(flushed) => {
+                let cut = Index(flushed.index.0.saturating_sub(self.catch_up_entries));
+                self.node.flushed(flushed, cut)?;
+            }
+            RaftInput::SnapshotSent { to, delivered } => self.node.snapshot_sent(to, delivered),
+            RaftInput::Unreachable(peer) => self.node.unreachable(peer),
+            RaftInput::Stop { deadline } => turn.stop = Some(deadline),
+        }
+        Ok(())
+    }
+
+    /// Proposes what was gathered as one entry; keeps it for later when there is no leader.
+    fn offer(&mut self, turn: &mut Turn) {
+        let now = Instant::now();
+        while let Some((give_up, payload)) = turn.held.front() {
+            if *give_up > now && self.node.propose(payload.clone()).is_err() {
+                break;
+            }
+            turn.held_bytes -= payload.len();
+            turn.held.pop_front();
+        }
+        if turn.proposals.is_empty() {
+            return;
+        }
+        let payload = encode_batch(&turn.proposals);
+        turn.proposals.clear();
+        turn.proposal_bytes = 0;
+        let taken = if turn.held.is_empty() {
+            self.node.propose(payload.clone())
+        } else {
+            Err(ProposeError::NoLeader)
+        };
+        if taken.is_err() {
+            // The clients' own timeout answers them if no leader turns up, as etcd does. A batch
+            // beyond the bound is dropped with the same effect.
+            if turn.held_bytes + payload.len() <= limits::HELD_PROPOSAL_BYTES_MAX {
+                turn.held_bytes += payload.len();
+                turn.held.push_back((now + limits::HELD_PROPOSAL_AGE_MAX, payload));
+            }
+        }
+    }
+
+    /// Sends, persists and hands out until the node is quiet.
+    fn cycle(&mut self, turn: &mut Turn) -> varve_raftnode::Result<()> {
+        self.flush_backlog(turn);
+        while !turn.installing && self.node.has_ready() {
+            let output = self.node.begin();
+            self.carry_out(turn, output);
+            if !turn.installing {
+                let output = self.node.persist()?;
+                self.carry_out(turn, output);
+            }
+        }
+        if self.cluster.publish(&self.node.status()) {
+            let status = self.node.status();
+            tracing::info!(
+                leader = %format!("{:x}", status.leader.map_or(0, |leader| leader.0)),
+                term = status.term.0,
+                "raft: the leader changed"
+            );
+            self.hand_to_apply(turn, ApplyInput::LeaderChanged { is_leader: status.is_leader });
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, turn: &mut Turn, output: Output) {
+        for message in output.messages {
+            match message.class {
+                MessageClass::Snapshot => self.peers.send_snapshot(message),
+                MessageClass::Small | MessageClass::Bulk => self.peers.send(message),
+            }
+        }
+        if !output.committed.is_empty() {
+            self.hand_to_apply(turn, ApplyInput::Committed(output.committed));
+        }
+        if !output.reads.is_empty() || !output.reads_failed.is_empty() {
+            self.hand_to_apply(
+                turn,
+                ApplyInput::Reads { ready: output.reads, failed: output.reads_failed },
+            );
+        }
+        if let Some(applied) = output.install {
+            let staged = turn.staged.take().expect("a snapshot is only stepped with its files");
+            turn.installing = true;
+            self.hand_to_apply(turn, ApplyInput::Install { applied, staged });
+        }
+    }
+
+    fn hand_to_apply(&mut self, turn: &mut Turn, input: ApplyInput) {
+        turn.backlog_bytes += payload_bytes(&input);
+        turn.backlog.push_back(input);
+        self.flush_backlog(turn);
+    }
+
+    fn flush_backlog(&mut self, turn: &mut Turn) {
+        while let Some(input) = turn.backlog.pop_front() {
+            let bytes = payload_bytes(&input);
+            match self.apply.try_send(input) {
+                Ok(()) => turn.backlog_bytes -= bytes,
+                Err(TrySendError::Full(input)) => {
+                    turn.backlog.push_front(input);
+                    return;
+                }
+                // The apply thread has stopped: so does the process.
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+        }
+    }
+
+    /// Whether it is time to end: leadership is handed over first if there is somebody to take it.
+    fn stopped(&mut self, turn: &mut Turn) -> bool {
+        let Some(deadline) = turn.stop else { return false };
+        let status = self.node.status();
+        if !status.is_leader || !self.has_peers || Instant::now() >= deadline {
+            return true;
+        }
+        if !turn.transferred {
+            turn.transferred = true;
+            match self.node.best_transferee() {
+                Some(to) => {
+                    tracing::info!(to = %format!("{:x}", to.0), "leadership transfer starting");
+                    self.node.transfer_leadership(to);
+                }
+                None => return true,
+            }
+        }
+        false
+    }
+}
+
+fn payload_bytes(input: &ApplyInput) -> usize {
+    match input {
+        ApplyInput::Committed(entries) => entries.iter().map(committed_bytes).sum(),
+        _ => 0,
+    }
+}
+
+fn committed_bytes(entry: &Committed) -> usize {
+    entry.payload.len() + std::mem::size_of::<Committed>()
+}
+
+/// With entries waiting for room at the apply thread, look again soon.
+fn backlog_retry(next_tick: Instant) -> Instant {
+    next_tick.min(Instant::now() + Duration::from_millis(1))
+}

@@ -1,0 +1,71 @@
+//! A few threads for reads that may take long: whole ranges, and values that may not be resident.
+//! A socket thread never waits for the disk and never encodes a hundred megabytes in one go.
+//!
+//! The threads run at a lower priority than those that commit: when both want the processor, the
+//! commit goes first. The queue is bounded by `limits::READ_QUEUE_MAX`; a full queue refuses the
+//! read with etcd's "too many requests".
+
+use std::any::Any;
+
+use crossbeam_channel::{Sender, bounded};
+use tokio::sync::oneshot;
+use varve_api::{Status, error};
+
+use crate::limits;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The pool; cheap to clone.
+#[derive(Clone)]
+pub struct ReadPool {
+    jobs: Sender<Job>,
+}
+
+impl ReadPool {
+    /// Starts the threads; they end when the last handle is dropped.
+    ///
+    /// # Errors
+    /// If a thread cannot be created.
+    pub fn start() -> std::io::Result<Self> {
+        let (jobs, queue) = bounded::<Job>(limits::READ_QUEUE_MAX);
+        for number in 0..limits::READ_THREADS {
+            let queue = queue.clone();
+            std::thread::Builder::new().name(format!("read-{number}")).spawn(move || {
+                lower_priority();
+                for job in queue {
+                    job();
+                }
+            })?;
+        }
+        Ok(Self { jobs })
+    }
+
+    /// Runs `read` on the pool.
+    ///
+    /// # Errors
+    /// "too many requests" when the queue is full.
+    pub async fn run<T: Send + Any>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let (sender, receiver) = oneshot::channel();
+        let job = Box::new(move || {
+            // The client may have gone away meanwhile: then the work is saved.
+            if !sender.is_closed() {
+                let _ = sender.send(read());
+            }
+        });
+        self.jobs.try_send(job).map_err(|_| error::TOO_MANY_REQUESTS)?;
+        receiver.await.map_err(|_| error::STOPPED.into())
+    }
+}
+
+/// Makes the calling thread yield to those of the commit path.
+pub fn lower_priority() {
+    const NICE: i32 = 5;
+    // SAFETY: a plain system call; 0 means the calling thread on Linux, where priorities belong to
+    // threads. A refusal changes nothing that matters.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+    }
+}

@@ -1,0 +1,123 @@
+//! Request ids and the table of requests that wait for an answer on one socket thread.
+//!
+//! An id says where its answer must go: 16 bits of the process's boot nonce, 8 bits of the socket
+//! thread, 40 bits that count from a random start. Entries of other members and of earlier starts
+//! carry other nonces, so their replies find no waiter here (a collision of all 64 bits within the
+//! seven seconds of a request's life is not to be expected).
+//!
+//! Invariants: a table belongs to one thread; an id is in it at most once; dropping the waiter
+//! (the client went away, a timeout) removes its row.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use tokio::sync::oneshot;
+
+use crate::limits;
+
+/// Distinguishes this start of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootNonce(pub u16);
+
+/// The socket thread that waits for `id`, if the id was made by this process.
+pub fn worker_of(id: u64, nonce: BootNonce, workers: usize) -> Option<usize> {
+    let worker = (id >> 40 & 0xff) as usize;
+    (id >> 48 == u64::from(nonce.0) && worker < workers).then_some(worker)
+}
+
+/// The waiting requests of one socket thread, answered with `A`.
+pub struct Waiting<A> {
+    inner: Rc<RefCell<Inner<A>>>,
+}
+
+struct Inner<A> {
+    prefix: u64,
+    next: u64,
+    senders: HashMap<u64, oneshot::Sender<A>>,
+}
+
+impl<A> Clone for Waiting<A> {
+    fn clone(&self) -> Self {
+        Self { inner: Rc::clone(&self.inner) }
+    }
+}
+
+/// One request's place in the table.
+pub struct Ticket<A> {
+    /// The id to send along.
+    pub id: u64,
+    table: Waiting<A>,
+    receiver: oneshot::Receiver<A>,
+}
+
+impl<A> Waiting<A> {
+    /// An empty table of socket thread `worker`; ids count from `start`.
+    pub fn new(nonce: BootNonce, worker: u8, start: u64) -> Self {
+        let inner = Inner {
+            prefix: u64::from(nonce.0) << 48 | u64::from(worker) << 40,
+            next: start,
+            senders: HashMap::new(),
+        };
+        Self { inner: Rc::new(RefCell::new(inner)) }
+    }
+
+    /// Takes a place; `None` when `limits::REQUESTS_WAITING_MAX` are taken.
+    pub fn take(&self) -> Option<Ticket<A>> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.senders.len() >= limits::REQUESTS_WAITING_MAX {
+            return None;
+        }
+        inner.next = (inner.next + 1) & 0xff_ffff_ffff;
+        let id = inner.prefix | inner.next;
+        let (sender, receiver) = oneshot::channel();
+        let previous = inner.senders.insert(id, sender);
+        assert!(previous.is_none(), "2^40 requests were made while {id:x} waited");
+        Some(Ticket { id, table: self.clone(), receiver })
+    }
+
+    /// Answers a request; one that no longer waits is forgotten.
+    pub fn answer(&self, id: u64, answer: A) {
+        let sender = self.inner.borrow_mut().senders.remove(&id);
+        if let Some(sender) = sender {
+            let _ = sender.send(answer);
+        }
+    }
+}
+
+impl<A> Ticket<A> {
+    /// Waits for the answer; `None` only when the thread is being torn down.
+    pub async fn answer(&mut self) -> Option<A> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl<A> Drop for Ticket<A> {
+    fn drop(&mut self) {
+        self.table.inner.borrow_mut().senders.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_leads_back_to_its_thread() {
+        let table = Waiting::<u32>::new(BootNonce(0xabcd), 3, 0xff_ffff_ffff);
+        let ticket = table.take().expect("there is room");
+        assert_eq!(worker_of(ticket.id, BootNonce(0xabcd), 4), Some(3));
+        assert_eq!(worker_of(ticket.id, BootNonce(0xabcd), 3), None);
+        assert_eq!(worker_of(ticket.id, BootNonce(0xabce), 4), None);
+    }
+
+    #[test]
+    fn a_dropped_request_leaves_no_trace() {
+        let table = Waiting::<u32>::new(BootNonce(1), 0, 0);
+        let ticket = table.take().expect("there is room");
+        let id = ticket.id;
+        drop(ticket);
+        table.answer(id, 7);
+        assert!(table.inner.borrow().senders.is_empty());
+    }
+}

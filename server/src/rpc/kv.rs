@@ -1,0 +1,174 @@
+//! `etcdserverpb.KV`: Range, RangeStream, Put, DeleteRange, Txn, Compact.
+//!
+//! A write's bytes go to the log as they came from the client; they are decoded here only to be
+//! checked. A read of one key is answered on the socket thread; anything that may be long goes to
+//! the read pool, there it is also encoded.
+
+use bytes::Bytes;
+use varve_api::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, TxnRequest,
+};
+use varve_api::{Status, error, method};
+use varve_store::{CommandKind, Reply, validate};
+
+use crate::grpc::{Encoded, Outgoing, RequestMeta, Router, decode};
+use crate::limits;
+use crate::services::Services;
+
+/// Registers the service.
+pub fn register(router: &mut Router, services: &Services) {
+    let s = services.clone();
+    router.unary_raw(&method::KV_RANGE, move |meta, body| range(s.clone(), meta, body));
+    let s = services.clone();
+    router.server_stream(&method::KV_RANGE_STREAM, move |meta, request, outgoing| {
+        range_stream(s.clone(), meta, request, outgoing)
+    });
+    let s = services.clone();
+    router.unary_raw(&method::KV_PUT, move |meta, body| put(s.clone(), meta, body));
+    let s = services.clone();
+    router.unary_raw(&method::KV_DELETE_RANGE, move |meta, body| {
+        delete_range(s.clone(), meta, body)
+    });
+    let s = services.clone();
+    router.unary_raw(&method::KV_TXN, move |meta, body| txn(s.clone(), meta, body));
+    let s = services.clone();
+    router.unary_raw(&method::KV_COMPACT, move |meta, body| compact(s.clone(), meta, body));
+}
+
+/// `hasleader` metadata: refuse when there is no leader.
+pub fn require_leader(services: &Services, meta: &RequestMeta) -> Result<(), Status> {
+    if meta.requires_leader() && services.cluster.leader() == 0 {
+        return Err(error::NO_LEADER.into());
+    }
+    Ok(())
+}
+
+async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
+    let request: RangeRequest = decode(body)?;
+    require_leader(&services, &meta)?;
+    validate::range(&request)?;
+    if !request.serializable {
+        services.read_barrier().await?;
+    }
+    if !may_be_long(&request) {
+        let mut response = services.view.range(&request)?;
+        services.complete(&mut response.header);
+        return Ok(Encoded::message(&response));
+    }
+    let (view, cluster) = (services.view.clone(), services.cluster.clone());
+    services
+        .read_pool
+        .run(move || {
+            let mut response = view.range(&request)?;
+            let revision = response.header.as_ref().map_or(0, |header| header.revision);
+            response.header = Some(cluster.header(revision));
+            Ok(Encoded::message(&response))
+        })
+        .await?
+}
+
+/// Whether a read may touch more than a few entries.
+fn may_be_long(request: &RangeRequest) -> bool {
+    let is_limited = request.limit > 0 && request.limit <= limits::INLINE_RANGE_KEYS_MAX;
+    !request.range_end.is_empty() && !request.count_only && !is_limited
+}
+
+async fn range_stream(
+    services: Services,
+    meta: RequestMeta,
+    request: RangeRequest,
+    outgoing: Outgoing,
+) -> Result<(), Status> {
+    require_leader(&services, &meta)?;
+    validate::range_stream(&request)?;
+    if !request.serializable {
+        services.read_barrier().await?;
+    }
+    let mut chunks = services.view.range_stream(request, services.limits.request_bytes_max)?;
+    loop {
+        let (rest, chunk) = services
+            .read_pool
+            .run(move || {
+                let chunk = chunks.next();
+                (chunks, chunk)
+            })
+            .await?;
+        chunks = rest;
+        let Some(chunk) = chunk else { return Ok(()) };
+        let mut chunk: RangeResponse = chunk?;
+        if chunk.header.is_some() {
+            services.complete(&mut chunk.header);
+        }
+        let response = varve_api::etcdserverpb::RangeStreamResponse { range_response: Some(chunk) };
+        if outgoing.send(Encoded::message(&response)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
+    let request: PutRequest = decode(body.clone())?;
+    require_leader(&services, &meta)?;
+    validate::put(&request)?;
+    match services.propose(CommandKind::Put, body).await? {
+        Reply::Put(mut response) => {
+            services.complete(&mut response.header);
+            Ok(Encoded::message(&response))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn delete_range(
+    services: Services,
+    meta: RequestMeta,
+    body: Bytes,
+) -> Result<Encoded, Status> {
+    let request: DeleteRangeRequest = decode(body.clone())?;
+    require_leader(&services, &meta)?;
+    validate::delete_range(&request)?;
+    match services.propose(CommandKind::DeleteRange, body).await? {
+        Reply::DeleteRange(mut response) => {
+            services.complete(&mut response.header);
+            Ok(Encoded::message(&response))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
+    let request: TxnRequest = decode(body.clone())?;
+    require_leader(&services, &meta)?;
+    validate::txn(&request, services.limits.txn_ops_max)?;
+    let mut response = if validate::is_read_only(&request) {
+        if !validate::is_serializable(&request) {
+            services.read_barrier().await?;
+        }
+        let view = services.view.clone();
+        services.read_pool.run(move || view.txn(&request)).await??
+    } else {
+        match services.propose(CommandKind::Txn, body).await? {
+            Reply::Txn(response) => response,
+            other => return Err(unexpected(&other)),
+        }
+    };
+    services.complete(&mut response.header);
+    Ok(Encoded::message(&response))
+}
+
+async fn compact(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
+    let _: CompactionRequest = decode(body.clone())?;
+    require_leader(&services, &meta)?;
+    match services.propose(CommandKind::Compact, body).await? {
+        Reply::Compact(mut response) => {
+            services.complete(&mut response.header);
+            Ok(Encoded::message(&response))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// The state machine answers every command with its own kind of reply.
+pub fn unexpected(reply: &Reply) -> Status {
+    Status::new(varve_api::Code::Internal, format!("a reply of another kind: {reply:?}"))
+}

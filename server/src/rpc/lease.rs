@@ -1,0 +1,173 @@
+//! `etcdserverpb.Lease`: LeaseGrant, LeaseRevoke, LeaseKeepAlive, LeaseTimeToLive, LeaseLeases.
+//!
+//! Granting and revoking go through consensus. Renewing does not: only the leader's clock counts,
+//! so other members ask it (etcd does the same over HTTP).
+
+use varve_api::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+};
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
+use varve_api::{Status, error, method};
+use varve_store::{CommandKind, LeaseId, Reply, validate};
+
+use super::kv::{require_leader, unexpected};
+use super::watch::leader_lost;
+use crate::grpc::{Encoded, Incoming, Outgoing, RequestMeta, Router};
+use crate::limits;
+use crate::peer::frame::LeaseQuestion;
+use crate::random;
+use crate::services::{Answer, Services};
+
+/// Registers the service.
+pub fn register(router: &mut Router, services: &Services) {
+    let s = services.clone();
+    router.unary(&method::LEASE_GRANT, move |meta, request| grant(s.clone(), meta, request));
+    let s = services.clone();
+    router.unary(&method::LEASE_REVOKE, move |meta, request| revoke(s.clone(), meta, request));
+    let s = services.clone();
+    router.bidi_stream(&method::LEASE_KEEP_ALIVE, move |meta, incoming, outgoing| {
+        keep_alive(s.clone(), meta, incoming, outgoing)
+    });
+    let s = services.clone();
+    router.unary(&method::LEASE_TIME_TO_LIVE, move |meta, request| {
+        time_to_live(s.clone(), meta, request)
+    });
+    let s = services.clone();
+    router.unary(&method::LEASE_LEASES, move |meta, request| leases(s.clone(), meta, request));
+}
+
+async fn grant(
+    services: Services,
+    meta: RequestMeta,
+    mut request: LeaseGrantRequest,
+) -> Result<LeaseGrantResponse, Status> {
+    require_leader(&services, &meta)?;
+    validate::lease_grant(&request)?;
+    if request.id == 0 {
+        // Positive, as etcd's; a taken one is answered by the state machine.
+        request.id = (random::u64() >> 1).max(1) as i64;
+    }
+    request.ttl = request.ttl.max(services.limits.lease_ttl_min);
+    match services.propose(CommandKind::LeaseGrant, request.encode_to_vec().into()).await? {
+        Reply::LeaseGrant(mut response) => {
+            services.complete(&mut response.header);
+            Ok(response)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn revoke(
+    services: Services,
+    meta: RequestMeta,
+    request: LeaseRevokeRequest,
+) -> Result<LeaseRevokeResponse, Status> {
+    require_leader(&services, &meta)?;
+    match services.propose(CommandKind::LeaseRevoke, request.encode_to_vec().into()).await? {
+        Reply::LeaseRevoke(mut response) => {
+            services.complete(&mut response.header);
+            Ok(response)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn keep_alive(
+    services: Services,
+    meta: RequestMeta,
+    mut incoming: Incoming<LeaseKeepAliveRequest>,
+    outgoing: Outgoing,
+) -> Result<(), Status> {
+    require_leader(&services, &meta)?;
+    let serve = async {
+        while let Some(request) = incoming.next().await {
+            let id = request?.id;
+            // etcd takes the revision before it renews.
+            let header = services.cluster.header(services.view.revision());
+            let ttl = ask_leader(&services, id, true).await?.unwrap_or(0);
+            let response = LeaseKeepAliveResponse { header: Some(header), id, ttl };
+            if outgoing.send(Encoded::message(&response)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = serve => ended,
+        status = leader_lost(&services, &meta) => Err(status),
+    }
+}
+
+/// Renews a lease, or asks how many seconds it has left, at the leader; `None` if it knows no such
+/// lease.
+async fn ask_leader(services: &Services, lease: i64, renew: bool) -> Result<Option<i64>, Status> {
+    let deadline = Instant::now() + services.limits.request_timeout;
+    loop {
+        if services.cluster.is_leader() {
+            return Ok(if renew {
+                services.lessor.renew(lease)
+            } else {
+                services.lessor.remaining(lease)
+            });
+        }
+        let leader = services.cluster.leader();
+        if leader != 0 {
+            let mut ticket = services.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
+            let question = LeaseQuestion { request: ticket.id, lease, renew };
+            services.peers.ask_about_lease(leader, &question);
+            let patience = deadline.min(Instant::now() + limits::LEASE_ANSWER_TIMEOUT);
+            if let Ok(Some(Answer::Lease(answer))) = timeout_at(patience, ticket.answer()).await {
+                match answer.seconds {
+                    -1 => return Ok(None),
+                    -2 => {}
+                    seconds => return Ok(Some(seconds)),
+                }
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(if leader == 0 { error::NO_LEADER } else { error::TIMEOUT }.into());
+        }
+        tokio::time::sleep(limits::READ_RETRY_PAUSE).await;
+    }
+}
+
+async fn time_to_live(
+    services: Services,
+    meta: RequestMeta,
+    request: LeaseTimeToLiveRequest,
+) -> Result<LeaseTimeToLiveResponse, Status> {
+    require_leader(&services, &meta)?;
+    services.read_barrier().await?;
+    let header = Some(services.cluster.header(services.view.revision()));
+    let unknown = LeaseTimeToLiveResponse {
+        header,
+        id: request.id,
+        ttl: -1,
+        ..LeaseTimeToLiveResponse::default()
+    };
+    let Some(info) = services.view.lease(LeaseId(request.id))? else { return Ok(unknown) };
+    let Some(seconds) = ask_leader(&services, request.id, false).await? else {
+        return Ok(unknown);
+    };
+    let keys = if request.keys { info.keys } else { Vec::new() };
+    Ok(LeaseTimeToLiveResponse { ttl: seconds, granted_ttl: info.ttl_seconds, keys, ..unknown })
+}
+
+async fn leases(
+    services: Services,
+    meta: RequestMeta,
+    _: LeaseLeasesRequest,
+) -> Result<LeaseLeasesResponse, Status> {
+    require_leader(&services, &meta)?;
+    services.read_barrier().await?;
+    let mut leases = services.view.leases()?;
+    // etcd lists them by their end.
+    leases.sort_by_key(|(id, _)| services.lessor.remaining(id.0));
+    Ok(LeaseLeasesResponse {
+        header: Some(services.cluster.header(services.view.revision())),
+        leases: leases.into_iter().map(|(id, _)| LeaseStatus { id: id.0 }).collect(),
+    })
+}

@@ -1,0 +1,137 @@
+//! `etcdserverpb.Watch`: one stream carries any number of watchers.
+//!
+//! Requests are handled here; events reach the stream from the hub (synced watchers) and from
+//! `catch_up` (those behind). All of it runs on the stream's socket thread.
+
+use bytes::Bytes;
+use tokio::time::sleep;
+use varve_api::etcdserverpb::watch_create_request::FilterType;
+use varve_api::etcdserverpb::watch_request::RequestUnion;
+use varve_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use varve_api::{Status, error, method};
+
+use super::kv::require_leader;
+use crate::grpc::{Encoded, Incoming, Outgoing, RequestMeta, Router};
+use crate::services::Services;
+use crate::watch::catch_up;
+use crate::watch::hub::{StreamHandle, WatchSpec};
+
+/// Registers the service.
+pub fn register(router: &mut Router, services: &Services) {
+    let s = services.clone();
+    router.bidi_stream(&method::WATCH_WATCH, move |meta, incoming, outgoing| {
+        watch(s.clone(), meta, incoming, outgoing)
+    });
+}
+
+async fn watch(
+    services: Services,
+    meta: RequestMeta,
+    mut incoming: Incoming<WatchRequest>,
+    outgoing: Outgoing,
+) -> Result<(), Status> {
+    require_leader(&services, &meta)?;
+    let stream = services.hub.open(outgoing.clone());
+    let requests = async {
+        while let Some(request) = incoming.next().await {
+            let Some(response) = handle(&services, &stream, request?) else { continue };
+            if outgoing.send(response).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = requests => ended,
+        _closed = catch_up::run(&stream, &outgoing) => Ok(()),
+        status = leader_lost(&services, &meta) => Err(status),
+    }
+}
+
+/// Completes when a client that wants a leader has been without one for three election timeouts.
+pub async fn leader_lost(services: &Services, meta: &RequestMeta) -> Status {
+    if !meta.requires_leader() {
+        return std::future::pending().await;
+    }
+    let mut leader = services.cluster.leader_changed();
+    loop {
+        if *leader.borrow_and_update() != 0 {
+            if leader.changed().await.is_err() {
+                return error::STOPPED.into();
+            }
+            continue;
+        }
+        tokio::select! {
+            () = sleep(services.limits.leaderless_max) => return error::NO_LEADER.into(),
+            _changed = leader.changed() => {}
+        }
+    }
+}
+
+fn handle(services: &Services, stream: &StreamHandle, request: WatchRequest) -> Option<Encoded> {
+    match request.request_union? {
+        RequestUnion::CreateRequest(create) => {
+            Some(Encoded::message(&self::create(services, stream, create)))
+        }
+        RequestUnion::CancelRequest(cancel) => {
+            // An unknown id gets no answer.
+            stream.cancel(cancel.watch_id).then(|| {
+                Encoded::message(&WatchResponse {
+                    header: Some(services.cluster.header(services.view.revision())),
+                    watch_id: cancel.watch_id,
+                    canceled: true,
+                    ..WatchResponse::default()
+                })
+            })
+        }
+        RequestUnion::ProgressRequest(_) => stream.progress(),
+    }
+}
+
+fn create(
+    services: &Services,
+    stream: &StreamHandle,
+    request: WatchCreateRequest,
+) -> WatchResponse {
+    let revision = services.view.revision();
+    let created = WatchResponse {
+        header: Some(services.cluster.header(revision)),
+        created: true,
+        ..WatchResponse::default()
+    };
+    let refused = |reason: &str| WatchResponse {
+        watch_id: -1,
+        canceled: true,
+        cancel_reason: reason.to_owned(),
+        ..created.clone()
+    };
+    let filters = |filter: FilterType| request.filters.contains(&(filter as i32));
+    let (no_put, no_delete) = (filters(FilterType::Noput), filters(FilterType::Nodelete));
+    // An empty key means the first one possible; with an empty end, too.
+    let key = if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key };
+    let range_end = request.range_end;
+    if range_end.as_ref() != [0] && !range_end.is_empty() && key >= range_end {
+        return refused("mvcc: watcher range is empty");
+    }
+    if request.start_revision < 0 {
+        return refused(error::COMPACTED.message);
+    }
+    let spec = WatchSpec {
+        key,
+        range_end,
+        next_revision: match request.start_revision {
+            0 => revision + 1,
+            start => start,
+        },
+        no_put,
+        no_delete,
+        prev_kv: request.prev_kv,
+        fragment: request.fragment,
+        progress_notify: request.progress_notify,
+    };
+    let wanted = (request.watch_id != 0).then_some(request.watch_id);
+    match stream.create(wanted, spec) {
+        Some(watch_id) => WatchResponse { watch_id, ..created },
+        None => refused("mvcc: duplicate watch ID provided on the WatchStream"),
+    }
+}

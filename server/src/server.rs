@@ -1,0 +1,441 @@
+//! Starting and stopping, in order.
+//!
+//! ```text
+//! lock and identify the data directory
+//! engine -> state machine -> log -> node          (all recovery happens here)
+//! bind every address                              (a taken port is known before anything runs)
+//! background, apply, raft, peer threads           (from here on this member takes part)
+//! socket threads                                  (no connection is accepted yet)
+//! publish this member's name and client URLs      (the first commit: there is a quorum)
+//! accept connections; "ready to serve client requests"
+//! ```
+//!
+//! Stopping goes the other way: no new connections, leadership handed over, calls in flight
+//! answered, threads ended. A crash at any moment is as good: recovery is the same.
+//!
+//! | thread | owns | its queue |
+//! | --- | --- | --- |
+//! | raft | node, log | `RAFT_INBOX_MAX` |
+//! | apply | state machine, engine's writer | `APPLY_QUEUE_MAX` |
+//! | background | flushes, merges | - |
+//! | peer | all peer streams | per peer, see `peer` |
+//! | socket-N | its connections, watchers, waiting requests | mailbox, `MAILBOX_ITEMS_MAX` |
+//! | read-N | long reads | `READ_QUEUE_MAX` |
+//! | acceptor | listening sockets | - |
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::sync::watch;
+use varve_api::health::health_check_response::ServingStatus;
+use varve_disk::Disk;
+use varve_disk::os::OsDisk;
+use varve_lsm::Db;
+use varve_raftnode::{Node, NodeId};
+use varve_store::{CommandKind, Founding, Mark, MemberPublish, Store, View};
+
+use crate::apply::{ApplyInput, ApplyThread, ToWorker, leases};
+use crate::background::{Background, applied_at};
+use crate::cluster::Cluster;
+use crate::data_dir::{self, DataDir};
+use crate::error::{Error, fatal};
+use crate::grpc::{Router, RouterOptions};
+use crate::lease::Lessor;
+use crate::limits;
+use crate::listener::{self, Acceptor, Bound};
+use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
+use crate::metrics::Metrics;
+use crate::peer::{self, Peers};
+use crate::raft::{RaftInput, RaftThread};
+use crate::read_pool::{ReadPool, lower_priority};
+use crate::request::{BootNonce, Waiting};
+use crate::rpc;
+use crate::services::{self, Services};
+use crate::setup::Setup;
+use crate::socket::Role;
+use crate::watch::hub::Hub;
+use crate::worker::{self, WorkerHandle};
+use crate::{http, random};
+
+/// A running server.
+pub struct Server {
+    acceptor: Option<Acceptor>,
+    workers: Vec<WorkerHandle>,
+    raft: Sender<RaftInput>,
+    raft_thread: JoinHandle<()>,
+    background: Arc<Background>,
+    serving: watch::Sender<ServingStatus>,
+    _data_dir: DataDir,
+}
+
+/// What the threads share.
+#[derive(Clone)]
+struct Shared {
+    cluster: Arc<Cluster>,
+    view: View,
+    db: Db,
+    disk: Arc<dyn Disk>,
+    lessor: Arc<Lessor>,
+    metrics: Arc<Metrics>,
+    background: Arc<Background>,
+    boot_nonce: BootNonce,
+    raft: Sender<RaftInput>,
+    workers: Vec<Mailbox<ToWorker>>,
+}
+
+impl Server {
+    /// Starts everything and waits until this member serves clients.
+    ///
+    /// # Errors
+    /// Whatever refuses the start: a foreign data directory, damage, a taken port.
+    pub fn start(setup: Setup, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+        let data_dir = DataDir::open(Arc::clone(&disk), &setup)?;
+        let recovered = Recovered::open(&disk, &data_dir, &setup)?;
+        let bound = bind(&setup)?;
+        let peer_listeners = bind_peers(&setup)?;
+
+        let (raft, raft_inbox) = bounded(limits::RAFT_INBOX_MAX);
+        let mailboxes: Vec<_> =
+            (0..setup.socket_threads).map(|_| mailbox(limits::MAILBOX_ITEMS_MAX)).collect();
+        let identity = &data_dir.identity;
+        let shared = Shared {
+            cluster: Arc::new(Cluster::new(identity.cluster_id, identity.member_id)),
+            view: recovered.store.view(),
+            db: recovered.db.clone(),
+            disk,
+            lessor: Arc::new(Lessor::new(&leases(&recovered.store)?)),
+            metrics,
+            background: Arc::default(),
+            boot_nonce: BootNonce(random::u64() as u16),
+            raft: raft.clone(),
+            workers: mailboxes.iter().map(|(sender, _)| sender.clone()).collect(),
+        };
+        observe(&shared, &setup);
+        let others = data_dir.identity.others();
+        let (peers, peer_queues) = Peers::new(others, Arc::clone(&shared.metrics));
+        let raft_thread = start_consensus(&shared, &setup, recovered, raft_inbox, peers.clone())?;
+        start_peers(&shared, &data_dir, peers.clone(), peer_queues, peer_listeners)?;
+
+        let (serving, health) = watch::channel(ServingStatus::NotServing);
+        let (ready, is_ready) = bounded(1);
+        let owners = mailboxes.into_iter().map(|(_, owner)| owner);
+        let workers =
+            start_workers(&shared, &setup, &data_dir, &peers, owners, health, ready)?;
+        // No timeout: without a quorum there is nothing to serve, and etcd waits as well.
+        let _ = is_ready.recv();
+        let inboxes = workers.iter().map(WorkerHandle::inbox).collect();
+        let acceptor = listener::start(bound, inboxes, listener::connection_limit())?;
+        serving.send_replace(ServingStatus::Serving);
+        tracing::info!("ready to serve client requests");
+        for url in &setup.client_urls_text {
+            tracing::info!(
+                traffic = "grpc+http",
+                address = %url,
+                "serving client traffic insecurely; this is strongly discouraged!"
+            );
+        }
+        Ok(Self {
+            acceptor: Some(acceptor),
+            workers,
+            raft,
+            raft_thread,
+            background: shared.background,
+            serving,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// Stops in order; returns when all is quiet.
+    pub fn stop(mut self) {
+        self.serving.send_replace(ServingStatus::NotServing);
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.stop();
+        }
+        let deadline = Instant::now() + limits::LEADER_TRANSFER_TIMEOUT;
+        let _ = self.raft.send(RaftInput::Stop { deadline });
+        for worker in &self.workers {
+            worker.stop(limits::SHUTDOWN_GRACE);
+        }
+        for worker in self.workers.drain(..) {
+            worker.join();
+        }
+        self.background.stop();
+        if self.raft_thread.join().is_err() {
+            tracing::error!("the raft thread panicked while stopping");
+        }
+        tracing::info!("closed etcd server");
+    }
+}
+
+/// The durable parts, opened and recovered.
+struct Recovered {
+    db: Db,
+    store: Store,
+    node: Node,
+}
+
+impl Recovered {
+    fn open(disk: &Arc<dyn Disk>, data_dir: &DataDir, setup: &Setup) -> Result<Self, Error> {
+        let identity = &data_dir.identity;
+        let engine = varve_lsm::Options {
+            identity: identity.bytes(),
+            origin: random::u64() as u32,
+            ..setup.engine.clone()
+        };
+        let (db, writer) = Db::open(Arc::clone(disk), &data_dir.engine, engine)?;
+        let founding = Founding { cluster_id: identity.cluster_id, members: identity.founders() };
+        let store = Store::open(db.clone(), writer, &founding)?;
+        let log = varve_wal::Options {
+            identity: identity.bytes(),
+            cache_bytes_max: limits::LOG_CACHE_BYTES_MAX,
+            ..varve_wal::Options::default()
+        };
+        let wal = varve_wal::Wal::open(Arc::clone(disk), &data_dir.log, log)?;
+        let mark = store.applied();
+        let node = Node::open(
+            varve_raftnode::Config {
+                id: NodeId(identity.member_id),
+                election_ticks: setup.election_ticks,
+                heartbeat_ticks: 1,
+                pre_vote: setup.pre_vote,
+                seed: random::u64(),
+                boot_nonce: random::u64(),
+                message_bytes_max: limits::APPEND_BYTES_MAX,
+                inflight_messages_max: limits::APPENDS_IN_FLIGHT_MAX,
+                uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
+            },
+            wal,
+            applied_at(mark, &store.view())?,
+        )?;
+        tracing::info!(
+            cluster_id = %format!("{:x}", identity.cluster_id),
+            local_member_id = %format!("{:x}", identity.member_id),
+            applied_index = mark.index,
+            last_index = node.status().last.0,
+            "recovered the log and the state machine"
+        );
+        Ok(Self { db, store, node })
+    }
+}
+
+fn bind(setup: &Setup) -> Result<Vec<Bound>, Error> {
+    let mut bound = Vec::new();
+    for (address, role) in &setup.listen {
+        bound.push(listener::bind(address, *role, setup.listen_options)?);
+    }
+    Ok(bound)
+}
+
+fn bind_peers(setup: &Setup) -> Result<Vec<std::net::TcpListener>, Error> {
+    let mut listeners = Vec::new();
+    for address in &setup.listen_peers {
+        let listener = std::net::TcpListener::bind(address).map_err(|error| {
+            std::io::Error::new(error.kind(), format!("listen tcp {address}: {error}"))
+        })?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// The threads that agree on an order, apply it and make it compact.
+fn start_consensus(
+    shared: &Shared,
+    setup: &Setup,
+    recovered: Recovered,
+    inbox: Receiver<RaftInput>,
+    peers: Peers,
+) -> Result<JoinHandle<()>, Error> {
+    let (apply, queue) = bounded::<ApplyInput>(limits::APPLY_QUEUE_MAX);
+    let raft_thread = RaftThread {
+        node: recovered.node,
+        inbox,
+        apply,
+        peers,
+        cluster: Arc::clone(&shared.cluster),
+        metrics: Arc::clone(&shared.metrics),
+        tick: setup.tick,
+        has_peers: shared.view.members()?.len() > 1,
+        election_ticks: setup.election_ticks,
+        catch_up_entries: setup.snapshot_catchup_entries,
+    };
+    let apply_thread = ApplyThread {
+        store: recovered.store,
+        queue,
+        raft: shared.raft.clone(),
+        workers: shared.workers.clone(),
+        boot_nonce: shared.boot_nonce,
+        cluster: Arc::clone(&shared.cluster),
+        lessor: Arc::clone(&shared.lessor),
+        background: Arc::clone(&shared.background),
+        metrics: Arc::clone(&shared.metrics),
+        snapshot_count: setup.snapshot_count,
+    };
+    thread("apply", move || {
+        if let Err(error) = apply_thread.run() {
+            fatal("cannot apply a committed entry", &error);
+        }
+    })?;
+    let background = shared.clone();
+    thread("background", move || {
+        lower_priority();
+        let Shared { background, db, view, raft, .. } = &background;
+        if let Err(error) = background.run(db, view, raft) {
+            fatal("background work of the engine failed", &error);
+        }
+    })?;
+    thread("raft", move || {
+        if let Err(error) = raft_thread.run() {
+            fatal("the log or the node failed", &error);
+        }
+    })
+}
+
+fn start_peers(
+    shared: &Shared,
+    data_dir: &DataDir,
+    peers: Peers,
+    queues: peer::PeerQueues,
+    listeners: Vec<std::net::TcpListener>,
+) -> Result<(), Error> {
+    let context = peer::Context {
+        cluster: Arc::clone(&shared.cluster),
+        raft: shared.raft.clone(),
+        lessor: Arc::clone(&shared.lessor),
+        workers: shared.workers.clone(),
+        boot_nonce: shared.boot_nonce,
+        disk: Arc::clone(&shared.disk),
+        incoming: data_dir.incoming.clone(),
+        db: shared.db.clone(),
+        view: shared.view.clone(),
+        metrics: Arc::clone(&shared.metrics),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread("peer", move || runtime.block_on(queues.run(context, peers, listeners)))?;
+    Ok(())
+}
+
+fn start_workers(
+    shared: &Shared,
+    setup: &Setup,
+    data_dir: &DataDir,
+    peers: &Peers,
+    owners: impl Iterator<Item = MailboxOwner<ToWorker>>,
+    health: rpc::health::HealthState,
+    ready: Sender<()>,
+) -> Result<Vec<WorkerHandle>, Error> {
+    let read_pool = ReadPool::start()?;
+    let publish = MemberPublish {
+        member_id: data_dir.identity.member_id,
+        name: setup.name.clone(),
+        client_urls: setup.advertise_client_urls.clone(),
+    };
+    let mut workers = Vec::new();
+    for (number, owner) in owners.enumerate() {
+        let (shared, setup, peers) = (shared.clone(), setup.clone(), peers.clone());
+        let (read_pool, health) = (read_pool.clone(), health.clone());
+        // The first socket thread also does the few things that happen by the clock.
+        let first = (number == 0).then(|| (publish.clone(), ready.clone()));
+        let connections = setup.connections;
+        let build = move || {
+            let fragment_bytes_max =
+                setup.requests.request_bytes_max + limits::MESSAGE_OVERHEAD_BYTES;
+            let services = Services::new(services::Inner {
+                cluster: Arc::clone(&shared.cluster),
+                view: shared.view.clone(),
+                raft: shared.raft.clone(),
+                waiting: Waiting::new(shared.boot_nonce, number as u8, random::u64() >> 24),
+                lessor: Arc::clone(&shared.lessor),
+                peers,
+                hub: Hub::new(Arc::clone(&shared.cluster), shared.view.clone(), fragment_bytes_max),
+                read_pool,
+                limits: setup.requests.clone(),
+                metrics: Arc::clone(&shared.metrics),
+            });
+            let mut router = Router::new(RouterOptions {
+                message_bytes_max: fragment_bytes_max,
+                stream_buffer_bytes_max: limits::STREAM_BUFFER_BYTES_MAX,
+                counters: shared.metrics.socket_counters(),
+            });
+            rpc::register(&mut router, &services);
+            rpc::health::register(&mut router, health);
+            router.http(http::handler(&services));
+            tokio::task::spawn_local(services.clone().pump(owner));
+            tokio::task::spawn_local(tell_progress(services.hub.clone(), setup.progress_interval));
+            if let Some((publish, ready)) = first {
+                tokio::task::spawn_local(expire_leases(services.clone()));
+                tokio::task::spawn_local(self::publish(services, publish, ready));
+            }
+            router
+        };
+        workers.push(worker::spawn(format!("socket-{number}"), connections, build)?);
+    }
+    Ok(workers)
+}
+
+/// Tells the group this member's name and client URLs; its success is the proof of a quorum.
+async fn publish(services: Services, publish: MemberPublish, ready: Sender<()>) {
+    let body = publish.encode();
+    while let Err(status) = services.propose(CommandKind::MemberPublish, body.clone()).await {
+        tracing::warn!(error = %status, "failed to publish local member to cluster through raft");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tracing::info!(
+        local_member_id = %format!("{:x}", publish.member_id),
+        name = %publish.name,
+        client_urls = ?publish.client_urls,
+        "published local member to cluster through raft"
+    );
+    let _ = ready.send(());
+}
+
+/// Proposes the revocation of leases whose time is over. Only the leader's lessor names any.
+async fn expire_leases(services: Services) {
+    let mut round = tokio::time::interval(limits::LEASE_ROUND);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        round.tick().await;
+        for lease in services.lessor.expired(limits::LEASE_REVOKES_PER_ROUND) {
+            services.metrics.lease_expired.inc();
+            let services = services.clone();
+            tokio::task::spawn_local(async move {
+                if let Err(status) = rpc::lease::revoke_expired(&services, lease).await {
+                    tracing::warn!(lease_id = %format!("{lease:016x}"), error = %status, "failed to revoke lease");
+                }
+            });
+        }
+    }
+}
+
+async fn tell_progress(hub: Hub, interval: Duration) {
+    let mut round = tokio::time::interval(interval);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        round.tick().await;
+        hub.notify_progress();
+    }
+}
+
+/// Gauges that are only set when somebody asks.
+fn observe(shared: &Shared, setup: &Setup) {
+    let (cluster, view) = (Arc::clone(&shared.cluster), shared.view.clone());
+    shared.metrics.quota_backend_bytes.set(setup.requests.quota_bytes as f64);
+    shared.metrics.on_scrape(move |metrics| {
+        let sizes = view.db_sizes();
+        metrics.has_leader.set(i64::from(cluster.leader() != 0));
+        metrics.is_leader.set(i64::from(cluster.is_leader()));
+        metrics.proposals_committed.set(cluster.committed() as i64);
+        let seen = metrics.leader_changes_seen.get();
+        metrics.leader_changes_seen.inc_by(cluster.leader_changes().saturating_sub(seen));
+        metrics.db_total_bytes.set((sizes.disk_bytes + sizes.memtable_bytes) as i64);
+        metrics.db_in_use_bytes.set((sizes.live_bytes + sizes.memtable_bytes) as i64);
+        metrics.current_revision.set(view.revision());
+        metrics.compact_revision.set(view.compacted());
+    });
+}
+
+fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    Ok(std::thread::Builder::new().name(name.to_owned()).spawn(body)?)
+}

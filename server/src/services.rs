@@ -1,0 +1,201 @@
+//! What every RPC of one socket thread shares: the way to consensus, the way to a linearizable
+//! read, the way to the read pool. One instance a thread, not `Send`.
+//!
+//! Invariants: a request waits at most `request_timeout`; whoever stops waiting leaves no trace in
+//! the table of waiting requests. A write that timed out may still happen (etcd's rule).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, TrySendError};
+use tokio::time::{Instant, timeout_at};
+use varve_api::etcdserverpb::ResponseHeader;
+use varve_api::{Status, error};
+use varve_store::{Command, CommandKind, Reply, RequestId, View};
+
+use crate::apply::ToWorker;
+use crate::cluster::Cluster;
+use crate::lease::Lessor;
+use crate::limits;
+use crate::mailbox::MailboxOwner;
+use crate::metrics::Metrics;
+use crate::peer::Peers;
+use crate::peer::frame::LeaseAnswer;
+use crate::raft::RaftInput;
+use crate::read_pool::ReadPool;
+use crate::request::Waiting;
+use crate::watch::hub::Hub;
+
+/// What flags decide about requests.
+#[derive(Clone, Debug)]
+pub struct RequestLimits {
+    /// `--max-txn-ops`.
+    pub txn_ops_max: usize,
+    /// `--max-request-bytes`.
+    pub request_bytes_max: usize,
+    /// 5 s and twice the election timeout, as in etcd.
+    pub request_timeout: Duration,
+    /// Shortest time to live of a lease, in seconds.
+    pub lease_ttl_min: i64,
+    /// Streams that require a leader end after this long without one: three election timeouts.
+    pub leaderless_max: Duration,
+    /// `--quota-backend-bytes`, for Status.
+    pub quota_bytes: i64,
+}
+
+/// Shared by the handlers of one socket thread; cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    inner: Rc<Inner>,
+}
+
+/// The parts of [`Services`].
+pub struct Inner {
+    /// Ids and published numbers.
+    pub cluster: Arc<Cluster>,
+    /// The state machine's reading side.
+    pub view: View,
+    /// The Raft thread.
+    pub raft: Sender<RaftInput>,
+    /// Requests of this thread that wait.
+    pub waiting: Waiting<Answer>,
+    /// Lease clock.
+    pub lessor: Arc<Lessor>,
+    /// The other members.
+    pub peers: Peers,
+    /// Watchers of this thread.
+    pub hub: Hub,
+    /// Threads for reads that take long.
+    pub read_pool: ReadPool,
+    /// From flags.
+    pub limits: RequestLimits,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What a waiting request gets.
+pub enum Answer {
+    /// It was applied.
+    Reply(Result<Reply, Status>),
+    /// The read may go ahead.
+    ReadReady,
+    /// The read must be tried again.
+    ReadFailed,
+    /// The leader's word on a lease.
+    Lease(LeaseAnswer),
+}
+
+impl std::ops::Deref for Services {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl Services {
+    /// Shares the parts.
+    pub fn new(inner: Inner) -> Self {
+        Self { inner: Rc::new(inner) }
+    }
+
+    /// Gets a command agreed and applied; its reply.
+    pub async fn propose(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
+        if body.len() > self.limits.request_bytes_max {
+            return Err(error::REQUEST_TOO_LARGE.into());
+        }
+        if self.cluster.committed().saturating_sub(self.cluster.applied())
+            > limits::COMMIT_APPLY_GAP_MAX
+        {
+            return Err(error::TOO_MANY_REQUESTS.into());
+        }
+        let mut ticket = self.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
+        let command = Command { id: RequestId(ticket.id), kind, body };
+        let _pending = Pending::new(&self.metrics);
+        match self.raft.try_send(RaftInput::Propose(command)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(error::TOO_MANY_REQUESTS.into()),
+            Err(TrySendError::Disconnected(_)) => return Err(error::STOPPED.into()),
+        }
+        let deadline = Instant::now() + self.limits.request_timeout;
+        match timeout_at(deadline, ticket.answer()).await {
+            Ok(Some(Answer::Reply(reply))) => reply,
+            Ok(_) => Err(error::STOPPED.into()),
+            Err(_) => {
+                self.metrics.proposals_failed.inc();
+                Err(error::TIMEOUT.into())
+            }
+        }
+    }
+
+    /// Waits until what is applied here includes everything that was acknowledged anywhere before
+    /// this call (Raft thesis 6.4).
+    pub async fn read_barrier(&self) -> Result<(), Status> {
+        // The only voter acknowledges nothing that it has not applied.
+        if self.cluster.is_sole_leader() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.limits.request_timeout;
+        loop {
+            let mut ticket = self.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
+            match self.raft.try_send(RaftInput::Read(ticket.id)) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => return Err(error::TOO_MANY_REQUESTS.into()),
+                Err(TrySendError::Disconnected(_)) => return Err(error::STOPPED.into()),
+            }
+            match timeout_at(deadline, ticket.answer()).await {
+                Ok(Some(Answer::ReadReady)) => return Ok(()),
+                // A new attempt has a new context: an old one's confirmation says nothing about it.
+                Ok(Some(Answer::ReadFailed)) => {
+                    tokio::time::sleep(limits::READ_RETRY_PAUSE).await;
+                }
+                Ok(_) => return Err(error::STOPPED.into()),
+                Err(_) => return Err(error::TIMEOUT.into()),
+            }
+        }
+    }
+
+    /// Fills in what the state machine does not know: who answers, and the term.
+    pub fn complete(&self, header: &mut Option<ResponseHeader>) {
+        let revision = header.as_ref().map_or(0, |header| header.revision);
+        *header = Some(self.cluster.header(revision));
+    }
+
+    /// Hands out what other threads posted to this one; runs for the life of the thread.
+    pub async fn pump(self, owner: MailboxOwner<ToWorker>) {
+        let mut posted = Vec::new();
+        loop {
+            owner.drain(&mut posted).await;
+            for item in posted.drain(..) {
+                match item {
+                    ToWorker::Reply(id, reply) => self.waiting.answer(id.0, Answer::Reply(reply)),
+                    ToWorker::ReadReady(id) => self.waiting.answer(id, Answer::ReadReady),
+                    ToWorker::ReadFailed(id) => self.waiting.answer(id, Answer::ReadFailed),
+                    ToWorker::Lease(answer) => {
+                        self.waiting.answer(answer.request, Answer::Lease(answer));
+                    }
+                    ToWorker::Events(batch) => self.hub.deliver(&batch),
+                    ToWorker::Resync(revision) => self.hub.resync(revision),
+                }
+            }
+        }
+    }
+}
+
+/// Counts a proposal as pending while it lives.
+struct Pending<'a>(&'a Metrics);
+
+impl<'a> Pending<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.proposals_pending.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.proposals_pending.dec();
+    }
+}
