@@ -32,8 +32,9 @@ pub struct Report {
     pub first_index: u64,
     /// Index of the newest entry; `first_index - 1` when there is none.
     pub last_index: u64,
-    /// Whether the log ends in a torn write, which opening it would cut off. Not a violation.
-    pub torn_tail: bool,
+    /// Whether there are bytes behind the last frame: a torn write, or what a recycled file held.
+    /// Opening the log overwrites them. Not a violation.
+    pub stale_tail: bool,
     /// All that is wrong, in words that name file and offset.
     pub violations: Vec<String>,
 }
@@ -149,7 +150,7 @@ impl Checker {
         let later = scan::later_frame(bytes, header, stop.offset);
         match recover::judge(path, &stop, later, chain.next_sequence, next) {
             Ok(recover::Verdict::Cut) => {
-                self.report.torn_tail = stop.found == Found::Unverifiable;
+                self.report.stale_tail = stop.found == Found::Unverifiable;
                 Ok(())
             }
             Ok(_) => Ok(()),

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use varve_disk::{Disk, File};
 
 use crate::error::{Error, Result};
+use crate::frame::padded;
 use crate::segment::{FRESH_NAME, Listing, SPARES_MAX, SegmentHeader, SegmentId, spare_name};
 
 /// Zeros are written and synced in steps of this size.
@@ -140,10 +141,11 @@ impl Directory {
         self.segments.back_mut().expect("an open log has a segment")
     }
 
-    /// Makes the next segment, with room for at least `bytes_min`, header included. Durable on
-    /// return.
-    pub fn begin_segment(&mut self, first_sequence: u64, bytes_min: u64) -> Result<()> {
+    /// Makes the next segment, with room for a first frame of `frame_bytes`. Durable on return.
+    pub fn begin_segment(&mut self, first_sequence: u64, frame_bytes: u64) -> Result<()> {
         let id = self.segments.back().map_or(SegmentId(1), |segment| segment.header.id.next());
+        let block_bytes = self.layout.block_bytes;
+        let bytes_min = u64::from(block_bytes) + padded(frame_bytes, block_bytes);
         let is_ordinary = bytes_min <= self.layout.segment_bytes;
         let source = match if is_ordinary { self.take_spare()? } else { None } {
             Some(source) => source,
@@ -155,7 +157,7 @@ impl Directory {
             generation: source.generation + 1,
             first_sequence,
             segment_bytes: source.length_bytes,
-            block_bytes: self.layout.block_bytes,
+            block_bytes,
         };
         source.file.write_at(0, &header.encode())?;
         // The whole file is durable before it gets its name: a segment is never half made.
@@ -164,7 +166,9 @@ impl Directory {
         self.disk.rename(&source.path, &path)?;
         // The name is durable before the first frame is acknowledged in it.
         self.disk.sync_dir(&self.path)?;
-        self.segments.push_back(Segment { header, path, file: source.file, has_frames: false });
+        // Opened by its name, so that errors name it.
+        let file = self.disk.open(&path)?;
+        self.segments.push_back(Segment { header, path, file, has_frames: false });
         Ok(())
     }
 

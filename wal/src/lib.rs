@@ -160,7 +160,7 @@ impl Wal {
         let layout = Layout { identity, segment_bytes, block_bytes };
         let mut directory = Directory::open(disk, dir, layout, &listing)?;
         if listing.segments.is_empty() {
-            directory.begin_segment(1, SEGMENT_BYTES_MIN)?;
+            directory.begin_segment(1, 0)?;
         }
         let Recovered { image, chain, offset } = recover::recover(&mut directory)?;
         let cache = Cache::new(image.index.next(), cache_bytes_max);

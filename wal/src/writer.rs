@@ -130,9 +130,7 @@ impl Writer {
         if self.offset + padded(bytes, block_bytes) <= active.header.segment_bytes {
             return directory.prepare(self.offset);
         }
-        // Room for the header's block and the padding, whatever the block size.
-        let room = padded(first_bytes, ALIGNMENT_BYTES as u32) + ALIGNMENT_BYTES as u64;
-        directory.begin_segment(self.chain.next_sequence, room)?;
+        directory.begin_segment(self.chain.next_sequence, first_bytes)?;
         self.offset = directory.active().header.frames_start();
         Ok(())
     }

@@ -1,11 +1,9 @@
 //! Power is lost at every disk operation of several runs, and each time several of the states that
 //! a disk may be found in are opened and compared with the model.
 
-mod model;
-
 use std::path::Path;
 
-use model::{
+use crate::model::{
     DIR, IDENTITY, Model, Operation, Outcome, Shape, next_batch, operations, run, to_batch,
 };
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
@@ -129,7 +127,7 @@ fn count_operations(shape: Shape, run_of: &[Operation]) -> u64 {
     let (outcome, error) = run(&disk, shape, run_of);
     assert!(error.is_none(), "{error:?}");
     let operations = disk.operations();
-    let wal = shape.open(&disk).unwrap();
+    let wal = shape.open(&disk).expect("a log without a crash opens");
     outcome.assert_holds(&wal, "without a crash");
     operations
 }
@@ -149,6 +147,6 @@ fn styles(stop: u64, seed: u64) -> [CrashStyle; 8] {
 }
 
 fn assert_checked(disk: &SimDisk, context: &str) {
-    let report = check(disk, Path::new(DIR), &IDENTITY).unwrap();
+    let report = check(disk, Path::new(DIR), &IDENTITY).expect("the disk works");
     assert!(report.violations.is_empty(), "{context}: {:#?}", report.violations);
 }
