@@ -1,0 +1,315 @@
+//! The rules of this code base, as tests.
+//!
+//! One idea: a rule that is not checked is a wish. Each test below is one rule of
+//! `docs/STYLE.md`; its failure lists every violation with file and line. Exceptions are data
+//! with a reason, and an exception that is no longer needed fails too, so the lists only shrink.
+//!
+//! What it does not do: what rustfmt and clippy do (see `clippy.toml` and `[workspace.lints]`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+#[path = "tidy/dependencies.rs"]
+mod dependencies;
+#[path = "tidy/documents.rs"]
+mod documents;
+#[path = "tidy/rust.rs"]
+mod rust;
+#[path = "tidy/tree.rs"]
+mod tree;
+
+use rust::Rust;
+use tree::{TextFile, text_files, with_extension};
+
+/// Lines of a source file at most.
+const FILE_LINES_MAX: usize = 800;
+/// Lines of a source file that are fine; longer files are listed by `--nocapture`.
+const FILE_LINES_TARGET: usize = 400;
+/// Lines of any function at most.
+const FUNCTION_LINES_MAX: usize = 100;
+/// Lines of a production function at most, but for [`LONG_FUNCTIONS`].
+const FUNCTION_LINES_TARGET: usize = 70;
+
+/// Production functions of more than [`FUNCTION_LINES_TARGET`] lines: file, name, reason.
+const LONG_FUNCTIONS: [(&str, &str, &str); 0] = [];
+
+/// Production files outside `disk` that touch files: path, reason.
+const FILES_TOUCHED: [(&str, &str); 0] = [];
+
+/// Production code with `unsafe`: a file or a directory, what for. Each block says why it is sound.
+const UNSAFE_CODE: [(&str, &str); 5] = [
+    ("disk/src/os.rs", "maps files, asks for the space left"),
+    ("lsm/src/memtable/", "readers walk the skiplist without locks or counts while it grows"),
+    ("server/src/listener.rs", "getrlimit"),
+    ("server/src/random.rs", "getrandom"),
+    ("server/src/read_pool.rs", "setpriority"),
+];
+
+/// Crates whose `src` is production code.
+const PRODUCTION: [&str; 7] = ["disk", "wal", "lsm", "api", "store", "raftnode", "server"];
+
+/// Sources: everything that the compiler reads and people wrote.
+fn sources(files: &[TextFile]) -> Vec<&TextFile> {
+    with_extension(files, "rs").into_iter().filter(|file| !file.is_generated()).collect()
+}
+
+/// All sources, with what is a test known across files.
+fn rust_sources(files: &[TextFile]) -> Vec<Rust<'_>> {
+    let sources = sources(files);
+    let read = |file| Rust::new(file, false);
+    let declared: Vec<String> = sources.iter().flat_map(|file| read(file).test_modules()).collect();
+    let is_test = |file: &TextFile| {
+        let stem = file.path.trim_end_matches(".rs");
+        let is_module = |module: &String| {
+            let module = module.trim_end_matches(".rs");
+            stem == module || stem.starts_with(&format!("{module}/"))
+        };
+        let in_src = file.path.split('/').nth(1) == Some("src");
+        !(PRODUCTION.contains(&file.top()) && in_src) || declared.iter().any(is_module)
+    };
+    sources.into_iter().map(|file| Rust::new(file, is_test(file))).collect()
+}
+
+fn assert_none(rule: &str, mut violations: Vec<String>) {
+    violations.sort();
+    assert!(
+        violations.is_empty(),
+        "{rule}: {} violations\n{}",
+        violations.len(),
+        violations.join("\n")
+    );
+}
+
+/// Compares what was found with a list of exceptions, both ways.
+fn assert_only(rule: &str, found: BTreeMap<String, String>, excepted: BTreeSet<String>) {
+    let new =
+        found.iter().filter(|(key, _)| !excepted.contains(*key)).map(|(_, text)| text.clone());
+    let gone = excepted.iter().filter(|key| !found.contains_key(*key));
+    let gone = gone.map(|key| format!("{key}: the exception is no longer needed, remove it"));
+    assert_none(rule, new.chain(gone).collect());
+}
+
+#[test]
+fn crates_depend_only_on_what_the_table_allows() {
+    assert_none("dependencies", dependencies::violations());
+}
+
+#[test]
+fn every_file_opens_with_what_it_is() {
+    let files = text_files();
+    let silent = sources(&files).into_iter().filter(|file| !file.text.starts_with("//!"));
+    assert_none("first line is //!", silent.map(|file| file.path.clone()).collect());
+}
+
+#[test]
+fn files_fit_a_sitting() {
+    let files = text_files();
+    let sources = sources(&files);
+    let lengths = sources.iter().map(|file| (file.text.lines().count(), &file.path));
+    let mut long: Vec<_> = lengths.filter(|(lines, _)| *lines > FILE_LINES_TARGET).collect();
+    long.sort();
+    for (lines, path) in &long {
+        println!("{lines} lines, target {FILE_LINES_TARGET}: {path}");
+    }
+    let too_long = long.iter().filter(|(lines, _)| *lines > FILE_LINES_MAX);
+    let too_long = too_long.map(|(lines, path)| format!("{path}: {lines} lines")).collect();
+    assert_none("at most 800 lines a file", too_long);
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let files = text_files();
+    let (mut long, mut too_long) = (BTreeMap::new(), Vec::new());
+    for source in rust_sources(&files) {
+        let path = &source.file.path;
+        for function in source.functions() {
+            let (name, lines) = (&function.name, function.lines);
+            let text = format!("{path}:{}: {name} has {lines} lines", function.line);
+            if lines > FUNCTION_LINES_MAX {
+                too_long.push(text.clone());
+            }
+            if lines > FUNCTION_LINES_TARGET && !function.is_test {
+                long.insert(format!("{path} {name}"), text);
+            }
+        }
+    }
+    assert_none("at most 100 lines a function", too_long);
+    let excepted = LONG_FUNCTIONS.iter().map(|(path, name, _)| format!("{path} {name}"));
+    assert_only("at most 70 lines a production function", long, excepted.collect());
+}
+
+#[test]
+fn no_file_is_named_after_nothing() {
+    let names = ["utils", "util", "common", "helpers", "helper", "types", "misc"];
+    let is_nothing = |part: &str| names.contains(&part.trim_end_matches(".rs"));
+    let files = text_files();
+    let found = with_extension(&files, "rs").into_iter().map(|file| file.path.clone());
+    assert_none(
+        "names say what is inside",
+        found.filter(|p| p.split('/').any(is_nothing)).collect(),
+    );
+}
+
+#[test]
+fn sources_are_ascii() {
+    let files = text_files();
+    let is_source = |file: &&TextFile| {
+        [".rs", ".toml", ".proto", ".md", ".go"].iter().any(|end| file.path.ends_with(end))
+            || file.path == ".ci/run"
+    };
+    let mut found = Vec::new();
+    for file in files.iter().filter(is_source) {
+        for (at, line) in file.text.lines().enumerate().filter(|(_, line)| !line.is_ascii()) {
+            found.push(format!("{}:{}: {line}", file.path, at + 1));
+        }
+    }
+    assert_none("ASCII only", found);
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    // In two parts, so that this file does not hold them.
+    let words = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"]].map(|parts| parts.concat());
+    let calls = [["dbg", "!("], ["todo", "!("], ["unimplemented", "!("]].map(|p| p.concat());
+    let files = text_files();
+    let mut found = Vec::new();
+    for file in sources(&files) {
+        for (at, line) in file.text.lines().enumerate() {
+            let has_word = words.iter().any(|word| {
+                line.match_indices(word.as_str()).any(|(at, _)| is_whole_word(line, at, word.len()))
+            });
+            if has_word || calls.iter().any(|call| line.contains(call.as_str())) {
+                found.push(format!("{}:{}: {}", file.path, at + 1, line.trim()));
+            }
+        }
+    }
+    assert_none("nothing unfinished", found);
+}
+
+fn is_whole_word(line: &str, at: usize, length: usize) -> bool {
+    let is_letter = |c: char| c.is_alphanumeric() || c == '_';
+    !line[..at].ends_with(is_letter) && !line[at + length..].starts_with(is_letter)
+}
+
+#[test]
+fn production_code_does_not_unwrap() {
+    let files = text_files();
+    let mut found = Vec::new();
+    for source in rust_sources(&files) {
+        for line in source.production_lines(".unwrap()") {
+            found.push(format!("{}:{line}: expect() says which invariant", source.file.path));
+        }
+    }
+    assert_none("no unwrap in production code", found);
+}
+
+#[test]
+fn only_disk_touches_files() {
+    let files = text_files();
+    let mut found = BTreeMap::new();
+    for source in rust_sources(&files) {
+        let path = &source.file.path;
+        let lines: Vec<usize> = ["std::fs", "tokio::fs", "File::open("]
+            .iter()
+            .flat_map(|what| source.production_lines(what))
+            .collect();
+        if let Some(line) = lines.iter().min().filter(|_| source.file.top() != "disk") {
+            found.insert(path.clone(), format!("{path}:{line}: goes past varve_disk::Disk"));
+        }
+    }
+    let excepted = FILES_TOUCHED.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_only("files are touched by disk only", found, excepted);
+}
+
+#[test]
+fn unsafe_is_where_it_is_the_point() {
+    let files = text_files();
+    let mut found = BTreeMap::new();
+    for source in rust_sources(&files) {
+        let path = &source.file.path;
+        let blocks = ["unsafe {", "unsafe impl", "unsafe fn"];
+        let lines: Vec<usize> =
+            blocks.iter().flat_map(|what| source.production_lines(what)).collect();
+        if let Some(line) = lines.iter().min() {
+            let listed = UNSAFE_CODE.iter().find(|(place, _)| path.starts_with(place));
+            let key = listed.map_or(path.as_str(), |(place, _)| place);
+            found.insert(key.to_owned(), format!("{path}:{line}: unsafe"));
+        }
+    }
+    let excepted = UNSAFE_CODE.iter().map(|(place, _)| (*place).to_owned()).collect();
+    assert_only("unsafe code is listed", found, excepted);
+}
+
+#[test]
+fn documents_lead_somewhere() {
+    let files = text_files();
+    let mut found = Vec::new();
+    for file in with_extension(&files, "md") {
+        found.extend(documents::broken_links(file));
+        // The history names what was there at the time.
+        if file.path != "CHANGELOG.md" {
+            found.extend(documents::missing_paths(file));
+        }
+    }
+    for file in sources(&files) {
+        // Its own tests name files that are not there.
+        if file.path != "tests/tests/tidy/documents.rs" {
+            found.extend(documents::missing_paths(file));
+        }
+    }
+    assert_none("links and paths exist", found);
+}
+
+#[test]
+fn every_format_has_its_section() {
+    let sections = documents::sections(&tree::read("docs/FORMAT.md"));
+    let mut found = Vec::new();
+    for name in ["wal", "lsm", "store", "raftnode", "server"] {
+        let section = sections.iter().find(|(heading, _)| heading.contains(&format!("`{name}`")));
+        match section {
+            None => found.push(format!("docs/FORMAT.md: no section of {name}")),
+            Some((heading, lines)) if *lines < 10 => {
+                found.push(format!("docs/FORMAT.md: {heading}: {lines} lines"));
+            }
+            Some(_) => {}
+        }
+    }
+    assert_none("every format is specified", found);
+}
+
+#[test]
+fn compatibility_has_a_row_for_every_call() {
+    let files = text_files();
+    let named = documents::first_column(&tree::read("docs/COMPATIBILITY.md"));
+    let mut found = Vec::new();
+    for file in with_extension(&files, "proto") {
+        for line in file.text.lines().filter_map(|line| line.trim().strip_prefix("rpc ")) {
+            let call = line.split('(').next().expect("split yields a part").trim();
+            if !named.contains(call) {
+                found.push(format!("docs/COMPATIBILITY.md: no row for `{call}` ({})", file.path));
+            }
+        }
+    }
+    assert_none("every call has a row", found);
+}
+
+#[test]
+fn nothing_names_the_machine_it_was_written_on() {
+    let roots = [["/wo", "rk/"], ["/ro", "ot/"], ["/op", "t/"], ["/ho", "me/"]];
+    let roots = roots.map(|parts| parts.concat());
+    let files = text_files();
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| file.path != "Cargo.lock") {
+        for (at, line) in file.text.lines().enumerate() {
+            // Behind a letter it is a part of a longer, relative path or of an address.
+            let is_root = |root: &String| {
+                line.match_indices(root.as_str()).any(|(at, _)| {
+                    !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-}".contains(c))
+                })
+            };
+            if roots.iter().any(is_root) {
+                found.push(format!("{}:{}: {}", file.path, at + 1, line.trim()));
+            }
+        }
+    }
+    assert_none("no paths of a machine", found);
+}
