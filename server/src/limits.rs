@@ -93,3 +93,102 @@ const _: () = assert!(
     REQUEST_BYTES_MAX + MESSAGE_OVERHEAD_BYTES < u32::MAX as usize,
     "the length prefix of a message has 32 bits"
 );
+
+// --- From request to reply -------------------------------------------------------------------------
+
+/// Inputs that wait for the Raft thread. A full inbox refuses requests ("too many requests") and
+/// drops peers' messages.
+pub const RAFT_INBOX_MAX: usize = 16_384;
+/// Inputs that the Raft thread takes before it runs a cycle: bounds the latency of a tick.
+pub const RAFT_INPUTS_PER_TURN: usize = 8_192;
+/// An entry is proposed when its commands hold this many bytes, without waiting for more.
+pub const ENTRY_BYTES_TARGET: usize = 1 << 20;
+/// Proposals that wait for a leader, in bytes.
+pub const HELD_PROPOSAL_BYTES_MAX: usize = 16 << 20;
+/// And in time: their clients have given up by then (`request_timeout` is 7 s by default).
+pub const HELD_PROPOSAL_AGE_MAX: Duration = Duration::from_secs(5);
+/// Inputs that wait for the apply thread; what has no room stays with the Raft thread.
+pub const APPLY_QUEUE_MAX: usize = 256;
+/// Bytes of committed entries that wait for the apply thread before peers' bulk messages are
+/// dropped.
+pub const APPLY_BACKLOG_BYTES_MAX: usize = 64 << 20;
+/// A peer's message up to this size is never dropped for the sake of the backlog: it may be a
+/// heartbeat.
+pub const SMALL_MESSAGE_BYTES_MAX: usize = 1 << 10;
+/// Entries committed and not yet applied before requests are refused; etcd's number.
+pub const COMMIT_APPLY_GAP_MAX: u64 = 5_000;
+/// Requests of one socket thread that wait for consensus.
+pub const REQUESTS_WAITING_MAX: usize = 65_536;
+/// Items in a socket thread's mailbox: every waiting request may be answered at once, and events
+/// come on top.
+pub const MAILBOX_ITEMS_MAX: usize = 2 * REQUESTS_WAITING_MAX;
+/// With this many items waiting, a socket thread gets no more events but reads the history.
+pub const MAILBOX_EVENT_BATCHES_MAX: usize = REQUESTS_WAITING_MAX / 2;
+/// Pause before a read or a lease question is tried again after a change of leader.
+pub const READ_RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long the leader may take to answer a lease question before it is asked again.
+pub const LEASE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes proposed and not yet committed.
+pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
+/// Entry bytes in one append message.
+pub const APPEND_BYTES_MAX: u64 = 1 << 20;
+/// Append messages under way to one follower.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 256;
+/// Expired leases whose revocation is proposed per round of half a second; etcd's rate.
+pub const LEASE_REVOKES_PER_ROUND: usize = 500;
+/// How long a stopping leader waits for its successor.
+pub const LEADER_TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between two such rounds.
+pub const LEASE_ROUND: Duration = Duration::from_millis(500);
+
+const _: () = assert!(RAFT_INPUTS_PER_TURN <= RAFT_INBOX_MAX);
+const _: () = assert!(MAILBOX_EVENT_BATCHES_MAX + REQUESTS_WAITING_MAX <= MAILBOX_ITEMS_MAX);
+
+// --- Reads -----------------------------------------------------------------------------------------
+
+/// Threads for long reads.
+pub const READ_THREADS: usize = 2;
+/// Long reads that wait for a thread; beyond, "too many requests".
+pub const READ_QUEUE_MAX: usize = 4_096;
+/// A range of at most this many keys is read on the socket thread.
+pub const INLINE_RANGE_KEYS_MAX: i64 = 16;
+/// Revisions that one step of catching up reads for one watcher; etcd's number is 1000.
+pub const CATCH_UP_REVISIONS_MAX: i64 = 4_096;
+/// Bytes of events after which such a step ends at the next revision.
+pub const CATCH_UP_BYTES_TARGET: usize = 256 << 10;
+
+// --- Log and engine ----------------------------------------------------------------------------------
+
+/// Recent log entries kept in memory for followers.
+pub const LOG_CACHE_BYTES_MAX: usize = 32 << 20;
+
+// --- Peers -------------------------------------------------------------------------------------------
+
+/// Longest frame of a peer stream: a snapshot's manifest is the largest.
+pub const PEER_FRAME_BYTES_MAX: usize = 64 << 20;
+/// Small messages that wait for one peer.
+pub const PEER_SMALL_QUEUE_MAX: usize = 4_096;
+/// Append messages that wait for one peer: at most one mebibyte each, and Raft keeps no more than
+/// `APPENDS_IN_FLIGHT_MAX` under way.
+pub const PEER_BULK_QUEUE_MAX: usize = APPENDS_IN_FLIGHT_MAX;
+/// Streams that peers may hold open here.
+pub const PEER_STREAMS_MAX: usize = 256;
+/// Frames are written together up to about this many bytes.
+pub const PEER_WRITE_BYTES_TARGET: usize = 256 << 10;
+/// A peer that takes nothing for this long is gone.
+pub const PEER_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a TCP connection.
+pub const PEER_DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for the first frame of an incoming stream.
+pub const PEER_HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before dialling again, at first.
+pub const PEER_REDIAL_MIN: Duration = Duration::from_millis(50);
+/// Pause before dialling again, at most.
+pub const PEER_REDIAL_MAX: Duration = Duration::from_secs(1);
+/// One piece of a file in a snapshot.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+/// Silence that ends a snapshot transfer.
+pub const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+const _: () = assert!(APPEND_BYTES_MAX as usize * 4 <= PEER_FRAME_BYTES_MAX);
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES < PEER_FRAME_BYTES_MAX);

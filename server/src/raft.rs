@@ -26,6 +26,7 @@ use varve_store::{Command, encode_batch};
 use crate::apply::ApplyInput;
 use crate::cluster::Cluster;
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::peer::Peers;
 use crate::peer::snapshot::Staged;
 
@@ -84,6 +85,8 @@ pub struct RaftThread {
     pub peers: Peers,
     /// Where the status is published.
     pub cluster: Arc<Cluster>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
     /// Length of a tick.
     pub tick: Duration,
     /// Voters besides this node; none means that an election needs no waiting.
@@ -238,7 +241,9 @@ impl RaftThread {
             let output = self.node.begin();
             self.carry_out(turn, output);
             if !turn.installing {
+                let started = Instant::now();
                 let output = self.node.persist()?;
+                self.metrics.wal_fsync_seconds.observe(started.elapsed().as_secs_f64());
                 self.carry_out(turn, output);
             }
         }

@@ -34,7 +34,7 @@ use varve_disk::Disk;
 use varve_disk::os::OsDisk;
 use varve_lsm::Db;
 use varve_raftnode::{Node, NodeId};
-use varve_store::{CommandKind, Founding, Mark, MemberPublish, Store, View};
+use varve_store::{CommandKind, Founding, MemberPublish, Store, View};
 
 use crate::apply::{ApplyInput, ApplyThread, ToWorker, leases};
 use crate::background::{Background, applied_at};
@@ -42,6 +42,7 @@ use crate::cluster::Cluster;
 use crate::data_dir::{self, DataDir};
 use crate::error::{Error, fatal};
 use crate::grpc::{Router, RouterOptions};
+use crate::http::HttpRoutes;
 use crate::lease::Lessor;
 use crate::limits;
 use crate::listener::{self, Acceptor, Bound};
@@ -54,10 +55,9 @@ use crate::request::{BootNonce, Waiting};
 use crate::rpc;
 use crate::services::{self, Services};
 use crate::setup::Setup;
-use crate::socket::Role;
 use crate::watch::hub::Hub;
 use crate::worker::{self, WorkerHandle};
-use crate::{http, random};
+use crate::random;
 
 /// A running server.
 pub struct Server {
@@ -130,10 +130,10 @@ impl Server {
         let acceptor = listener::start(bound, inboxes, listener::connection_limit())?;
         serving.send_replace(ServingStatus::Serving);
         tracing::info!("ready to serve client requests");
-        for url in &setup.client_urls_text {
+        for address in &setup.client_addresses {
             tracing::info!(
                 traffic = "grpc+http",
-                address = %url,
+                address = %address,
                 "serving client traffic insecurely; this is strongly discouraged!"
             );
         }
@@ -361,7 +361,11 @@ fn start_workers(
             });
             rpc::register(&mut router, &services);
             rpc::health::register(&mut router, health);
-            router.http(http::handler(&services));
+            router.http(HttpRoutes::new(
+                services.clone(),
+                Arc::clone(&shared.metrics),
+                setup.access.clone(),
+            ));
             tokio::task::spawn_local(services.clone().pump(owner));
             tokio::task::spawn_local(tell_progress(services.hub.clone(), setup.progress_interval));
             if let Some((publish, ready)) = first {

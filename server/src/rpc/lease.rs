@@ -75,6 +75,15 @@ async fn revoke(
     }
 }
 
+/// Revokes a lease whose time is over; one that is gone already is no error.
+pub async fn revoke_expired(services: &Services, lease: i64) -> Result<(), Status> {
+    let body = LeaseRevokeRequest { id: lease }.encode_to_vec().into();
+    match services.propose(CommandKind::LeaseRevoke, body).await {
+        Err(status) if status != error::LEASE_NOT_FOUND => Err(status),
+        _ => Ok(()),
+    }
+}
+
 async fn keep_alive(
     services: Services,
     meta: RequestMeta,

@@ -1,0 +1,55 @@
+//! What the HTTP health checks ask of this server.
+
+use varve_api::Status;
+use varve_api::etcdserverpb::RangeRequest;
+
+use crate::http::{Consistency, Health};
+use crate::services::Services;
+use crate::version::{CLUSTER_VERSION, STORAGE_VERSION};
+
+impl Health for Services {
+    /// None can be raised yet.
+    fn alarms(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    fn has_leader(&self) -> bool {
+        self.cluster.leader() != 0
+    }
+
+    fn is_learner(&self) -> bool {
+        false
+    }
+
+    async fn read(&self, consistency: Consistency) -> Result<(), Status> {
+        if consistency == Consistency::Linearizable {
+            self.read_barrier().await?;
+        }
+        let request = RangeRequest {
+            key: b"health".as_slice().into(),
+            limit: 1,
+            keys_only: true,
+            ..RangeRequest::default()
+        };
+        self.view.range(&request).map(drop)
+    }
+
+    fn cluster_version(&self) -> Option<String> {
+        (self.cluster.applied() > 0).then(|| CLUSTER_VERSION.to_owned())
+    }
+
+    fn storage_version(&self) -> Option<String> {
+        (self.cluster.applied() > 0).then(|| STORAGE_VERSION.to_owned())
+    }
+
+    fn raft_status(&self) -> serde_json::Value {
+        serde_json::json!({
+            "id": format!("{:x}", self.cluster.member_id),
+            "term": self.cluster.term(),
+            "commit": self.cluster.committed(),
+            "applied": self.cluster.applied(),
+            "lead": format!("{:x}", self.cluster.leader()),
+            "raftState": if self.cluster.is_leader() { "StateLeader" } else { "StateFollower" },
+        })
+    }
+}

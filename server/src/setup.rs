@@ -1,0 +1,57 @@
+//! What the server runs with: flags after they were understood. `config` says what may be written
+//! on a command line; this says what it means.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::data_dir::Identity;
+use crate::http::Access;
+use crate::listener::{ListenAddress, ListenOptions};
+use crate::services::RequestLimits;
+use crate::socket::Role;
+use crate::worker::ConnectionOptions;
+
+/// Everything that is decided before the start.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// `--name`.
+    pub name: String,
+    /// Who this member is, if the data directory does not know better.
+    pub identity: Identity,
+    /// `--data-dir`.
+    pub data_dir: PathBuf,
+    /// `--wal-dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// Client, HTTP and metrics addresses.
+    pub listen: Vec<(ListenAddress, Role)>,
+    /// `--listen-peer-urls` as "host:port".
+    pub listen_peers: Vec<String>,
+    /// How to bind.
+    pub listen_options: ListenOptions,
+    /// `--listen-client-urls` as "host:port", for the log.
+    pub client_addresses: Vec<String>,
+    /// `--advertise-client-urls`.
+    pub advertise_client_urls: Vec<String>,
+    /// `--heartbeat-interval`: a tick.
+    pub tick: Duration,
+    /// `--election-timeout` in ticks.
+    pub election_ticks: usize,
+    /// `--pre-vote`.
+    pub pre_vote: bool,
+    /// `--snapshot-count`.
+    pub snapshot_count: u64,
+    /// `--snapshot-catchup-entries`.
+    pub snapshot_catchup_entries: u64,
+    /// Limits of requests.
+    pub requests: RequestLimits,
+    /// Limits of connections.
+    pub connections: ConnectionOptions,
+    /// `--cors`, `--host-whitelist`.
+    pub access: Access,
+    /// Number of socket threads.
+    pub socket_threads: usize,
+    /// `--watch-progress-notify-interval`.
+    pub progress_interval: Duration,
+    /// The engine's sizes.
+    pub engine: varve_lsm::Options,
+}
