@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,6 +18,8 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
+use varve_disk::Disk as _;
+use varve_disk::os::OsDisk;
 
 use crate::grpc::PeerAddress;
 use crate::limits;
@@ -103,18 +105,18 @@ fn bind_tcp(host: &str, port: u16, options: ListenOptions) -> io::Result<std::ne
     bind().map_err(name)
 }
 
-fn bind_unix(path: &PathBuf) -> io::Result<std::os::unix::net::UnixListener> {
+fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let bind = || {
         // A socket file that outlived its process would make bind fail; etcd removes it too.
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let disk = OsDisk::new();
+        if disk.exists(path).map_err(io::Error::other)? {
+            disk.remove(path).map_err(io::Error::other)?;
         }
         let listener = std::os::unix::net::UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    bind().map_err(|error| {
+    bind().map_err(|error: io::Error| {
         io::Error::new(error.kind(), format!("listen unix {}: {error}", path.display()))
     })
 }
@@ -155,7 +157,7 @@ pub fn start(
     let thread = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
         runtime.block_on(async {
             for (listener, role) in registered {
-                let slots = if role == Role::HttpOnly { &probes } else { &clients };
+                let slots = if role == Role::Metrics { &probes } else { &clients };
                 let (slots, workers) = (Arc::clone(slots), Arc::clone(&workers));
                 tokio::spawn(accept_loop(listener, role, slots, workers));
             }
@@ -178,16 +180,18 @@ impl Acceptor {
 
 /// How many client connections the process can hold: RLIMIT_NOFILE less what it needs itself.
 pub fn connection_limit() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live `rlimit`, which the call only writes.
-    let outcome = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    if outcome != 0 {
-        return limits::CONNECTIONS_MIN;
-    }
-    let free = limit.rlim_cur.saturating_sub(limits::FILES_RESERVED);
+    let free = file_limit().saturating_sub(limits::FILES_RESERVED);
     usize::try_from(free)
         .unwrap_or(usize::MAX)
         .clamp(limits::CONNECTIONS_MIN, limits::CONNECTIONS_MAX)
+}
+
+/// How many files the process may have open; 0 if the system does not tell.
+pub fn file_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live `rlimit`, which the call only writes.
+    let outcome = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if outcome == 0 { limit.rlim_cur } else { 0 }
 }
 
 /// A listener of the acceptor's reactor.

@@ -24,8 +24,10 @@ pub enum Role {
     Client,
     /// gRPC only: `--listen-client-urls` if `--listen-client-http-urls` is given.
     GrpcOnly,
-    /// HTTP only: `--listen-client-http-urls`, `--listen-metrics-urls`.
+    /// HTTP only: `--listen-client-http-urls`.
     HttpOnly,
+    /// Metrics and health checks only: `--listen-metrics-urls`.
+    Metrics,
 }
 
 /// A connection on its way from the acceptor to its socket thread.

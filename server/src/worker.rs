@@ -27,7 +27,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
 use crate::grpc::router::Dispatch;
-use crate::grpc::{PeerAddress, ResponseBody, Router};
+use crate::grpc::{Origin, PeerAddress, ResponseBody, Router};
 use crate::limits;
 use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::socket::{Accepted, Role, Socket};
@@ -275,7 +275,8 @@ impl Service<Request<Incoming>> for ConnectionService {
         match self.role {
             Role::Client => self.router.dispatch(request, &self.peer),
             Role::GrpcOnly => self.router.dispatch_grpc(request, &self.peer),
-            Role::HttpOnly => self.router.dispatch_http(request, &self.peer),
+            Role::HttpOnly => self.router.dispatch_http(request, &self.peer, Origin::Client),
+            Role::Metrics => self.router.dispatch_http(request, &self.peer, Origin::Metrics),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use varve_api::error::{CODES, Code, Status};
 use varve_api::method::{METHODS, Method};
@@ -20,7 +21,16 @@ pub struct MethodCounters {
     pub messages_sent: AtomicU64,
     /// Calls that ended, by code.
     pub handled: [AtomicU64; CODES.len()],
+    /// Ended calls by duration: one counter per bucket and one for those above the last.
+    pub handling_buckets: [AtomicU64; HANDLING_BUCKETS_SECONDS.len() + 1],
+    /// Sum of the durations of ended calls.
+    pub handling_nanos: AtomicU64,
 }
+
+/// Upper bounds of the buckets of `grpc_server_handling_seconds`; the defaults of the Prometheus
+/// client for Go.
+pub const HANDLING_BUCKETS_SECONDS: [f64; 11] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Counters of one socket thread.
 #[derive(Debug)]
@@ -54,6 +64,7 @@ impl GrpcCounters {
 #[derive(Debug)]
 pub(super) struct CallRecord {
     tally: Tally,
+    began: Instant,
     ended: bool,
 }
 
@@ -75,7 +86,7 @@ impl CallRecord {
     pub(super) fn start(counters: &Arc<GrpcCounters>, method: &'static Method) -> Self {
         add(&counters.method(method).started, 1);
         let tally = Tally { counters: Arc::clone(counters), method };
-        Self { tally, ended: false }
+        Self { tally, began: Instant::now(), ended: false }
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -93,6 +104,11 @@ impl CallRecord {
             let code = outcome.as_ref().err().map_or(Code::Ok, |status| status.code);
             let method = self.tally.counters.method(self.tally.method);
             add(&method.handled[usize::from(code.number())], 1);
+            let took = self.began.elapsed();
+            let bucket =
+                HANDLING_BUCKETS_SECONDS.partition_point(|bound| *bound < took.as_secs_f64());
+            add(&method.handling_buckets[bucket], 1);
+            add(&method.handling_nanos, took.as_nanos() as u64);
         }
     }
 }

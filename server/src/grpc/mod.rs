@@ -27,9 +27,9 @@ pub mod status;
 
 pub use body::ResponseBody;
 pub use counters::GrpcCounters;
-pub use frame::Encoded;
+pub use frame::{Encoded, decode};
 pub use incoming::Incoming;
 pub use outgoing::{Closed, Outgoing, TryPartsError, TrySendError};
 pub use request::{PeerAddress, RequestMeta};
-pub use router::{HttpHandler, Router, RouterOptions};
+pub use router::{HttpHandler, Origin, Router, RouterOptions};
 pub use status::{Code, Status};

@@ -140,6 +140,19 @@ impl Outgoing {
         }
     }
 
+    /// Queues a message whether or not there is room: the continuation of one that had room
+    /// (fragments of one watch response). Dropped when nobody will read it.
+    pub fn append(&self, message: Encoded) {
+        let state = &mut *self.0.borrow_mut();
+        if state.closed || state.outcome.is_some() {
+            return;
+        }
+        state.bytes += message.len();
+        state.messages += 1;
+        state.parts.extend(message.into_parts().map(Part::Bytes));
+        state.wake_reader();
+    }
+
     /// Queues one message made of `head` and then `shared` parts if there is room now; the parts
     /// are shared by reference count. The hot path of watch: no allocation but the queue's own.
     ///

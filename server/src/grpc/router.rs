@@ -49,7 +49,17 @@ pub trait HttpHandler {
         &self,
         request: Request<hyper::body::Incoming>,
         peer: &Rc<PeerAddress>,
+        origin: Origin,
     ) -> ResponseFuture;
+}
+
+/// The listener that a plain HTTP request came through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// One for clients.
+    Client,
+    /// One for metrics and health checks only.
+    Metrics,
 }
 
 /// The services of one socket thread. Filled before it serves; `!Send`.
@@ -207,7 +217,11 @@ impl Router {
         // A POST over HTTP/2 is meant as gRPC; only reads can be meant for the HTTP paths.
         let is_grpc = request.version() == Version::HTTP_2
             && (request.method() == http::Method::POST || is_grpc_content_type(request.headers()));
-        if is_grpc { self.dispatch_grpc(request, peer) } else { self.dispatch_http(request, peer) }
+        if is_grpc {
+            self.dispatch_grpc(request, peer)
+        } else {
+            self.dispatch_http(request, peer, Origin::Client)
+        }
     }
 
     /// Answers one request of a connection that is for gRPC only.
@@ -246,9 +260,10 @@ impl Router {
         &self,
         request: Request<hyper::body::Incoming>,
         peer: &Rc<PeerAddress>,
+        origin: Origin,
     ) -> Dispatch {
         match &self.http {
-            Some(http) => Dispatch::Running(http.call(request, peer)),
+            Some(http) => Dispatch::Running(http.call(request, peer, origin)),
             None => {
                 let mut response = Response::new(ResponseBody::empty());
                 *response.status_mut() = StatusCode::NOT_FOUND;
