@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::etcdctl::{Etcdctl, Outcome, Running};
-use crate::etcdctl_normalise::{Normaliser, first_id};
+use crate::etcdctl_normalise::{Normaliser, last_id};
 use crate::etcdctl_script::{Action, Script, Step, substitute};
 use crate::process::{Program, Server};
 
@@ -108,7 +108,7 @@ fn block(title: &str, lines: &[String]) -> String {
 /// Runs a script against one fresh server; one transcript a step.
 pub fn run_script(script: &Script, etcdctl: &Path, program: &Program) -> Vec<Transcript> {
     let flags: Vec<&str> = script.server_flags.iter().map(String::as_str).collect();
-    let server = Server::start(program, &flags);
+    let mut server = Server::start(program, &flags);
     let options = server.options();
     let texts = vec![
         (server.client_address(), "<client>".to_owned()),
@@ -117,7 +117,7 @@ pub fn run_script(script: &Script, etcdctl: &Path, program: &Program) -> Vec<Tra
     ];
     let mut run = Run {
         etcdctl: Etcdctl::new(etcdctl, &server.client_address()),
-        server: &server,
+        server: &mut server,
         normaliser: Normaliser::new(texts),
         variables: BTreeMap::new(),
         running: BTreeMap::new(),
@@ -128,7 +128,7 @@ pub fn run_script(script: &Script, etcdctl: &Path, program: &Program) -> Vec<Tra
 /// A script in progress on one server.
 struct Run<'a> {
     etcdctl: Etcdctl,
-    server: &'a Server,
+    server: &'a mut Server,
     normaliser: Normaliser,
     variables: BTreeMap<String, String>,
     running: BTreeMap<String, (Running, Vec<String>)>,
@@ -138,6 +138,15 @@ impl Run<'_> {
     fn step(&mut self, action: &Action) -> Transcript {
         match action {
             Action::Call { .. } => self.call(action),
+            Action::Restart { crash } => {
+                if *crash {
+                    self.server.kill();
+                } else {
+                    self.server.terminate();
+                }
+                self.server.restart();
+                Transcript::new()
+            }
             Action::Start { name, arguments } => {
                 let arguments = self.fill(arguments);
                 let before = self.server.metric(WATCHERS_METRIC);
@@ -194,7 +203,7 @@ impl Run<'_> {
         }
         if let Some(name) = capture {
             let text = String::from_utf8_lossy(&outcome.stdout).into_owned();
-            let id = first_id(&text).unwrap_or("0").to_owned();
+            let id = last_id(&text).unwrap_or_else(|| "0".into());
             self.variables.insert(name.clone(), id);
         }
         if *exit_code_only {

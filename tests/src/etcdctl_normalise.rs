@@ -122,10 +122,12 @@ impl Normaliser {
     }
 }
 
-/// The first word that looks like an id, as it stands in the output.
-pub fn first_id(text: &str) -> Option<&str> {
+/// The last word that looks like an id, in hexadecimal as etcdctl takes it. The last, since a
+/// header with other ids comes before what it heads.
+pub fn last_id(text: &str) -> Option<String> {
     let normaliser = Normaliser::default();
-    text.split(|c: char| !c.is_ascii_alphanumeric()).find(|word| normaliser.id_of(word).is_some())
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    words.filter_map(|word| normaliser.id_of(word)).last().map(|id| format!("{id:x}"))
 }
 
 /// Replaces what stands between `prefix` and the first of `ends`, wherever it occurs.
@@ -146,7 +148,7 @@ fn free_number(text: &str, name: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(position) = rest.find(name) {
-        let alone = !rest[..position].ends_with(|c: char| c.is_ascii_alphanumeric());
+        let alone = !rest[..position].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '-');
         let (before, after) = rest.split_at(position + name.len());
         result.push_str(before);
         let digits = after.trim_start_matches(['"', ' ', ':']);
@@ -228,9 +230,8 @@ mod tests {
 
     #[test]
     fn remaining_time_is_free_and_absence_is_not() {
-        let text = "granted with TTL(60s), remaining(59s)\nremaining(-1s)\n\"ttl\":-1 \"ttl\":5";
-        let expected =
-            "granted with TTL(60s), remaining(<n>s)\nremaining(-1s)\n\"ttl\":-1 \"ttl\":<n>";
+        let text = "granted with TTL(60s), remaining(59s)\nremaining(-1s)\n\"ttl\":-1 \"granted-ttl\":5 \"ttl\":5";
+        let expected = "granted with TTL(60s), remaining(<n>s)\nremaining(-1s)\n\"ttl\":-1 \"granted-ttl\":5 \"ttl\":<n>";
         assert_eq!(normalise("lease timetolive", text), expected);
     }
 

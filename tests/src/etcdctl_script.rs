@@ -9,7 +9,7 @@
 //! put key value                   a call; quotes as in a shell, "\n \t \x00" within ""
 //! put key < "from stdin"          standard input; $(x*100) is 100 times x
 //! txn << END                      standard input up to the line END
-//! let lease = lease grant 60      the first id in the output becomes $lease
+//! let lease = lease grant 60      the last id in the output becomes $lease
 //! [unordered] lease list          only which words it prints; modes may be combined
 //! [exit code only] get --nosuch   only the exit code is compared
 //! [until empty] get key           repeated until nothing is printed (at most 20 s)
@@ -18,6 +18,8 @@
 //! await w 3                       until it has printed 3 lines (at most 10 s); or await w "text"
 //! stop w                          kills it and compares what it printed
 //! finish w                        waits for its own end, and compares the exit code too
+//! restart                         the server ends (SIGTERM) and is started again on its data
+//! crash                           the same with SIGKILL
 //! differs: why                    etcd 3.4 does otherwise; what follows is what 3.7 and varve do:
 //! | line of standard output
 //! | ! line of standard error
@@ -37,7 +39,7 @@ pub enum Action {
         arguments: Vec<String>,
         /// Standard input.
         input: String,
-        /// Variable that takes the first id of the output.
+        /// Variable that takes the last id of the output.
         capture: Option<String>,
         /// The words of the output are compared, whatever their order.
         unordered: bool,
@@ -73,6 +75,11 @@ pub enum Action {
         name: String,
         /// What must be printed.
         text: String,
+    },
+    /// End the server and start it again on its data.
+    Restart {
+        /// SIGKILL instead of SIGTERM.
+        crash: bool,
     },
     /// Kill a call in the background.
     Stop {
@@ -190,6 +197,8 @@ fn parse_action(line: &str) -> Result<Action, String> {
     }
     let all = words(line)?;
     match all.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["restart"] => return Ok(Action::Restart { crash: false }),
+        ["crash"] => return Ok(Action::Restart { crash: true }),
         ["stop", name] => return Ok(Action::Stop { name: (*name).to_owned() }),
         ["finish", name] => return Ok(Action::Finish { name: (*name).to_owned() }),
         ["await", name, what] => {

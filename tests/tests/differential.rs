@@ -23,7 +23,7 @@ use std::time::Instant;
 use varve_tests::etcdctl::Etcdctl;
 use varve_tests::etcdctl_compare::{Side, compare, differences, run_script};
 use varve_tests::etcdctl_script::Script;
-use varve_tests::process::{Program, skip_or_fail};
+use varve_tests::process::{Options, Program, Server, skip_or_fail};
 
 /// Scripts that run at the same time; each has two servers, which mostly wait.
 const SCRIPTS_AT_ONCE: usize = 3;
@@ -82,6 +82,27 @@ fn two_etcds_agree_and_a_planted_difference_is_found() {
     let lines: Vec<bool> =
         ["line 4:", "line 8:"].iter().map(|l| report.iter().any(|r| r.starts_with(l))).collect();
     assert_eq!((report.len(), lines), (2, vec![true, true]), "{}", report.join("\n"));
+}
+
+/// Ids depend on the peer URLs and the token alone, so a cluster may change its program.
+#[test]
+fn member_and_cluster_ids_are_those_etcd_computes() {
+    let Some((peer, etcdctl)) = peer_and_client() else { return };
+    let mut options = Options::single("ids");
+    options.token = "a token of its own".into();
+    let list = |program: &Program, name: &str| {
+        let mut options = options.clone();
+        options.name = name.into();
+        options.initial_cluster = format!("{name}=http://127.0.0.1:{}", options.peer_port);
+        let server = Server::start_with(program, options).unwrap_or_else(|log| panic!("{log}"));
+        let arguments = ["member", "list", "-w", "json"].map(str::to_owned);
+        let outcome = Etcdctl::new(&etcdctl, &server.client_address()).call(&arguments, b"");
+        let text = String::from_utf8_lossy(&outcome.stdout).replace(name, "<name>");
+        text.split("\"raft_term\"").next().expect("split gives a part").to_owned()
+    };
+    let theirs = list(&peer.program, "one");
+    assert!(theirs.contains("cluster_id") && theirs.contains("member_id"), "{theirs}");
+    assert_eq!(list(&Program::varve(), "two"), theirs);
 }
 
 #[test]
