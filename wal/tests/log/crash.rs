@@ -17,7 +17,7 @@ const SHAPES: [Shape; 3] = [
 
 #[test]
 fn a_crash_at_any_operation_loses_nothing_acknowledged() {
-    for seed in 1..=4 {
+    for seed in 1..=seeds(4) {
         for shape in SHAPES {
             let run_of = operations(&mut Random::new(seed), 25);
             let operations = count_operations(shape, &run_of);
@@ -37,7 +37,7 @@ fn a_crash_at_any_operation_loses_nothing_acknowledged() {
 
 #[test]
 fn a_crash_during_recovery_loses_nothing_either() {
-    for seed in 11..=13 {
+    for seed in 11..11 + seeds(3) {
         let shape = SHAPES[seed as usize % SHAPES.len()];
         let run_of = operations(&mut Random::new(seed), 20);
         let operations = count_operations(shape, &run_of);
@@ -66,7 +66,7 @@ fn a_crash_during_recovery_loses_nothing_either() {
 
 #[test]
 fn random_runs_survive_random_crashes_one_after_the_other() {
-    for seed in 100..130 {
+    for seed in 100..100 + 10 * seeds(6) {
         let mut random = Random::new(seed);
         let shape = SHAPES[random.below(3) as usize];
         let mut disk = SimDisk::new(seed);
@@ -130,6 +130,11 @@ fn count_operations(shape: Shape, run_of: &[Operation]) -> u64 {
     let wal = shape.open(&disk).expect("a log without a crash opens");
     outcome.assert_holds(&wal, "without a crash");
     operations
+}
+
+/// How many seeds are tried: as many as `VARVE_SEEDS` says, for a long run, or a few.
+fn seeds(few: u64) -> u64 {
+    std::env::var("VARVE_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(few)
 }
 
 fn styles(stop: u64, seed: u64) -> [CrashStyle; 8] {

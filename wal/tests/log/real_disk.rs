@@ -66,6 +66,24 @@ fn measure_recovery_of_one_gibibyte() {
     println!("opened {} entries: {opened:?}; read them: {read:?}", wal.last_index());
 }
 
+/// Prints how long an append of one small entry takes, with its sync.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn measure_small_appends() {
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut wal = open(&home.path().join("wal"), 64 << 20);
+    let mut micros = Vec::new();
+    for index in 1..=20_000 {
+        let batch = batch(index, 1, 256);
+        let started = Instant::now();
+        wal.append(&batch).unwrap();
+        micros.push(started.elapsed().as_micros());
+    }
+    micros.sort_unstable();
+    let at = |permille: usize| micros[micros.len() * permille / 1000];
+    println!("p50 {} us, p99 {} us, p99.9 {} us", at(500), at(990), at(999));
+}
+
 fn open(dir: &Path, segment_bytes: u64) -> Wal {
     let options = Options { identity: IDENTITY, segment_bytes, ..Options::default() };
     Wal::open(Arc::new(OsDisk::new()), dir, options).expect("a healthy log opens")

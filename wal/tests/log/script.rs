@@ -134,9 +134,7 @@ impl Stage {
         let bytes_max = arguments.get(2).map_or(u64::MAX, |word| number(word));
         match self.wal().entries(number(arguments[0]), number(arguments[1]), bytes_max) {
             Ok(entries) if entries.is_empty() => "none".to_owned(),
-            Ok(entries) => {
-                entries.iter().map(|entry| shortened(entry)).collect::<Vec<_>>().join(" ")
-            }
+            Ok(entries) => entries.iter().map(shortened).collect::<Vec<_>>().join(" "),
             Err(error) => format!("error: {error}"),
         }
     }
