@@ -84,10 +84,10 @@ impl Store {
     /// [`crate::Error::Engine`] when it is damaged.
     pub fn open(db: Db, writer: Writer, founding: &Founding) -> Result<Store> {
         let cluster_id = founding.cluster_id;
-        let is_empty = writer.view().mark().is_empty();
-        let state = match is_empty {
+        let committed = db.snapshot();
+        let state = match committed.mark().is_empty() {
             true => State::found(writer, founding)?,
-            false => State::load(writer, cluster_id)?,
+            false => State::load(writer, &committed, cluster_id)?,
         };
         Ok(Store { db, cluster_id, state })
     }
@@ -150,7 +150,7 @@ impl Store {
     /// As [`Store::open`]; fatal.
     pub fn install(&mut self, manifest: &Bytes, staged: &Path) -> Result<()> {
         self.state.writer.install(manifest, staged)?;
-        self.state.reload(self.cluster_id)
+        self.state.reload(&self.db.snapshot(), self.cluster_id)
     }
 
     /// The members, by id.

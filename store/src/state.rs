@@ -59,13 +59,12 @@ impl State {
     }
 
     /// Reads everything back from the engine.
-    pub fn load(writer: Writer, cluster_id: u64) -> Result<Self> {
-        let snapshot = writer.view();
-        let mark = Mark::decode(snapshot.mark())?;
-        check_cluster(&snapshot, cluster_id)?;
-        let leases = LeaseTable::load(&snapshot)?;
-        let members = member::load(&snapshot)?;
-        let (revision, compacted) = (snapshot.visible(), snapshot.compacted());
+    pub fn load(writer: Writer, committed: &Snapshot, cluster_id: u64) -> Result<Self> {
+        check_cluster(committed, cluster_id)?;
+        let mark = Mark::decode(committed.mark())?;
+        let leases = LeaseTable::load(committed)?;
+        let members = member::load(committed)?;
+        let (revision, compacted) = (committed.visible(), committed.compacted());
         if revision < 1 || compacted > revision {
             let found = format!("revision {revision}, compacted {compacted}");
             return Err(Error::row(b"(commit)", "1 <= revision, compacted <= revision", found));
@@ -73,15 +72,13 @@ impl State {
         Ok(Self { writer, revision, compacted, leases, members, mark, row_changes: 0 })
     }
 
-    /// Replaces the engine's state by a checkpoint and reads everything back.
-    pub fn reload(&mut self, cluster_id: u64) -> Result<()> {
-        let snapshot = self.writer.view();
-        check_cluster(&snapshot, cluster_id)?;
-        self.mark = Mark::decode(snapshot.mark())?;
-        self.leases = LeaseTable::load(&snapshot)?;
-        self.members = member::load(&snapshot)?;
-        self.revision = snapshot.visible();
-        self.compacted = snapshot.compacted();
+    /// As [`State::load`], when a checkpoint has replaced what the engine holds.
+    pub fn reload(&mut self, committed: &Snapshot, cluster_id: u64) -> Result<()> {
+        check_cluster(committed, cluster_id)?;
+        self.mark = Mark::decode(committed.mark())?;
+        self.leases = LeaseTable::load(committed)?;
+        self.members = member::load(committed)?;
+        (self.revision, self.compacted) = (committed.visible(), committed.compacted());
         Ok(())
     }
 
