@@ -101,15 +101,18 @@ impl Etcdctl {
     }
 }
 
+/// What a pipe gave so far, whether it has ended, and the signal that either has changed.
+type Pipe = (Mutex<(Vec<u8>, bool)>, Condvar);
+
 /// Bytes of a pipe, gathered by a thread until its end.
 struct Gathered {
-    state: Arc<(Mutex<(Vec<u8>, bool)>, Condvar)>,
+    state: Arc<Pipe>,
     thread: JoinHandle<()>,
 }
 
 impl Gathered {
     fn follow(mut source: impl Read + Send + 'static) -> Gathered {
-        let state: Arc<(Mutex<(Vec<u8>, bool)>, Condvar)> = Arc::default();
+        let state: Arc<Pipe> = Arc::default();
         let shared = Arc::clone(&state);
         let thread = std::thread::spawn(move || {
             let mut chunk = [0; 8192];

@@ -233,7 +233,7 @@ impl Run<'_> {
         if outcome.exit_code != 0 {
             lines.push(format!("exit {}", outcome.exit_code));
         }
-        lines.iter_mut().for_each(|line| shorten(line));
+        lines.iter_mut().for_each(shorten);
         lines
     }
 

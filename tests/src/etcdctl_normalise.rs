@@ -127,7 +127,7 @@ impl Normaliser {
 pub fn last_id(text: &str) -> Option<String> {
     let normaliser = Normaliser::default();
     let words = text.split(|c: char| !c.is_ascii_alphanumeric());
-    words.filter_map(|word| normaliser.id_of(word)).last().map(|id| format!("{id:x}"))
+    words.rev().find_map(|word| normaliser.id_of(word)).map(|id| format!("{id:x}"))
 }
 
 /// Replaces what stands between `prefix` and the first of `ends`, wherever it occurs.

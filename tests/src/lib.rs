@@ -6,8 +6,10 @@
 //!
 //! What it does not do: look inside a server. Tests of parts sit beside the parts.
 
+pub mod acknowledged;
 pub mod etcdctl;
 pub mod etcdctl_compare;
 pub mod etcdctl_normalise;
 pub mod etcdctl_script;
+pub mod grpc_client;
 pub mod process;

@@ -485,6 +485,20 @@ impl Cluster {
         Cluster { servers }
     }
 
+    /// Starts all members again that were stopped, at the same time: none is ready before a quorum
+    /// runs.
+    ///
+    /// # Panics
+    ///
+    /// If one does not serve in [`READY_TIMEOUT`].
+    pub fn restart_all(&mut self) {
+        for server in &mut self.servers {
+            assert!(server.child.is_none(), "stop the members before they are started again");
+            server.spawn_child();
+        }
+        self.servers.iter().for_each(Server::wait_ready);
+    }
+
     /// The addresses of all members, separated by commas, as `--endpoints` takes them.
     pub fn endpoints(&self) -> String {
         let addresses: Vec<String> = self.servers.iter().map(Server::client_address).collect();

@@ -1,0 +1,106 @@
+//! A small etcd client for load and checkers: our own messages over tonic's channel.
+//!
+//! One idea: it does exactly one attempt per call and tells how it ended. A checker must know
+//! which writes were acknowledged, and a client that retries on its own would blur that. Tests of
+//! compatibility use etcd's clients instead.
+
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use prost::Message;
+use tonic::client::Grpc;
+use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
+use varve_api::etcdserverpb::watch_request::RequestUnion;
+use varve_api::etcdserverpb::{
+    PutRequest, PutResponse, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest,
+    WatchResponse,
+};
+use varve_api::method::{self, Method};
+
+/// A connection to one server.
+#[derive(Clone)]
+pub struct Client {
+    channel: Channel,
+}
+
+impl Client {
+    /// A client of the server at `host:port`; connects when it is first used. Calls end after
+    /// `timeout`.
+    ///
+    /// # Panics
+    /// If the address is not one.
+    pub fn new(address: &str, timeout: Duration) -> Client {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .expect("an address")
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .tcp_nodelay(true);
+        Client { channel: endpoint.connect_lazy() }
+    }
+
+    /// One attempt at a put.
+    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, tonic::Status> {
+        self.unary(&method::KV_PUT, request).await
+    }
+
+    /// One attempt at a range.
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, tonic::Status> {
+        self.unary(&method::KV_RANGE, request).await
+    }
+
+    /// One attempt at any unary call.
+    pub async fn unary<Req, Resp>(
+        &self,
+        method: &Method,
+        request: Req,
+    ) -> Result<Resp, tonic::Status>
+    where
+        Req: Message + Send + Sync + 'static,
+        Resp: Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc().await?;
+        let codec: ProstCodec<Req, Resp> = ProstCodec::default();
+        let path = PathAndQuery::from_static(method.path);
+        Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+
+    /// Opens a watch stream with one watcher.
+    pub async fn watch(
+        &self,
+        create: WatchCreateRequest,
+    ) -> Result<tonic::Streaming<WatchResponse>, tonic::Status> {
+        let mut grpc = self.grpc().await?;
+        let first = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        // The stream of requests stays open as long as that of responses.
+        let requests =
+            tokio_stream::StreamExt::chain(tokio_stream::once(first), tokio_stream::pending());
+        let codec: ProstCodec<WatchRequest, WatchResponse> = ProstCodec::default();
+        let path = PathAndQuery::from_static(method::WATCH_WATCH.path);
+        Ok(grpc.streaming(tonic::Request::new(requests), path, codec).await?.into_inner())
+    }
+
+    /// Opens a server stream.
+    pub async fn server_stream<Req, Resp>(
+        &self,
+        method: &Method,
+        request: Req,
+    ) -> Result<tonic::Streaming<Resp>, tonic::Status>
+    where
+        Req: Message + Send + Sync + 'static,
+        Resp: Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc().await?;
+        let codec: ProstCodec<Req, Resp> = ProstCodec::default();
+        let path = PathAndQuery::from_static(method.path);
+        Ok(grpc.server_streaming(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+
+    async fn grpc(&self) -> Result<Grpc<Channel>, tonic::Status> {
+        let mut grpc = Grpc::new(self.channel.clone())
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+        Ok(grpc)
+    }
+}
