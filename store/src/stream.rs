@@ -4,12 +4,15 @@
 //! smaller than half the target, half as many while they are larger than twice the target. The
 //! revision is pinned by the first chunk, the data is not: every chunk takes a new snapshot, so a slow
 //! client keeps no old file alive, and a compaction in the middle ends the stream with `COMPACTED`.
+//! Another target than the key, which is legal without an order, is not chunked: it sorts, and etcd's
+//! chunks, each sorted for itself, lose keys there.
 //!
 //! Invariant: the chunks merged are the answer to the unary request at the pinned revision; header,
 //! `more` and `count` come with the last.
 
 use prost::Message;
 use varve_api::Status;
+use varve_api::etcdserverpb::range_request::SortTarget;
 use varve_api::etcdserverpb::{RangeRequest, RangeResponse};
 use varve_lsm::Db;
 
@@ -58,9 +61,9 @@ impl RangeStream {
         let snapshot = self.db.snapshot();
         let reader = Reader::committed(&snapshot);
         let header_revision = *self.header_revision.get_or_insert(reader.current);
-        if self.request.count_only {
+        if self.request.count_only || self.request.sort_target() != SortTarget::Key {
             self.is_done = true;
-            return reader.range(&self.request, Count::Skip);
+            return reader.range(&self.request, Count::All);
         }
         if self.request.revision <= 0 {
             self.request.revision = header_revision.cast_signed();

@@ -118,7 +118,7 @@ impl Random {
 
     pub fn range(&mut self, model: &Naive) -> RangeRequest {
         let (key, range_end) = self.keys();
-        let mut bound = |random: &mut Self| match random.below(8) {
+        let bound = |random: &mut Self| match random.below(8) {
             0 => random.below(model.revision as u64 + 1) as i64,
             _ => 0,
         };
@@ -160,7 +160,7 @@ impl Random {
 
     pub fn txn(&mut self, model: &Naive, depth: u64) -> TxnRequest {
         let compare = self.guards(model);
-        let mut ops =
+        let ops =
             |random: &mut Self| (0..random.below(4)).map(|_| random.op(model, depth)).collect();
         TxnRequest { compare, success: ops(self), failure: ops(self) }
     }
