@@ -1,12 +1,36 @@
 //! The open engine: one writer, many readers, background work one bounded step at a time.
+//!
+//! [`Db`] is the handle for readers and for background work; the [`Writer`] beside it is the only
+//! way to change something. What they share is [`Shared`]: the current [`SuperVersion`] behind an
+//! `ArcSwap`, and the [`Worker`] behind a lock that no reader and no commit takes.
+//!
+//! Lock order: worker, then publish. The publish lock is held for a few instructions only.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use varve_disk::Disk;
+use varve_disk::{DirLock, Disk};
 
-use crate::{Delta, Entry, KeyRange, Keyspace, Meta, Result, Revision};
+use crate::files::{
+    FileGuard, FileIds, FileOpener, Removals, is_data_name, is_removable_name, segment_name,
+    table_name,
+};
+use crate::garbage;
+use crate::manifest::{Identity, Manifest, State, manifest_name};
+use crate::memtable::MemtableWriter;
+use crate::output::Place;
+use crate::version::{SuperVersion, Version};
+use crate::worker::Worker;
+use crate::writer::committed_of;
+use crate::{Error, Result};
+
+pub use crate::checkpoint::{Checkpoint, CheckpointFile};
+pub use crate::iter::history::History;
+pub use crate::iter::visible::Range;
+pub use crate::snapshot::{Snapshot, Values};
+pub use crate::writer::{Commit, Writer};
 
 /// Limits and identity of an engine directory.
 #[derive(Clone, Debug)]
@@ -22,13 +46,16 @@ pub struct Options {
     pub frozen_memtables_max: usize,
     /// Level-0 tables that start a merge.
     pub level0_tables: usize,
-    /// Bytes of one value segment.
+    /// Bytes of one value segment; at most 2 GiB.
     pub segment_bytes: u64,
     /// Bytes of one table of the bottom level.
     pub table_bytes: u64,
     /// Values up to this length are stored beside their key.
     pub inline_value_bytes_max: usize,
 }
+
+/// Offsets in segments are `u32`, and the last value may reach beyond the limit.
+const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
 impl Default for Options {
     fn default() -> Self {
@@ -43,34 +70,6 @@ impl Default for Options {
             inline_value_bytes_max: 128,
         }
     }
-}
-
-/// An open engine; cheap to clone, used from any thread.
-#[derive(Clone)]
-pub struct Db {
-    // owner's choice
-}
-
-/// The only writer of an engine; owned by the apply thread.
-pub struct Writer {
-    // owner's choice
-}
-
-/// What becomes visible, together, at the end of a batch.
-#[derive(Clone, Debug)]
-pub struct Commit {
-    /// Opaque: where the caller's log stands (etcd: consistent index). Recovered with the data.
-    pub mark: Bytes,
-    /// Newest `kv` revision that readers see from now on.
-    pub kv_visible: u64,
-    /// `kv` versions whose successor is at or below this may be dropped; never goes back.
-    pub compacted: u64,
-}
-
-/// An immutable view: pins what it needs, holds no lock, blocks nobody.
-#[derive(Clone)]
-pub struct Snapshot {
-    // owner's choice
 }
 
 /// What one call of [`Db::work`] did.
@@ -97,205 +96,187 @@ pub struct Sizes {
     pub memtable_bytes: u64,
 }
 
-/// A pinned, complete, durable state that can be sent elsewhere.
-pub struct Checkpoint {
-    /// A manifest that describes exactly `files`.
-    pub manifest: Bytes,
-    /// The mark of the newest commit that the files contain.
-    pub mark: Bytes,
-    /// The files, each complete and immutable.
-    pub files: Vec<CheckpointFile>,
+/// An open engine; cheap to clone, used from any thread.
+#[derive(Clone)]
+pub struct Db {
+    pub(crate) shared: Arc<Shared>,
 }
 
-/// One file of a checkpoint.
-#[derive(Clone)]
-pub struct CheckpointFile {
-    /// Its name in an engine directory.
-    pub name: String,
-    /// xxh3-128 of its content.
-    pub digest: u128,
-    /// Its content, mapped.
-    pub content: Bytes,
+/// What the handles share.
+pub(crate) struct Shared {
+    pub place: Place,
+    pub options: Options,
+    pub identity: Identity,
+    pub current: ArcSwap<SuperVersion>,
+    /// Held while `current` is replaced: the writer and the worker both do.
+    publish: Mutex<()>,
+    pub worker: Mutex<Worker>,
+    pub removals: Arc<Removals>,
+    /// Files promised to a sender by [`Db::has_file`].
+    pub pins: Mutex<Vec<Arc<FileGuard>>>,
+    _lock: Box<dyn DirLock>,
+}
+
+impl Shared {
+    /// Replaces the current super version by what `next` makes of it.
+    pub(crate) fn publish(&self, next: impl FnOnce(&SuperVersion) -> SuperVersion) {
+        let _guard = self.publish.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = next(&self.current.load());
+        self.current.store(Arc::new(next));
+    }
 }
 
 impl Db {
-    /// Opens or creates the engine in `dir`.
+    /// Opens or creates the engine in `dir`, and locks the directory until all handles are gone.
     ///
     /// # Errors
     /// Damage, another identity or an unknown version are refused with file, offset, expected and
-    /// found.
+    /// found. A directory in use by another process or handle is refused by its lock.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<(Self, Writer)> {
-        let _ = (disk, dir, options);
-        todo!()
+        assert!(
+            (1..=SEGMENT_BYTES_MAX).contains(&options.segment_bytes),
+            "segments of {} bytes",
+            options.segment_bytes
+        );
+        create_dir(&*disk, dir)?;
+        let lock = disk.lock(dir)?;
+        let (manifest, state) = match Manifest::open(&disk, dir)? {
+            Some((manifest, state)) => {
+                check_identity(dir, manifest.identity(), options.identity)?;
+                (manifest, state)
+            }
+            None => create(&disk, dir, &options)?,
+        };
+        remove_strays(&*disk, dir, manifest.number(), &state)?;
+        let removals = Arc::new(Removals::default());
+        let opener = FileOpener { disk: &*disk, dir, removals: &removals };
+        let version = Version::open(&state, &opener)?;
+        let memtable = MemtableWriter::new(committed_of(&version));
+        let identity = manifest.identity();
+        let ids = FileIds::new(identity.origin, state.next_sequence);
+        let current = SuperVersion {
+            active: Arc::clone(memtable.memtable()),
+            frozen: Vec::new(),
+            version: Arc::new(version),
+        };
+        let shared = Arc::new(Shared {
+            place: Place { disk, dir: dir.to_path_buf() },
+            options,
+            identity,
+            current: ArcSwap::from_pointee(current),
+            publish: Mutex::new(()),
+            worker: Mutex::new(Worker { manifest, ids, job: None }),
+            removals,
+            pins: Mutex::default(),
+            _lock: lock,
+        });
+        Ok((Self { shared: Arc::clone(&shared) }, Writer::new(shared, memtable)))
     }
 
     /// A view of everything committed so far.
     pub fn snapshot(&self) -> Snapshot {
-        todo!()
+        Snapshot::of_committed(self.shared.current.load_full())
     }
 
     /// Mark of the newest commit that is durable in files; `None` when nothing was ever flushed.
     pub fn flushed_mark(&self) -> Option<Bytes> {
-        todo!()
+        self.shared.current.load().version.mark.clone()
     }
 
     /// Does one bounded step of background work: flush first, then merge, then removal.
     /// One caller at a time (a second one waits).
+    ///
+    /// # Errors
+    /// All are final: the process stops. Nothing is written after a failed sync.
     pub fn work(&self) -> Result<Work> {
-        todo!()
+        let mut worker = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        worker.work(&self.shared)
     }
 
     /// Whether the writer should wait for [`Db::work`] before the next batch.
     pub fn is_writer_ahead(&self) -> bool {
-        todo!()
-    }
-
-    /// Pins the newest durable state for a transfer.
-    pub fn checkpoint(&self) -> Checkpoint {
-        todo!()
-    }
-
-    /// Which of a checkpoint's files are already here: by digest.
-    pub fn has_file(&self, name: &str, digest: u128) -> bool {
-        let _ = (name, digest);
-        todo!()
+        let current = self.shared.current.load();
+        current.frozen.len() >= self.shared.options.frozen_memtables_max
+            && current.active.used_bytes() >= self.shared.options.memtable_bytes
     }
 
     /// Sizes for metrics and quotas.
     pub fn sizes(&self) -> Sizes {
-        todo!()
+        let current = self.shared.current.load();
+        let memtables = std::iter::once(&current.active).chain(&current.frozen);
+        let memtable_bytes = memtables.map(|memtable| memtable.used_bytes() as u64).sum();
+        let (disk_bytes, live_bytes) = (current.version.bytes(), live_bytes(&current.version));
+        Sizes { disk_bytes, live_bytes, memtable_bytes }
     }
 }
 
-impl Writer {
-    /// Adds a version that puts a value. Revisions of one key must grow. Not visible to readers
-    /// until [`Writer::commit`]; visible at once through [`Writer::view`].
-    pub fn put(
-        &mut self,
-        keyspace: Keyspace,
-        key: &[u8],
-        revision: Revision,
-        delta: Delta,
-        meta: Meta,
-        value: &[u8],
-    ) {
-        let _ = (keyspace, key, revision, delta, meta, value);
-        todo!()
+/// Of each table, the share of rows that is no garbage, and as large a share of their values.
+fn live_bytes(version: &Version) -> u64 {
+    let mut live_bytes = 0;
+    for file in version.tables() {
+        let info = &file.record.info;
+        let floor = garbage::floor(file.record.keyspace, version.compacted);
+        let garbage_rows = file.record.garbage.rows(floor).min(info.rows);
+        let value_bytes: u64 = info.segments.iter().map(|(_, _, bytes)| bytes).sum();
+        let live = u128::from(info.bytes + value_bytes) * u128::from(info.rows - garbage_rows);
+        live_bytes += (live / u128::from(info.rows.max(1))) as u64;
     }
-
-    /// Adds a tombstone for a live key.
-    pub fn delete(&mut self, keyspace: Keyspace, key: &[u8], revision: Revision) {
-        let _ = (keyspace, key, revision);
-        todo!()
-    }
-
-    /// A view of everything including what is not committed yet. For the writer's thread.
-    pub fn view(&self) -> Snapshot {
-        todo!()
-    }
-
-    /// Ends a batch: publishes it to readers, and freezes the memtable if it is full.
-    /// Nothing is durable by this: the caller's log is.
-    pub fn commit(&mut self, commit: Commit) -> Result<()> {
-        let _ = commit;
-        todo!()
-    }
-
-    /// Freezes the memtable at the end of the last batch even if it is not full, so that
-    /// [`Db::work`] makes it durable.
-    pub fn freeze(&mut self) -> Result<()> {
-        todo!()
-    }
-
-    /// Replaces the whole state by a received checkpoint whose files lie in `staged` (those that
-    /// [`Db::has_file`] already knew may be absent there). Durable on return; old readers keep
-    /// what they pinned.
-    pub fn install(&mut self, manifest: &Bytes, staged: &Path) -> Result<()> {
-        let _ = (manifest, staged);
-        todo!()
-    }
+    live_bytes
 }
 
-impl Snapshot {
-    /// Newest visible `kv` revision.
-    pub fn visible(&self) -> u64 {
-        todo!()
+/// Creates `dir` and its missing parents, durably.
+fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let mut missing = Vec::new();
+    let mut next = Some(dir);
+    while let Some(path) = next.filter(|path| !path.as_os_str().is_empty()) {
+        if disk.exists(path)? {
+            break;
+        }
+        missing.push(path);
+        next = path.parent();
     }
-
-    /// The compacted revision: reads below it have no answer. 0 when never compacted.
-    pub fn compacted(&self) -> u64 {
-        todo!()
+    if missing.is_empty() {
+        return Ok(());
     }
-
-    /// The mark of the newest commit in this view (empty for a new engine).
-    pub fn mark(&self) -> &Bytes {
-        todo!()
+    disk.create_dir_all(dir)?;
+    for path in missing {
+        // After this, the name of a new directory is durable.
+        disk.sync_dir(path.parent().unwrap_or(Path::new("")))?;
     }
-
-    /// The newest version of `key` at or below `at` (capped at what is visible), be it a put or
-    /// a tombstone.
-    pub fn get(&self, keyspace: Keyspace, key: &[u8], at: u64) -> Result<Option<Entry>> {
-        let _ = (keyspace, key, at);
-        todo!()
-    }
-
-    /// As [`Snapshot::get`] without the value.
-    pub fn get_meta(&self, keyspace: Keyspace, key: &[u8], at: u64) -> Result<Option<Entry>> {
-        let _ = (keyspace, key, at);
-        todo!()
-    }
-
-    /// Live keys of a range at revision `at`, in key order.
-    pub fn range(&self, keyspace: Keyspace, range: KeyRange, at: u64, values: Values) -> Range {
-        let _ = (keyspace, range, at, values);
-        todo!()
-    }
-
-    /// The number of live keys in a range at revision `at`: a sum of deltas, no walk over tables.
-    pub fn count(&self, keyspace: Keyspace, range: &KeyRange, at: u64) -> Result<u64> {
-        let _ = (keyspace, range, at);
-        todo!()
-    }
-
-    /// All `kv` versions (puts and tombstones) with `from <= revision.main <= to`, in revision
-    /// order, of the keys in `range`. Complete only above the compacted revision.
-    pub fn history(&self, range: KeyRange, from: u64, to: u64) -> History {
-        let _ = (range, from, to);
-        todo!()
-    }
+    Ok(())
 }
 
-/// Whether a read wants values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Values {
-    /// Entries carry their values.
-    Load,
-    /// Entries carry only the length of their values; no value byte is touched.
-    Skip,
-}
-
-/// Iterator of [`Snapshot::range`].
-pub struct Range {
-    // owner's choice
-}
-
-impl Iterator for Range {
-    type Item = Result<Entry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        todo!()
+/// Makes the first manifest of a new directory.
+fn create(disk: &Arc<dyn Disk>, dir: &Path, options: &Options) -> Result<(Manifest, State)> {
+    // Data files are made only after CURRENT is durable, so with some of them it was lost.
+    if let Some(name) = disk.list(dir)?.into_iter().find(|name| is_data_name(name)) {
+        let found = format!("none, but the data file {name}");
+        return Err(Error::corrupt(&dir.join("CURRENT"), 0, "the name of a manifest", found));
     }
+    let identity = Identity { identity: options.identity, origin: options.origin };
+    let state = State::default();
+    Ok((Manifest::create(disk, dir, identity, 1, &state)?, state))
 }
 
-/// Iterator of [`Snapshot::history`].
-pub struct History {
-    // owner's choice
-}
-
-impl Iterator for History {
-    type Item = Result<Entry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        todo!()
+fn check_identity(dir: &Path, found: Identity, expected: [u8; 16]) -> Result<()> {
+    if found.identity == expected {
+        return Ok(());
     }
+    let expected = format!("identity {expected:02x?}");
+    Err(Error::corrupt(dir, 0, expected, format!("{:02x?}", found.identity)))
+}
+
+/// Removes what a crash left: files that the manifest does not name.
+fn remove_strays(disk: &dyn Disk, dir: &Path, number: u64, state: &State) -> Result<()> {
+    let tables = state.tables.iter().map(|table| table_name(table.info.id));
+    let segments = state.segments.keys().map(|id| segment_name(*id));
+    let mut needed: Vec<String> = tables.chain(segments).collect();
+    needed.push(manifest_name(number));
+    needed.sort_unstable();
+    for name in disk.list(dir)? {
+        if is_removable_name(&name) && needed.binary_search(&name).is_err() {
+            disk.remove(&dir.join(&name))?;
+        }
+    }
+    Ok(())
 }

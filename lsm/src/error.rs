@@ -1,4 +1,10 @@
 //! What can go wrong with the engine.
+//!
+//! Two kinds only: the disk failed, or it gave back something else than was written. Both are
+//! final for the process; the second names the place, so that an operator can look at it. A breach
+//! of this crate's contract by its caller is no error but a panic.
+
+use std::path::Path;
 
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -6,9 +12,6 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why the engine cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The disk failed. Final: the process stops.
-    #[error(transparent)]
-    Disk(#[from] varve_disk::Error),
     /// Bytes on the disk are not what was written.
     #[error("{file} at offset {offset}: expected {expected}, found {found}")]
     Corrupt {
@@ -21,4 +24,21 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// The disk failed. Final: the process stops.
+    #[error(transparent)]
+    Disk(#[from] varve_disk::Error),
+}
+
+impl Error {
+    /// The file at `path` has `found` at `offset`, where a sound one has `expected`.
+    #[cold]
+    pub(crate) fn corrupt(
+        path: &Path,
+        offset: u64,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        let file = path.display().to_string();
+        Self::Corrupt { file, offset, expected: expected.into(), found: found.into() }
+    }
 }

@@ -1,14 +1,65 @@
 //! Durable state: an ordered map from key to versions, newest first; no log of its own.
 //!
-//! (chapter to be written by the owner of this crate)
+//! # The way of a version
+//!
+//! ```text
+//!  Writer::put -> active memtable -> frozen memtable -> level-0 table -> bottom table
+//!                 |---- memory: the caller's log has it ----|---- files ----|
+//!                                                  Db::work: flush     merge
+//! ```
+//!
+//! The version number *is* the revision that the caller gives, so no sequence numbers exist beside
+//! it, and newer places hold newer versions: a point read stops at the first place that answers.
+//! Keys and values live apart (WiscKey, FAST 2016): key tables are small, sorted and resident;
+//! values longer than a line are written once into segments and referred to by handle.
+//!
+//! # Three ideas
+//!
+//! - **Readers pin, nobody waits.** A [`Snapshot`] holds the set of files and memtables of one
+//!   moment (`version.rs`) and a bound on what of the youngest memtable it sees (`memtable/`).
+//! - **Counts are sums.** Each version carries what it changed in the number of live keys, so a
+//!   count adds up index entries of all places without merging them. Dropping versions keeps the
+//!   sums (`garbage.rs`).
+//! - **A manifest edit is the only commit point** of files (`manifest/`, `worker.rs`). It carries
+//!   the caller's mark, so after a crash the caller knows from where to replay its log.
+//!
+//! # What it does not do
+//!
+//! It has no log: what was not flushed is gone after a crash, and the caller replays it. It starts
+//! no threads: [`Db::work`] is called by one, or by a simulator. It knows neither Raft nor leases.
+//!
+//! # Where to start reading
+//!
+//! [`Snapshot::get`], `Memtable::get`, `Worker::work`, `MergeJob::step`, `Fold::push`,
+//! `Manifest::append`.
 
-mod error;
 pub mod db;
 pub mod entry;
-mod segment;
-pub mod table;
 
-pub use db::{Commit, Db, Options, Snapshot, Writer};
+mod check;
+mod checkpoint;
+mod error;
+mod files;
+mod flush;
+mod garbage;
+mod iter;
+mod manifest;
+mod memtable;
+mod merge;
+mod output;
+mod pick;
+mod segment;
+mod snapshot;
+pub mod table;
+mod version;
+mod worker;
+mod writer;
+
+pub use check::Report;
+pub use db::{
+    Checkpoint, CheckpointFile, Commit, Db, History, Options, Range, Sizes, Snapshot, Values, Work,
+    Writer,
+};
 pub use entry::{Delta, Entry, KeyRange, Kind, Meta, Revision};
 pub use error::{Error, Result};
 

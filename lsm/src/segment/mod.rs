@@ -110,6 +110,11 @@ impl Segment {
         &self.info
     }
 
+    /// The whole file, mapped; for transfers.
+    pub fn content(&self) -> Bytes {
+        self.map.clone()
+    }
+
     /// The value at `handle`, a slice of the map (small values are copied), verified at first touch.
     ///
     /// # Errors

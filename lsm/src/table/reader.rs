@@ -85,6 +85,11 @@ impl Table {
         &self.info
     }
 
+    /// The whole file, mapped; for transfers.
+    pub fn content(&self) -> Bytes {
+        self.map.clone()
+    }
+
     /// Number of distinct keys.
     pub fn keys(&self) -> u64 {
         self.keys

@@ -1,0 +1,186 @@
+//! State that travels: pinning it at the sender, installing it at the receiver.
+//!
+//! Files are immutable and named by ids that differ between nodes, so a checkpoint is a version
+//! and a manifest that describes it: nothing is copied and nothing is stopped. The receiver says
+//! by digest what it has already (after a short absence: most of it), and only the rest travels.
+//!
+//! **Installing.** Received files are verified, synced, and renamed into the directory; that alone
+//! changes nothing, since no manifest names them. Then a new manifest is written and `CURRENT`
+//! swapped by rename: before it a restart finds the old state, after it the new one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+
+use crate::db::{Db, Shared};
+use crate::files::{FileGuard, map_verified, segment_name, table_name};
+use crate::manifest::{self, Manifest, State, manifest_name};
+use crate::version::Version;
+use crate::worker::Worker;
+use crate::{Error, Result};
+
+/// A pinned, complete, durable state that can be sent elsewhere.
+pub struct Checkpoint {
+    /// A manifest that describes exactly `files`.
+    pub manifest: Bytes,
+    /// The mark of the newest commit that the files contain.
+    pub mark: Bytes,
+    /// The files, each complete and immutable.
+    pub files: Vec<CheckpointFile>,
+}
+
+/// One file of a checkpoint.
+#[derive(Clone)]
+pub struct CheckpointFile {
+    /// Its name in an engine directory.
+    pub name: String,
+    /// xxh3-128 of its content.
+    pub digest: u128,
+    /// Its content, mapped.
+    pub content: Bytes,
+}
+
+impl Db {
+    /// Pins the newest durable state for a transfer.
+    pub fn checkpoint(&self) -> Checkpoint {
+        let version = Arc::clone(&self.shared.current.load().version);
+        let (manifest, _) = manifest::image(self.shared.identity, 1, &version.state(0));
+        let tables = version.tables().map(|file| CheckpointFile {
+            name: file.guard.name().to_owned(),
+            digest: file.guard.digest(),
+            content: file.table.content(),
+        });
+        let segments = version.segments().map(|file| CheckpointFile {
+            name: file.guard.name().to_owned(),
+            digest: file.guard.digest(),
+            content: file.segment.content(),
+        });
+        Checkpoint {
+            manifest: manifest.into(),
+            mark: version.mark.clone().unwrap_or_default(),
+            files: tables.chain(segments).collect(),
+        }
+    }
+
+    /// Which of a checkpoint's files are already here: by digest. A file that is stays until the
+    /// next [`Writer::install`](crate::Writer::install), even if merges drop it meanwhile.
+    pub fn has_file(&self, name: &str, digest: u128) -> bool {
+        let version = Arc::clone(&self.shared.current.load().version);
+        let Some(guard) = find_guard(&version, name, digest) else {
+            return self
+                .shared
+                .pins()
+                .iter()
+                .any(|pin| pin.name() == name && pin.digest() == digest);
+        };
+        let mut pins = self.shared.pins();
+        if pins.iter().all(|pin| !Arc::ptr_eq(pin, guard)) {
+            pins.push(Arc::clone(guard));
+        }
+        true
+    }
+}
+
+fn guards(version: &Version) -> impl Iterator<Item = &Arc<FileGuard>> {
+    let tables = version.tables().map(|file| &file.guard);
+    tables.chain(version.segments().map(|file| &file.guard))
+}
+
+fn find_guard<'a>(version: &'a Version, name: &str, digest: u128) -> Option<&'a Arc<FileGuard>> {
+    guards(version).find(|guard| guard.name() == name && guard.digest() == digest)
+}
+
+impl Shared {
+    fn pins(&self) -> std::sync::MutexGuard<'_, Vec<Arc<FileGuard>>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Worker {
+    /// Replaces the files by those of a checkpoint. Durable on return; publishing is the caller's.
+    pub(crate) fn install(
+        &mut self,
+        shared: &Shared,
+        manifest: &[u8],
+        staged: &Path,
+    ) -> Result<Arc<Version>> {
+        let mut state = manifest::parse(&staged.join("manifest"), manifest)?;
+        self.take_files(shared, &state, staged)?;
+        if let Some(job) = self.job.take() {
+            job.abandon().into_iter().for_each(|name| shared.removals.add(name));
+        }
+        let old = Arc::clone(&shared.current.load().version);
+        let version = Arc::new(Version::open(&state, &shared.opener())?);
+        let ids = state.tables.iter().map(|table| table.info.id);
+        ids.chain(state.segments.keys().copied()).for_each(|id| self.ids.skip(id));
+        state.next_sequence = self.ids.next_sequence();
+        let (disk, dir) = (&shared.place.disk, &shared.place.dir);
+        let number = self.manifest.number();
+        // On return a restart begins with the installed state.
+        self.manifest = Manifest::create(disk, dir, shared.identity, number + 1, &state)?;
+        disk.remove(&dir.join(manifest_name(number)))?;
+        for guard in guards(&old) {
+            if find_guard(&version, guard.name(), guard.digest()).is_none() {
+                guard.set_obsolete();
+            }
+        }
+        Ok(version)
+    }
+
+    /// Brings all files of `state` into the directory, verified and durable.
+    fn take_files(&mut self, shared: &Shared, state: &State, staged: &Path) -> Result<()> {
+        let (disk, dir) = (&shared.place.disk, &shared.place.dir);
+        let current = Arc::clone(&shared.current.load().version);
+        let pins = shared.pins();
+        let here: BTreeMap<&str, u128> = guards(&current)
+            .chain(pins.iter())
+            .map(|guard| (guard.name(), guard.digest()))
+            .collect();
+        let tables = state.tables.iter().map(|table| &table.info);
+        let tables = tables.map(|info| (table_name(info.id), info.bytes, info.digest));
+        let segments = state.segments.values();
+        let segments = segments.map(|info| (segment_name(info.id), info.bytes, info.digest));
+        let mut moves = Vec::new();
+        for (name, bytes, digest) in tables.chain(segments) {
+            match here.get(name.as_str()) {
+                Some(known) if *known == digest => continue,
+                Some(known) => {
+                    let expected = format!("digest {known:032x}, as the file here has");
+                    return Err(Error::corrupt(
+                        &staged.join(&name),
+                        0,
+                        expected,
+                        format!("{digest:032x}"),
+                    ));
+                }
+                None => {}
+            }
+            let path = staged.join(&name);
+            if !disk.exists(&path)? {
+                return Err(Error::corrupt(&path, 0, "a file of the checkpoint", "none"));
+            }
+            map_verified(&**disk, &path, bytes, digest)?;
+            // After this, the content is durable; the name will be after the directory's sync.
+            disk.open(&path)?.sync()?;
+            moves.push((path, dir.join(&name)));
+        }
+        for (from, to) in &moves {
+            disk.rename(from, to)?;
+        }
+        // After this, all files that the new manifest names are durable under their names (a
+        // rename between directories is when both are synced).
+        if !moves.is_empty() {
+            disk.sync_dir(dir)?;
+            disk.sync_dir(staged)?;
+        }
+        drop(pins);
+        Ok(())
+    }
+
+    /// Lets go of files that were kept for an installation.
+    pub(crate) fn release_pins(&self, shared: &Shared) {
+        shared.pins().clear();
+    }
+}

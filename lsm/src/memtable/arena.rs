@@ -1,0 +1,124 @@
+//! Memory of a memtable: chunks that only grow, given out by moving a pointer.
+//!
+//! One idea: nothing in a memtable is freed before the whole memtable is, so allocation is an
+//! addition and readers need neither reference counts nor epochs. [`Chunks`] owns the memory and
+//! lives in the shared memtable; [`Arena`] is the bump pointer and belongs to the single writer.
+//!
+//! What it does not do: it never frees or moves a single allocation.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+/// Every allocation starts at a multiple of this, enough for pointers and `u64`.
+pub(super) const ALIGNMENT_BYTES: usize = 8;
+/// Size of the first chunk; small, because tests and idle engines open many memtables.
+const FIRST_CHUNK_BYTES: usize = 64 << 10;
+/// Chunks double up to this size.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Larger allocations get a chunk of their own, so that they do not waste the rest of one.
+const SHARED_BYTES_MAX: usize = CHUNK_BYTES_MAX / 4;
+
+/// The memory of one memtable; freed when the memtable is dropped.
+#[derive(Default)]
+pub(super) struct Chunks {
+    list: Mutex<Vec<Chunk>>,
+}
+
+/// One block of memory.
+struct Chunk {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: a chunk is plain memory that it owns; who may touch it when is the memtable's contract.
+unsafe impl Send for Chunk {}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: `start` came from `alloc` with exactly this layout and is freed once, here.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+impl Chunks {
+    /// A new chunk of `bytes`, owned by this list.
+    fn add(&self, bytes: usize) -> NonNull<u8> {
+        assert!(bytes > 0, "a chunk has at least one byte");
+        let layout = Layout::from_size_align(bytes, ALIGNMENT_BYTES)
+            .expect("chunk sizes are far below isize::MAX");
+        // SAFETY: the layout has a size above zero.
+        let start = NonNull::new(unsafe { alloc(layout) });
+        let start = start.unwrap_or_else(|| handle_alloc_error(layout));
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(Chunk { start, layout });
+        start
+    }
+}
+
+/// The bump pointer into the newest chunk. Used by the single writer only.
+///
+/// Invariants: `left` bytes from `next` on belong to a chunk of the memtable and were not given
+/// out; `next` is aligned to [`ALIGNMENT_BYTES`].
+pub(super) struct Arena {
+    next: NonNull<u8>,
+    left: usize,
+    chunk_bytes: usize,
+    used_bytes: usize,
+}
+
+impl Arena {
+    /// An arena without memory yet.
+    pub(super) fn new() -> Self {
+        Self { next: NonNull::dangling(), left: 0, chunk_bytes: FIRST_CHUNK_BYTES, used_bytes: 0 }
+    }
+
+    /// Uninitialised memory of `bytes`, aligned to [`ALIGNMENT_BYTES`], which lives as long as
+    /// `chunks`. Nobody else has a pointer into it.
+    pub(super) fn allocate(&mut self, chunks: &Chunks, bytes: usize) -> NonNull<u8> {
+        let bytes = bytes.max(1).next_multiple_of(ALIGNMENT_BYTES);
+        self.used_bytes += bytes;
+        if bytes > self.left {
+            if bytes > SHARED_BYTES_MAX {
+                return chunks.add(bytes);
+            }
+            let chunk_bytes = self.chunk_bytes.max(bytes.next_power_of_two());
+            self.next = chunks.add(chunk_bytes);
+            self.left = chunk_bytes;
+            self.chunk_bytes = (chunk_bytes * 2).min(CHUNK_BYTES_MAX);
+        }
+        let start = self.next;
+        // SAFETY: `bytes <= left`, so the sum stays inside the chunk or one past its end.
+        self.next = unsafe { start.add(bytes) };
+        self.left -= bytes;
+        start
+    }
+
+    /// Bytes given out so far.
+    pub(super) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allocations_are_aligned_and_do_not_overlap() {
+        let chunks = Chunks::default();
+        let mut arena = Arena::new();
+        let mut taken: Vec<(usize, usize)> = Vec::new();
+        for bytes in [1, 7, 8, 9, 300_000, 5, 100_000, 64 << 10, 200_000, 1, 2 << 20, 3] {
+            let start = arena.allocate(&chunks, bytes);
+            assert_eq!(start.as_ptr() as usize % ALIGNMENT_BYTES, 0);
+            // SAFETY: the arena just gave out these bytes.
+            unsafe { start.as_ptr().write_bytes(0xab, bytes) };
+            taken.push((start.as_ptr() as usize, bytes));
+        }
+        taken.sort_unstable();
+        for pair in taken.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:?} overlap");
+        }
+        assert!(arena.used_bytes() >= 300_000 + (2 << 20));
+    }
+}

@@ -1,0 +1,169 @@
+//! The newest data, in memory: one writer, readers without locks.
+//!
+//! A memtable is an arena with four ways through it: per keyspace a skiplist in key order and a
+//! hash index; per key a chain of versions, newest first; and for `kv` a list in the order of
+//! writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs, no counts per entry.
+//! Memory is freed all at once when the last `Arc<Memtable>` goes.
+//!
+//! **What a reader sees** is decided by one number. Every record has an ordinal, its position in
+//! the order of writing, across both keyspaces. A commit publishes a [`Committed`] with the number
+//! of records it covers; a reader that loaded it ignores records at or above that number. So `kv`
+//! and `sys` change together, and a reader can never see a revision whose memtable it lacks:
+//! the number belongs to *its* memtable, and stops moving when that is frozen.
+//!
+//! Invariants:
+//! - Only the [`MemtableWriter`] made together with a memtable changes it, through `&mut`.
+//! - Revisions of one key grow along the order of writing; those of all `kv` records do not fall.
+//! - `Committed::ordinal` never goes back and never exceeds the number of records.
+
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use crate::{KeyRange, Keyspace};
+
+mod arena;
+mod cursor;
+mod index;
+mod order;
+mod record;
+mod skiplist;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub(crate) use cursor::{MemtableCursor, MemtableHistory};
+pub(crate) use index::hash;
+pub(crate) use record::RecordRef;
+pub(crate) use writer::MemtableWriter;
+
+use record::{Node, NodeRef};
+
+/// Bound on ordinals of a view that sees every record: the writer's own, or of a frozen memtable.
+pub(crate) const ALL_RECORDS: u64 = u64::MAX;
+
+/// The state after a commit, as far as one memtable is concerned.
+#[derive(Debug, Default)]
+pub(crate) struct Committed {
+    /// Where the caller's log stands.
+    pub mark: Bytes,
+    /// Newest `kv` revision that readers see.
+    pub kv_visible: u64,
+    /// The compacted revision.
+    pub compacted: u64,
+    /// Records of this memtable with a lower ordinal are committed.
+    pub ordinal: u64,
+}
+
+/// The shared half of a memtable: what readers hold.
+pub(crate) struct Memtable {
+    lists: [List; 2],
+    /// First block of the `kv` records in the order of writing.
+    order: NonNull<order::Block>,
+    committed: ArcSwap<Committed>,
+    used_bytes: AtomicUsize,
+    chunks: arena::Chunks,
+}
+
+/// The keys of one keyspace.
+struct List {
+    head: NonNull<Node>,
+    index: index::Index,
+}
+
+// SAFETY: the raw pointers lead into `chunks`, which the memtable owns. Readers load them with
+// Acquire from atomics that the single writer stores with Release; everything behind them is
+// written before and does not change, or is atomic itself.
+unsafe impl Send for Memtable {}
+// SAFETY: as above.
+unsafe impl Sync for Memtable {}
+
+impl Memtable {
+    fn list(&self, keyspace: Keyspace) -> &List {
+        &self.lists[keyspace as usize]
+    }
+
+    fn head(&self, keyspace: Keyspace) -> NodeRef<'_> {
+        // SAFETY: the head was written when the memtable was made and lives as long.
+        unsafe { NodeRef::from_ptr(self.list(keyspace).head.as_ptr()) }
+            .expect("a pointer that is not null")
+    }
+
+    /// The state after the newest commit into this memtable.
+    pub(crate) fn committed(&self) -> Arc<Committed> {
+        self.committed.load_full()
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The newest version of `key` with `revision.main <= at` among records below `ordinal`.
+    /// `hash` is [`hash`] of the key.
+    pub(crate) fn get(
+        &self,
+        keyspace: Keyspace,
+        hash: u64,
+        key: &[u8],
+        at: u64,
+        ordinal: u64,
+    ) -> Option<RecordRef<'_>> {
+        // SAFETY: nodes live as long as the memtable.
+        let node = unsafe { self.list(keyspace).index.get(hash, key) }?;
+        newest_at(node, at, ordinal)
+    }
+
+    /// Sum of the deltas of the records in `range` with `revision.main <= at` and below `ordinal`.
+    /// Walks the distinct keys of the range.
+    pub(crate) fn delta_sum(
+        &self,
+        keyspace: Keyspace,
+        range: &KeyRange,
+        at: u64,
+        ordinal: u64,
+    ) -> i64 {
+        let mut sum = 0;
+        let mut next = skiplist::seek(self.head(keyspace), &range.start);
+        while let Some(node) = next
+            && !range.is_past(node.key())
+        {
+            sum += newest_at(node, at, ordinal).map_or(0, |record| i64::from(record.delta_sum()));
+            next = node.next(0);
+        }
+        sum
+    }
+
+    /// The newest record of the first key of a frozen memtable.
+    pub(crate) fn first(&self, keyspace: Keyspace) -> Option<RecordRef<'_>> {
+        self.head(keyspace).next(0)?.newest()
+    }
+
+    /// A cursor over the records below `ordinal`; [`MemtableCursor::seek`] it first.
+    pub(crate) fn cursor(self: &Arc<Self>, keyspace: Keyspace, ordinal: u64) -> MemtableCursor {
+        MemtableCursor::new(Arc::clone(self), keyspace, ordinal)
+    }
+
+    /// The `kv` records below `ordinal` with `revision.main >= from`, in revision order.
+    pub(crate) fn history(self: &Arc<Self>, from: u64, ordinal: u64) -> MemtableHistory {
+        MemtableHistory::new(Arc::clone(self), from, ordinal)
+    }
+}
+
+fn newest_at(node: NodeRef<'_>, at: u64, ordinal: u64) -> Option<RecordRef<'_>> {
+    let mut next = node.newest();
+    while let Some(record) = next {
+        if record.ordinal() < ordinal && record.revision().main <= at {
+            return Some(record);
+        }
+        next = record.previous();
+    }
+    None
+}
+
+/// Ties what is stored behind raw pointers to the memtable that it lives in.
+type InMemtable = PhantomData<Arc<Memtable>>;

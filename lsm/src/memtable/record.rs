@@ -1,0 +1,297 @@
+//! The two kinds of things in the arena: a record is one version, a node is one key.
+//!
+//! ```text
+//! Node:    newest | key length, height | next[0..height] | key bytes
+//! Record:  previous | node | ordinal | revision | lengths, sums | meta bytes | value bytes
+//! ```
+//!
+//! One idea: both are written completely before a pointer to them is stored with `Release`, and
+//! never change afterwards, except for the atomic pointers of a node. A reader that loaded the
+//! pointer with `Acquire` therefore sees all of it. [`NodeRef`] and [`RecordRef`] wrap the raw
+//! pointers with the lifetime of the memtable, so that the rest of the code is safe.
+//!
+//! Raw pointers are never turned into `&Node`: a reference would cover the header only, and the
+//! tower and key behind it could not be reached from it.
+
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::{Delta, Kind, Meta, Revision};
+
+/// Levels of the tallest node. With one node in four rising a level, 4^12 keys are well served.
+pub(super) const HEIGHT_MAX: usize = 12;
+
+/// The fixed part of a node. Shared parts are the atomics; the rest is written once.
+#[repr(C)]
+pub(super) struct Node {
+    newest: AtomicPtr<Record>,
+    key_length: u32,
+    height: u32,
+}
+
+/// The fixed part of a record; written once.
+#[repr(C)]
+pub(super) struct Record {
+    /// The next older version of the key in this memtable, or null.
+    previous: *const Record,
+    node: *const Node,
+    ordinal: u64,
+    main: u64,
+    sub: u32,
+    value_length: u32,
+    delta_sum: i32,
+    kind: Kind,
+    delta: Delta,
+    meta_length: u8,
+}
+
+/// A key of a memtable that lives at least as long as `'a`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct NodeRef<'a> {
+    node: NonNull<Node>,
+    memtable: PhantomData<&'a [u8]>,
+}
+
+/// A version in a memtable that lives at least as long as `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct RecordRef<'a> {
+    record: NonNull<Record>,
+    memtable: PhantomData<&'a [u8]>,
+}
+
+/// What a record is made from.
+pub(super) struct NewRecord<'a> {
+    pub ordinal: u64,
+    pub revision: Revision,
+    pub kind: Kind,
+    pub delta: Delta,
+    pub meta: Meta,
+    pub value: &'a [u8],
+}
+
+const NODE_BYTES: usize = size_of::<Node>();
+const LINK_BYTES: usize = size_of::<AtomicPtr<Node>>();
+const RECORD_BYTES: usize = size_of::<Record>();
+const _: () = assert!(NODE_BYTES.is_multiple_of(LINK_BYTES), "the tower follows the header");
+
+impl<'a> NodeRef<'a> {
+    /// Bytes that a node takes.
+    pub(super) fn bytes(height: usize, key: &[u8]) -> usize {
+        NODE_BYTES + height * LINK_BYTES + key.len()
+    }
+
+    /// Builds a node without versions and successors.
+    ///
+    /// # Safety
+    /// `memory` has [`NodeRef::bytes`] bytes, aligned to 8, that nobody else points to and that
+    /// live for `'a`.
+    pub(super) unsafe fn write(memory: NonNull<u8>, height: usize, key: &[u8]) -> Self {
+        assert!((1..=HEIGHT_MAX).contains(&height), "height {height} is out of range");
+        let key_length = u32::try_from(key.len()).expect("keys are far below 4 GiB");
+        let node = memory.cast::<Node>();
+        let header =
+            Node { newest: AtomicPtr::new(ptr::null_mut()), key_length, height: height as u32 };
+        // SAFETY: the caller gave room for header, tower and key; they follow one another and all
+        // parts are aligned because the header's size is a multiple of a pointer's.
+        unsafe {
+            node.write(header);
+            let tower = memory.add(NODE_BYTES).cast::<AtomicPtr<Node>>();
+            for level in 0..height {
+                tower.add(level).write(AtomicPtr::new(ptr::null_mut()));
+            }
+            let target = memory.add(NODE_BYTES + height * LINK_BYTES);
+            ptr::copy_nonoverlapping(key.as_ptr(), target.as_ptr(), key.len());
+        }
+        Self { node, memtable: PhantomData }
+    }
+
+    /// Wraps a pointer that [`NodeRef::as_ptr`] gave.
+    ///
+    /// # Safety
+    /// The node's memtable lives for `'a`, and the pointer was loaded with `Acquire`, or by the
+    /// writer, or with the memtable's own happens-before.
+    pub(super) unsafe fn from_ptr(node: *const Node) -> Option<Self> {
+        NonNull::new(node.cast_mut()).map(|node| Self { node, memtable: PhantomData })
+    }
+
+    pub(super) fn as_ptr(self) -> *const Node {
+        self.node.as_ptr()
+    }
+
+    /// The key.
+    pub(super) fn key(self) -> &'a [u8] {
+        // SAFETY: the node was completely written before it could be found; header and key do not
+        // change. The pointer covers the whole allocation.
+        unsafe {
+            let length = (*self.node.as_ptr()).key_length as usize;
+            let height = (*self.node.as_ptr()).height as usize;
+            let start = self.node.cast::<u8>().add(NODE_BYTES + height * LINK_BYTES);
+            std::slice::from_raw_parts(start.as_ptr(), length)
+        }
+    }
+
+    fn link(self, level: usize) -> &'a AtomicPtr<Node> {
+        // SAFETY: reading the height as in `key`; the tower has `height` atomics.
+        unsafe {
+            let height = (*self.node.as_ptr()).height as usize;
+            assert!(level < height, "level {level} of a node of height {height}");
+            let tower = self.node.cast::<u8>().add(NODE_BYTES).cast::<AtomicPtr<Node>>();
+            tower.add(level).as_ref()
+        }
+    }
+
+    /// The next node at `level`.
+    pub(super) fn next(self, level: usize) -> Option<Self> {
+        // SAFETY: loaded with Acquire from a node of the same memtable.
+        unsafe { Self::from_ptr(self.link(level).load(Ordering::Acquire)) }
+    }
+
+    /// Puts `next` behind this node at `level`. Writer only.
+    pub(super) fn set_next(self, level: usize, next: Option<Self>) {
+        let next = next.map_or(ptr::null_mut(), |next| next.node.as_ptr());
+        // Release: who finds `next` here finds it completely written.
+        self.link(level).store(next, Ordering::Release);
+    }
+
+    /// The newest version of the key; a node that can be found has one, only heads do not.
+    pub(super) fn newest(self) -> Option<RecordRef<'a>> {
+        // SAFETY: an atomic field of a written node; what it points to was written before.
+        unsafe { RecordRef::from_ptr((*self.node.as_ptr()).newest.load(Ordering::Acquire)) }
+    }
+
+    /// Makes `record` the newest version of the key. Writer only.
+    pub(super) fn set_newest(self, record: RecordRef<'a>) {
+        // SAFETY: an atomic field of a written node.
+        // Release: who finds the record here finds it completely written.
+        unsafe { (*self.node.as_ptr()).newest.store(record.record.as_ptr(), Ordering::Release) }
+    }
+}
+
+impl<'a> RecordRef<'a> {
+    /// Bytes that a record takes.
+    pub(super) fn bytes(new: &NewRecord<'_>) -> usize {
+        RECORD_BYTES + new.meta.as_slice().len() + new.value.len()
+    }
+
+    /// Builds the record that will be the newest of `node`. It is not linked yet.
+    ///
+    /// # Safety
+    /// `memory` has [`RecordRef::bytes`] bytes, aligned to 8, that nobody else points to and that
+    /// live for `'a`.
+    pub(super) unsafe fn write(
+        memory: NonNull<u8>,
+        node: NodeRef<'a>,
+        new: &NewRecord<'_>,
+    ) -> RecordRef<'a> {
+        let previous = node.newest();
+        let record = memory.cast::<Record>();
+        let meta = new.meta.as_slice();
+        let header = Record {
+            previous: previous.map_or(ptr::null(), RecordRef::as_ptr),
+            node: node.as_ptr(),
+            ordinal: new.ordinal,
+            main: new.revision.main,
+            sub: new.revision.sub,
+            value_length: u32::try_from(new.value.len()).expect("values are below 4 GiB"),
+            delta_sum: previous.map_or(0, RecordRef::delta_sum) + new.delta as i32,
+            kind: new.kind,
+            delta: new.delta,
+            meta_length: meta.len() as u8,
+        };
+        // SAFETY: the caller gave room for header, meta and value, which follow one another.
+        unsafe {
+            record.write(header);
+            let target = memory.add(RECORD_BYTES);
+            ptr::copy_nonoverlapping(meta.as_ptr(), target.as_ptr(), meta.len());
+            let target = target.add(meta.len());
+            ptr::copy_nonoverlapping(new.value.as_ptr(), target.as_ptr(), new.value.len());
+        }
+        RecordRef { record, memtable: PhantomData }
+    }
+
+    /// Wraps a pointer that [`RecordRef::as_ptr`] gave; the same duties as [`NodeRef::from_ptr`].
+    ///
+    /// # Safety
+    /// The record's memtable lives for `'a`, and the pointer was loaded with `Acquire`, or by the
+    /// writer, or with the memtable's own happens-before.
+    pub(super) unsafe fn from_ptr(record: *const Record) -> Option<Self> {
+        NonNull::new(record.cast_mut()).map(|record| Self { record, memtable: PhantomData })
+    }
+
+    pub(super) fn as_ptr(self) -> *const Record {
+        self.record.as_ptr()
+    }
+
+    fn header(self) -> &'a Record {
+        // SAFETY: records do not change after they can be found, and live for 'a.
+        unsafe { self.record.as_ref() }
+    }
+
+    fn tail(self, offset: usize, length: usize) -> &'a [u8] {
+        // SAFETY: meta and value follow the header in the same allocation and do not change; the
+        // callers below pass offsets and lengths from the header.
+        unsafe {
+            let start = self.record.cast::<u8>().add(RECORD_BYTES + offset);
+            std::slice::from_raw_parts(start.as_ptr(), length)
+        }
+    }
+
+    /// The next older version of the key in this memtable.
+    pub(crate) fn previous(self) -> Option<Self> {
+        // SAFETY: written before this record was, by the same writer.
+        unsafe { Self::from_ptr(self.header().previous) }
+    }
+
+    fn node(self) -> NodeRef<'a> {
+        // SAFETY: the node existed before the record.
+        unsafe { NodeRef::from_ptr(self.header().node) }.expect("a record has a node")
+    }
+
+    /// The key.
+    pub(crate) fn key(self) -> &'a [u8] {
+        self.node().key()
+    }
+
+    /// The newest version of the next key.
+    pub(crate) fn next_key(self) -> Option<Self> {
+        self.node().next(0)?.newest()
+    }
+
+    /// Position among all records of the memtable, in the order they were written.
+    pub(crate) fn ordinal(self) -> u64 {
+        self.header().ordinal
+    }
+
+    /// The version number.
+    pub(crate) fn revision(self) -> Revision {
+        Revision { main: self.header().main, sub: self.header().sub }
+    }
+
+    /// Put or delete.
+    pub(crate) fn kind(self) -> Kind {
+        self.header().kind
+    }
+
+    /// Change in the number of live keys.
+    pub(crate) fn delta(self) -> Delta {
+        self.header().delta
+    }
+
+    /// Sum of the deltas of this version and all older ones of the key in this memtable.
+    pub(crate) fn delta_sum(self) -> i32 {
+        self.header().delta_sum
+    }
+
+    /// The caller's bytes beside the key.
+    pub(crate) fn meta(self) -> Meta {
+        let length = usize::from(self.header().meta_length);
+        Meta::new(self.tail(0, length)).expect("it was a Meta when it was written")
+    }
+
+    /// The value.
+    pub(crate) fn value(self) -> &'a [u8] {
+        let header = self.header();
+        self.tail(usize::from(header.meta_length), header.value_length as usize)
+    }
+}

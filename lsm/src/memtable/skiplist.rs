@@ -1,0 +1,90 @@
+//! The order of keys: a skiplist with one writer and any number of readers.
+//!
+//! One idea (Pugh 1990, and LevelDB's memtable): a node is linked bottom level first, each link by
+//! one `Release` store, so a reader always finds a sorted list at every level. With a single writer
+//! no compare-and-swap is needed. Versions are not nodes: sixty changes of one key are sixty links
+//! of its version chain and still one node.
+//!
+//! Invariants: every level is sorted by key without duplicates; a node at level n is at n-1 too.
+
+use super::record::{HEIGHT_MAX, NodeRef};
+
+/// The first node whose key is at or above `key`.
+pub(super) fn seek<'a>(head: NodeRef<'a>, key: &[u8]) -> Option<NodeRef<'a>> {
+    let mut node = head;
+    let mut found = None;
+    for level in (0..HEIGHT_MAX).rev() {
+        let (before, behind) = walk(node, level, key, found);
+        node = before;
+        found = behind;
+    }
+    found
+}
+
+/// From `node` along `level`: the last node below `key`, and its successor there.
+/// `known` is a node known to be at or above `key`; meeting it again costs no comparison.
+fn walk<'a>(
+    mut node: NodeRef<'a>,
+    level: usize,
+    key: &[u8],
+    known: Option<NodeRef<'a>>,
+) -> (NodeRef<'a>, Option<NodeRef<'a>>) {
+    loop {
+        match node.next(level) {
+            None => return (node, None),
+            Some(next) if Some(next) == known || next.key() >= key => return (node, Some(next)),
+            Some(next) => node = next,
+        }
+    }
+}
+
+/// Where the last node went, level by level: the start of the search for the next one. Sorted
+/// bursts (a restore, a range of new keys) thereby insert in constant time.
+///
+/// Invariants: `before[level]` is the last node of that level at or before the last inserted key.
+pub(super) struct Splice<'a> {
+    before: [NodeRef<'a>; HEIGHT_MAX],
+}
+
+impl<'a> Splice<'a> {
+    /// At the head of an empty list.
+    pub(super) fn new(head: NodeRef<'a>) -> Self {
+        Self { before: [head; HEIGHT_MAX] }
+    }
+
+    /// Links `node`, of `height` levels, whose key is not in the list. Writer only.
+    pub(super) fn insert(&mut self, head: NodeRef<'a>, node: NodeRef<'a>, height: usize) {
+        self.seek(head, node.key());
+        for level in 0..height {
+            let before = self.before[level];
+            let next = before.next(level);
+            assert!(
+                next.is_none_or(|next| next.key() > node.key()),
+                "the key {:02x?} is in the memtable twice",
+                node.key()
+            );
+            node.set_next(level, next);
+            before.set_next(level, Some(node));
+            self.before[level] = node;
+        }
+    }
+
+    fn seek(&mut self, head: NodeRef<'a>, key: &[u8]) {
+        let mut top = HEIGHT_MAX - 1;
+        let mut node = head;
+        // The head is no key; all others compare.
+        let is_ahead = self.before[0] != head && self.before[0].key() < key;
+        if is_ahead {
+            // Climb until the last position brackets the key, then descend from there.
+            let brackets =
+                |level: usize| self.before[level].next(level).is_none_or(|next| next.key() >= key);
+            top = (0..HEIGHT_MAX).find(|&level| brackets(level)).unwrap_or(HEIGHT_MAX - 1);
+            node = self.before[top];
+        }
+        let mut known = None;
+        for level in (0..=top).rev() {
+            (node, known) = walk(node, level, key, known);
+            self.before[level] = node;
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Several key tables become fewer, without what nobody may read any more.
+//!
+//! A [`MergeJob`] reads its inputs once, in order, and writes bottom tables. It goes in bounded
+//! steps, with flushes between them: new level-0 tables are newer than all its inputs, so they do
+//! not concern it. Nothing of it is visible before the manifest edit at its end; a crash leaves
+//! files that the next start removes.
+//!
+//! On the way, values that lie in *poor* segments (see `pick.rs`) are copied to new ones, in key
+//! order. A segment that no table refers to any more leaves the version with the same edit.
+//!
+//! Invariants: the inputs hold, of each key in them, a contiguous stretch of versions (level 0 is
+//! taken whole, and the bottom has a key in one table only), which is what `garbage.rs` asks for.
+//! Outputs never reach over a bottom table that is not an input.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::files::{FileIds, TableFile, segment_name, table_name};
+use crate::garbage::{self, Fold};
+use crate::iter::level::LevelCursor;
+use crate::iter::merge::Merge;
+use crate::manifest::{Level, TableRecord};
+use crate::output::{Place, SegmentOutput, TableOutput};
+use crate::pick::Choice;
+use crate::segment::SegmentInfo;
+use crate::table::{Row, ValueRef};
+use crate::version::{Levels, Version};
+use crate::{Error, Options, Result};
+
+/// A bottom table below this share of the wanted size is merged with a neighbour that is.
+const SMALL_SHARE: u64 = 4;
+/// What a row costs of a step's budget, beside the value it moves.
+const ROW_COST_BYTES: u64 = 64;
+
+/// A merge under way.
+pub(crate) struct MergeJob {
+    place: Place,
+    /// Holds the inputs and the segments their values are in.
+    version: Arc<Version>,
+    inputs: Vec<Arc<TableFile>>,
+    merge: Merge<LevelCursor>,
+    fold: Fold<Row>,
+    /// The key whose rows are being folded.
+    key: Option<Bytes>,
+    tables: TableOutput,
+    segments: SegmentOutput,
+    poor: BTreeSet<u64>,
+    /// First keys of bottom tables that stay: outputs end before them.
+    cuts: VecDeque<Bytes>,
+}
+
+/// What a merge replaces by what.
+pub(crate) struct Merged {
+    pub removed: Vec<u64>,
+    pub tables: Vec<TableRecord>,
+    pub segments: Vec<SegmentInfo>,
+}
+
+impl MergeJob {
+    /// Begins the merge of `choice` in `version`, relocating values out of `poor` segments.
+    pub(crate) fn new(
+        choice: &Choice,
+        version: &Arc<Version>,
+        poor: BTreeSet<u64>,
+        place: &Place,
+        options: &Options,
+    ) -> Result<Self> {
+        let (keyspace, level0, mut is_input) = match choice {
+            Choice::Level0(keyspace) => {
+                let levels = version.levels(*keyspace);
+                (*keyspace, levels.level0.as_slice(), touched(levels)?)
+            }
+            Choice::Bottom(keyspace, positions) => {
+                let count = version.levels(*keyspace).bottom.len();
+                (*keyspace, &[][..], (0..count).map(|at| positions.contains(&at)).collect())
+            }
+        };
+        let bottom = &version.levels(keyspace).bottom;
+        join_small(bottom, &mut is_input, options.table_bytes);
+        let pairs = || bottom.iter().zip(&is_input);
+        let chosen: Vec<_> =
+            pairs().filter(|(_, is_input)| **is_input).map(|(file, _)| Arc::clone(file)).collect();
+        let cuts = pairs()
+            .filter(|(_, is_input)| !**is_input)
+            .map(|(file, _)| file.record.info.first_key.clone())
+            .collect();
+        let mut sources: Vec<LevelCursor> =
+            level0.iter().map(|file| LevelCursor::new(vec![Arc::clone(&file.table)])).collect();
+        sources.push(LevelCursor::new(chosen.iter().map(|file| file.table.clone()).collect()));
+        Ok(Self {
+            place: place.clone(),
+            version: Arc::clone(version),
+            inputs: level0.iter().cloned().chain(chosen).collect(),
+            merge: Merge::new(sources, b"")?,
+            fold: Fold::new(garbage::floor(keyspace, version.compacted)),
+            key: None,
+            tables: TableOutput::new(place.clone(), keyspace, Level::Bottom, options.table_bytes),
+            segments: SegmentOutput::new(place.clone(), options.segment_bytes),
+            poor,
+            cuts,
+        })
+    }
+
+    /// Goes on for about `budget_bytes`. Returns whether all rows are through.
+    pub(crate) fn step(&mut self, ids: &mut FileIds, budget_bytes: u64) -> Result<bool> {
+        let mut spent_bytes = 0;
+        while spent_bytes < budget_bytes {
+            let Some(source) = self.merge.front() else {
+                self.end_key(ids)?;
+                return Ok(true);
+            };
+            if source.key() != self.key.as_deref() {
+                self.end_key(ids)?;
+            }
+            let row = self.merge.front().expect("checked above").row()?;
+            self.merge.advance()?;
+            if self.key.is_none() {
+                self.begin_key(&row.key)?;
+            }
+            let (revision, kind, delta) = (row.revision, row.kind, row.delta);
+            spent_bytes += ROW_COST_BYTES;
+            if let Some(row) = self.fold.push(revision, kind, delta, row) {
+                spent_bytes += self.write(ids, row)?;
+            }
+        }
+        Ok(false)
+    }
+
+    fn begin_key(&mut self, key: &Bytes) -> Result<()> {
+        while self.cuts.front().is_some_and(|cut| cut <= key) {
+            self.cuts.pop_front();
+            self.tables.cut()?;
+        }
+        self.key = Some(key.clone());
+        Ok(())
+    }
+
+    fn end_key(&mut self, ids: &mut FileIds) -> Result<()> {
+        let Some(key) = self.key.take() else { return Ok(()) };
+        let oldest = self.fold.end_key().map_err(|sum| {
+            let found = format!("{sum} for key {key:02x?}");
+            Error::corrupt(&self.place.dir, 0, "deltas of a key within -1..=1", found)
+        })?;
+        if let Some((mut row, delta)) = oldest {
+            row.delta = delta;
+            self.write(ids, row)?;
+        }
+        self.tables.end_key()
+    }
+
+    /// Writes a row that stays; returns the value bytes that were moved for it.
+    fn write(&mut self, ids: &mut FileIds, mut row: Row) -> Result<u64> {
+        let mut moved_bytes = 0;
+        if let ValueRef::Stored(handle) = row.value
+            && self.poor.contains(&handle.segment)
+        {
+            let value = self.version.value(handle)?;
+            moved_bytes = value.len() as u64;
+            row.value = ValueRef::Stored(self.segments.add(ids, &value)?);
+        }
+        self.tables.add(ids, &row)?;
+        Ok(moved_bytes)
+    }
+
+    /// The result, after the last step. Contents of the files are durable on return.
+    pub(crate) fn finish(self) -> Result<Merged> {
+        assert!(self.merge.front().is_none() && self.key.is_none(), "the merge is through");
+        let removed = self.inputs.iter().map(|file| file.record.info.id).collect();
+        let (tables, segments) = (self.tables.finish()?, self.segments.finish()?);
+        Ok(Merged { removed, tables, segments })
+    }
+
+    /// Gives up: the names of the files that were begun.
+    pub(crate) fn abandon(self) -> Vec<String> {
+        let tables = self.tables.started().iter().map(|id| table_name(*id));
+        tables.chain(self.segments.started().iter().map(|id| segment_name(*id))).collect()
+    }
+}
+
+/// For each bottom table, whether level 0 has a key in the stretch up to the next bottom table.
+/// The first one's stretch begins at the first key there is, so each key belongs to one table.
+fn touched(levels: &Levels) -> Result<Vec<bool>> {
+    let mut is_touched = Vec::with_capacity(levels.bottom.len());
+    for (position, file) in levels.bottom.iter().enumerate() {
+        let start = if position == 0 { &b""[..] } else { &file.record.info.first_key };
+        let end = levels.bottom.get(position + 1).map(|next| &next.record.info.first_key);
+        let mut has_key = false;
+        for newer in &levels.level0 {
+            let mut cursor = newer.table.cursor();
+            cursor.seek(start)?;
+            has_key |= cursor.key().is_some_and(|key| end.is_none_or(|end| key < end.as_ref()));
+        }
+        is_touched.push(has_key);
+    }
+    Ok(is_touched)
+}
+
+/// Takes in tables that are small and stand beside one that is taken.
+fn join_small(bottom: &[Arc<TableFile>], is_input: &mut [bool], table_bytes: u64) {
+    let is_small = |position: usize| bottom[position].record.info.bytes < table_bytes / SMALL_SHARE;
+    for position in 1..bottom.len() {
+        is_input[position] |= is_input[position - 1] && is_small(position);
+    }
+    for position in (1..bottom.len()).rev() {
+        is_input[position - 1] |= is_input[position] && is_small(position - 1);
+    }
+}

@@ -1,0 +1,232 @@
+//! An immutable view of the engine, and the reads it answers.
+//!
+//! A snapshot is three things: the [`SuperVersion`], the state after the newest commit into *its*
+//! active memtable, and a bound on that memtable's ordinals. Taking one is two atomic loads. It
+//! pins files and memtables, holds no lock, and blocks nobody.
+//!
+//! **Point reads** go through the sources newest first. All versions of a key in a newer source are
+//! newer, so the first source that has one at or below the wanted revision has the answer.
+//!
+//! **Counts** add up deltas over all sources, see `garbage.rs`: no merge, and no walk over tables.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::iter::history::History;
+use crate::iter::level::LevelCursor;
+use crate::iter::merge::{AnySource, Merge};
+use crate::iter::visible::Range;
+use crate::memtable::{Committed, RecordRef, hash};
+use crate::table::{Row, ValueRef};
+use crate::version::SuperVersion;
+use crate::{Entry, KeyRange, Keyspace, Kind, Result, Revision};
+
+/// Whether a read wants values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Entries carry their values.
+    Load,
+    /// Entries carry only the length of their values; no value byte is touched.
+    Skip,
+}
+
+/// An immutable view: pins what it needs, holds no lock, blocks nobody.
+///
+/// Reads of `kv` take a revision `at`, capped at [`Snapshot::visible`]; below
+/// [`Snapshot::compacted`] they have no defined answer. The `sys` keyspace keeps no history: its
+/// reads ignore `at` and answer with the newest version in the view.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub(crate) super_version: Arc<SuperVersion>,
+    committed: Arc<Committed>,
+    /// Records of the active memtable below this one are in the view.
+    ordinal: u64,
+    visible: u64,
+}
+
+impl Snapshot {
+    /// What is committed.
+    pub(crate) fn of_committed(super_version: Arc<SuperVersion>) -> Self {
+        // The super version first: its memtable's state can only be newer than the swap, and both
+        // belong together because the state is the memtable's own.
+        let committed = super_version.active.committed();
+        let (ordinal, visible) = (committed.ordinal, committed.kv_visible);
+        Self { super_version, committed, ordinal, visible }
+    }
+
+    /// What is committed and what is not yet, up to `kv` revision `visible`.
+    pub(crate) fn of_writer(super_version: Arc<SuperVersion>, visible: u64) -> Self {
+        let committed = super_version.active.committed();
+        Self { super_version, committed, ordinal: crate::memtable::ALL_RECORDS, visible }
+    }
+
+    /// Newest visible `kv` revision.
+    pub fn visible(&self) -> u64 {
+        self.visible
+    }
+
+    /// The compacted revision: reads below it have no answer. 0 when never compacted.
+    pub fn compacted(&self) -> u64 {
+        self.committed.compacted
+    }
+
+    /// The mark of the newest commit in this view (empty for a new engine).
+    pub fn mark(&self) -> &Bytes {
+        &self.committed.mark
+    }
+
+    /// The newest version of `key` at or below `at` (capped at what is visible), be it a put or
+    /// a tombstone.
+    pub fn get(&self, keyspace: Keyspace, key: &[u8], at: u64) -> Result<Option<Entry>> {
+        self.find(keyspace, key, at, Values::Load)
+    }
+
+    /// As [`Snapshot::get`] without the value.
+    pub fn get_meta(&self, keyspace: Keyspace, key: &[u8], at: u64) -> Result<Option<Entry>> {
+        self.find(keyspace, key, at, Values::Skip)
+    }
+
+    fn cap(&self, keyspace: Keyspace, at: u64) -> u64 {
+        match keyspace {
+            Keyspace::Kv => at.min(self.visible),
+            Keyspace::Sys => u64::MAX,
+        }
+    }
+
+    fn find(
+        &self,
+        keyspace: Keyspace,
+        key: &[u8],
+        at: u64,
+        values: Values,
+    ) -> Result<Option<Entry>> {
+        let at = self.cap(keyspace, at);
+        let hash = hash(key);
+        for (memtable, ordinal) in self.super_version.memtables(self.ordinal) {
+            if let Some(record) = memtable.get(keyspace, hash, key, at, ordinal) {
+                return Ok(Some(entry_of_record(record, values)));
+            }
+        }
+        let levels = self.super_version.version.levels(keyspace);
+        let newest = Revision { main: at, sub: u32::MAX };
+        for file in levels.level0.iter().chain(levels.bottom_of(key)) {
+            let info = &file.record.info;
+            if info.revision_min > newest || key < info.first_key || key > info.last_key {
+                continue;
+            }
+            if let Some(row) = file.table.get(key, newest)? {
+                return Ok(Some(entry_of_row(self, row, values)?));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Live keys of a range at revision `at`, in key order.
+    pub fn range(&self, keyspace: Keyspace, range: KeyRange, at: u64, values: Values) -> Range {
+        let at = self.cap(keyspace, at);
+        let merge = Merge::new(self.sources(keyspace, &range), &range.start);
+        Range::new(self.clone(), merge, range, at, values)
+    }
+
+    /// Cursors over all sources that may have keys of `range`, newest first.
+    fn sources(&self, keyspace: Keyspace, range: &KeyRange) -> Vec<AnySource> {
+        let mut sources: Vec<AnySource> = self
+            .super_version
+            .memtables(self.ordinal)
+            .map(|(memtable, ordinal)| AnySource::Memtable(memtable.cursor(keyspace, ordinal)))
+            .collect();
+        let levels = self.super_version.version.levels(keyspace);
+        for file in &levels.level0 {
+            let info = &file.record.info;
+            if !range.is_past(&info.first_key) && range.start <= info.last_key {
+                sources.push(AnySource::Level(LevelCursor::new(vec![Arc::clone(&file.table)])));
+            }
+        }
+        // Only those that the range touches: a short list needs no walk over a large bottom.
+        let first = levels.bottom.partition_point(|file| file.record.info.last_key < range.start);
+        let count = levels.bottom[first..]
+            .partition_point(|file| !range.is_past(&file.record.info.first_key));
+        let bottom = &levels.bottom[first..first + count];
+        if !bottom.is_empty() {
+            let tables = bottom.iter().map(|file| Arc::clone(&file.table)).collect();
+            sources.push(AnySource::Level(LevelCursor::new(tables)));
+        }
+        sources
+    }
+
+    /// The number of live keys in a range at revision `at`: a sum of deltas, no walk over tables.
+    pub fn count(&self, keyspace: Keyspace, range: &KeyRange, at: u64) -> Result<u64> {
+        let at = self.cap(keyspace, at);
+        let mut sum = 0;
+        for (memtable, ordinal) in self.super_version.memtables(self.ordinal) {
+            sum += memtable.delta_sum(keyspace, range, at, ordinal);
+        }
+        for file in self.super_version.version.levels(keyspace).tables() {
+            let info = &file.record.info;
+            let is_outside = range.is_past(&info.first_key) || range.start > info.last_key;
+            if is_outside || info.revision_min.main > at {
+                continue;
+            }
+            sum += file.table.delta_sum(range, at)?;
+        }
+        assert!(sum >= 0, "the deltas of {range:?} at {at} add up to {sum}");
+        Ok(sum as u64)
+    }
+
+    /// All `kv` versions (puts and tombstones) with `from <= revision.main <= to`, in revision
+    /// order, of the keys in `range`. Complete only above the compacted revision.
+    pub fn history(&self, range: KeyRange, from: u64, to: u64) -> History {
+        let to = to.min(self.visible);
+        let mut tables = Vec::new();
+        for file in self.super_version.version.levels(Keyspace::Kv).tables() {
+            let info = &file.record.info;
+            let is_outside = range.is_past(&info.first_key) || range.start > info.last_key;
+            if !is_outside && info.revision_min.main <= to && info.revision_max.main >= from {
+                tables.push(file.table.by_revision(from, to));
+            }
+        }
+        let memtables = self
+            .super_version
+            .memtables(self.ordinal)
+            .map(|(memtable, ordinal)| memtable.history(from, ordinal));
+        let mut memtables: std::collections::VecDeque<_> = memtables.collect();
+        memtables.make_contiguous().reverse();
+        History::new(self.clone(), tables, memtables, range, to)
+    }
+}
+
+/// A memtable's record as reads return it.
+pub(crate) fn entry_of_record(record: RecordRef<'_>, values: Values) -> Entry {
+    let value = match values {
+        Values::Load => Bytes::copy_from_slice(record.value()),
+        Values::Skip => Bytes::new(),
+    };
+    Entry {
+        key: Bytes::copy_from_slice(record.key()),
+        revision: record.revision(),
+        kind: record.kind(),
+        meta: record.meta(),
+        value,
+        value_bytes: record.value().len() as u32,
+    }
+}
+
+/// A table's row as reads return it.
+pub(crate) fn entry_of_row(snapshot: &Snapshot, row: Row, values: Values) -> Result<Entry> {
+    let (value, value_bytes) = match (row.value, values) {
+        (ValueRef::None, _) => (Bytes::new(), 0),
+        (ValueRef::Inline(value), Values::Load) => {
+            let length = value.len() as u32;
+            (value, length)
+        }
+        (ValueRef::Inline(value), Values::Skip) => (Bytes::new(), value.len() as u32),
+        (ValueRef::Stored(handle), Values::Load) => {
+            (snapshot.super_version.version.value(handle)?, handle.length)
+        }
+        (ValueRef::Stored(handle), Values::Skip) => (Bytes::new(), handle.length),
+    };
+    let (key, revision, kind, meta) = (row.key, row.revision, row.kind, row.meta);
+    debug_assert!(kind == Kind::Put || value_bytes == 0, "a tombstone has no value");
+    Ok(Entry { key, revision, kind, meta, value, value_bytes })
+}

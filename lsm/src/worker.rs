@@ -1,0 +1,222 @@
+//! Background work, one bounded step at a time: flush, merge, removal.
+//!
+//! The order of a change of files, and what a crash leaves at each point:
+//!
+//! 1. new data files are written and synced, then the directory: files that no manifest names;
+//! 2. the manifest edit is appended and synced: from here on a restart finds the new state;
+//! 3. the new version is swapped in; readers of the old one keep it;
+//! 4. files that the edit dropped are unlinked when their last reader is gone.
+//!
+//! Invariants: one thread at a time works (the lock around [`Worker`]); the published version is
+//! never ahead of the manifest.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::db::{Shared, Work};
+use crate::files::{FileIds, FileOpener, is_data_name};
+use crate::flush::flush;
+use crate::manifest::{Edit, Manifest, TableRecord};
+use crate::memtable::Memtable;
+use crate::merge::{MergeJob, Merged};
+use crate::pick::{Pressure, Shape, pick, poor_segments};
+use crate::segment::SegmentInfo;
+use crate::version::{SuperVersion, Version};
+use crate::{Keyspace, Result};
+
+/// Bytes that one step of a merge handles: some tens of milliseconds.
+const MERGE_STEP_BYTES: u64 = 8 << 20;
+/// With this many times the tables that start a merge, merging goes before flushing.
+const LEVEL0_EXCESS: usize = 4;
+
+/// The state of background work.
+pub(crate) struct Worker {
+    pub manifest: Manifest,
+    pub ids: FileIds,
+    pub job: Option<MergeJob>,
+}
+
+impl Worker {
+    /// Does the most urgent step.
+    pub(crate) fn work(&mut self, shared: &Shared) -> Result<Work> {
+        let current = shared.current.load_full();
+        let levels = [Keyspace::Kv, Keyspace::Sys].map(|of| current.version.levels(of));
+        let level0_max = shared.options.level0_tables.max(1) * LEVEL0_EXCESS;
+        // Flushes release memory, so they go first, unless level 0 grows without bound.
+        let is_excessive = levels.iter().any(|levels| levels.level0.len() >= level0_max);
+        if is_excessive && self.merge(shared, &current.version)? {
+            return Ok(Work::Merged);
+        }
+        if let Some(oldest) = current.frozen.last() {
+            self.flush(shared, oldest)?;
+            return Ok(Work::Flushed);
+        }
+        if self.merge(shared, &current.version)? {
+            return Ok(Work::Merged);
+        }
+        drop(current);
+        if self.remove(shared)? {
+            return Ok(Work::Removed);
+        }
+        Ok(Work::Idle)
+    }
+
+    fn flush(&mut self, shared: &Shared, memtable: &Arc<Memtable>) -> Result<()> {
+        let flushed = flush(memtable, &shared.place, &shared.options, &mut self.ids)?;
+        let committed = memtable.committed();
+        let edit = Edit {
+            mark: Some(committed.mark.clone()),
+            kv_visible: committed.kv_visible,
+            compacted: committed.compacted,
+            ..Edit::default()
+        };
+        let next = self.commit(shared, edit, flushed.tables, flushed.segments)?;
+        shared.publish(|current| {
+            let mut frozen = current.frozen.clone();
+            let oldest = frozen.pop().expect("only a flush takes frozen memtables away");
+            assert!(Arc::ptr_eq(&oldest, memtable), "memtables are flushed oldest first");
+            SuperVersion { active: Arc::clone(&current.active), frozen, version: next }
+        });
+        self.rotate_if_long(shared)
+    }
+
+    /// Goes on with a merge, or begins one if that is worth it. False: there is nothing to merge.
+    fn merge(&mut self, shared: &Shared, version: &Arc<Version>) -> Result<bool> {
+        let mut job = match self.job.take() {
+            Some(job) => job,
+            None => match begin_merge(shared, version)? {
+                Some(job) => job,
+                None => return Ok(false),
+            },
+        };
+        if !job.step(&mut self.ids, MERGE_STEP_BYTES)? {
+            self.job = Some(job);
+            return Ok(true);
+        }
+        let Merged { removed, tables, segments } = job.finish()?;
+        let edit = Edit {
+            mark: version.mark.clone(),
+            kv_visible: version.kv_visible,
+            compacted: version.compacted,
+            removed_tables: removed,
+            ..Edit::default()
+        };
+        let next = self.commit(shared, edit, tables, segments)?;
+        shared.publish(|current| SuperVersion {
+            active: Arc::clone(&current.active),
+            frozen: current.frozen.clone(),
+            version: next,
+        });
+        self.rotate_if_long(shared)?;
+        Ok(true)
+    }
+
+    /// Makes new files and `edit` durable; returns the version to publish.
+    fn commit(
+        &mut self,
+        shared: &Shared,
+        mut edit: Edit,
+        tables: Vec<TableRecord>,
+        segments: Vec<SegmentInfo>,
+    ) -> Result<Arc<Version>> {
+        let version = Arc::clone(&shared.current.load().version);
+        if !(tables.is_empty() && segments.is_empty()) {
+            // After this, the names of the new files are durable; their contents were before.
+            shared.place.disk.sync_dir(&shared.place.dir)?;
+        }
+        edit.added_tables = tables;
+        edit.added_segments = segments;
+        edit.next_sequence = self.ids.next_sequence();
+        edit.removed_segments = unreferenced(&version, &edit);
+        let opener = shared.opener();
+        let opened_tables: Result<Vec<_>> =
+            edit.added_tables.iter().map(|record| opener.table(record)).collect();
+        let opened_segments: Result<Vec<_>> =
+            edit.added_segments.iter().map(|info| opener.segment(info)).collect();
+        let next = version.apply(&edit, opened_tables?, opened_segments?, &shared.place.dir)?;
+        self.manifest.append(&edit)?;
+        // The edit is durable: what it drops may go once the last reader is gone.
+        for file in version.tables() {
+            if edit.removed_tables.contains(&file.record.info.id) {
+                file.guard.set_obsolete();
+            }
+        }
+        for file in version.segments() {
+            if edit.removed_segments.contains(&file.segment.info().id) {
+                file.guard.set_obsolete();
+            }
+        }
+        Ok(Arc::new(next))
+    }
+
+    fn rotate_if_long(&mut self, shared: &Shared) -> Result<()> {
+        if !self.manifest.is_long() {
+            return Ok(());
+        }
+        let state = shared.current.load().version.state(self.ids.next_sequence());
+        self.manifest.rotate(&state)
+    }
+
+    /// Removes files whose last reader is gone; false if there were none.
+    fn remove(&mut self, shared: &Shared) -> Result<bool> {
+        let mut has_removed = false;
+        let version = Arc::clone(&shared.current.load().version);
+        for name in shared.removals.take() {
+            assert!(is_data_name(&name), "{name} is no data file");
+            // An installed checkpoint may have brought the file back under the same name.
+            let tables = version.tables().map(|file| &file.guard);
+            let mut needed = tables.chain(version.segments().map(|file| &file.guard));
+            let path = shared.place.dir.join(&name);
+            if needed.any(|guard| guard.name() == name) || !shared.place.disk.exists(&path)? {
+                continue;
+            }
+            // Needs no sync: if a crash brings the file back, the next start removes it.
+            shared.place.disk.remove(&path)?;
+            has_removed = true;
+        }
+        Ok(has_removed)
+    }
+}
+
+fn begin_merge(shared: &Shared, version: &Arc<Version>) -> Result<Option<MergeJob>> {
+    let references = version.references();
+    let segments = version.segment_infos();
+    let shapes = [Keyspace::Kv, Keyspace::Sys].map(|keyspace| {
+        let levels = version.levels(keyspace);
+        Shape {
+            keyspace,
+            level0: levels.level0.iter().map(|file| &file.record).collect(),
+            bottom: levels.bottom.iter().map(|file| &file.record).collect(),
+        }
+    });
+    let pressure = Pressure {
+        level0_tables: shared.options.level0_tables,
+        compacted: version.compacted,
+        segments: &segments,
+        references: &references,
+    };
+    let Some(choice) = pick(&shapes, &pressure) else { return Ok(None) };
+    let poor = poor_segments(&segments, &references);
+    MergeJob::new(&choice, version, poor, &shared.place, &shared.options).map(Some)
+}
+
+/// Segments that nothing refers to after `edit`.
+fn unreferenced(version: &Version, edit: &Edit) -> Vec<u64> {
+    let mut referred: BTreeMap<u64, bool> =
+        version.segments().map(|file| (file.segment.info().id, false)).collect();
+    let stays = |record: &&TableRecord| !edit.removed_tables.contains(&record.info.id);
+    let kept = version.tables().map(|file| &file.record).filter(stays);
+    for record in kept.chain(&edit.added_tables) {
+        for (id, _, _) in &record.info.segments {
+            referred.entry(*id).and_modify(|is_referred| *is_referred = true);
+        }
+    }
+    referred.into_iter().filter(|(_, is_referred)| !is_referred).map(|(id, _)| id).collect()
+}
+
+impl Shared {
+    /// Opens files of this directory.
+    pub(crate) fn opener(&self) -> FileOpener<'_> {
+        FileOpener { disk: &*self.place.disk, dir: &self.place.dir, removals: &self.removals }
+    }
+}
