@@ -146,3 +146,107 @@ fn misplaced(frame: &Frame<'_>, chain: &Chain) -> Option<Malformed> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::frame::{FrameHeader, HEADER_BYTES, seal};
+    use crate::segment::SegmentId;
+
+    const SEGMENT_BYTES: u64 = 8192;
+
+    fn segment() -> SegmentHeader {
+        SegmentHeader {
+            identity: [1; 16],
+            id: SegmentId(1),
+            generation: 1,
+            first_sequence: 1,
+            segment_bytes: SEGMENT_BYTES,
+            block_bytes: 512,
+        }
+    }
+
+    /// A segment whose frames have these sequences and previous checksums, in consecutive blocks;
+    /// `None` names the checksum of the frame before.
+    fn built(frames: &[(u64, Option<u32>)]) -> Vec<u8> {
+        let mut bytes = segment().encode();
+        let mut crc = 0;
+        for (sequence, previous_crc) in frames {
+            let mut frame = vec![0; HEADER_BYTES + 5];
+            let header = FrameHeader {
+                sequence: *sequence,
+                durable_sequence: sequence - 1,
+                payload_bytes: 5,
+                records: 0,
+                previous_crc: previous_crc.unwrap_or(crc),
+            };
+            crc = seal(&mut frame, &segment(), &header);
+            frame.resize(512, 0);
+            bytes.extend_from_slice(&frame);
+        }
+        bytes.resize(SEGMENT_BYTES as usize, 0);
+        bytes
+    }
+
+    fn walk_all(bytes: &[u8]) -> (Stop, Chain) {
+        let mut chain = Chain { next_sequence: 1, previous_crc: Some(0) };
+        let stop = walk(bytes, &segment(), Path::new("x"), &mut chain, |_, _| Ok(())).unwrap();
+        (stop, chain)
+    }
+
+    #[test]
+    fn a_walk_ends_behind_the_last_frame() {
+        let (stop, chain) = walk_all(&built(&[(1, None), (2, None)]));
+        assert_eq!((stop.offset, stop.found, stop.frames), (1536, Found::Blank, 2));
+        assert_eq!(chain.next_sequence, 3);
+        let full = (1..=15).map(|sequence| (sequence, None)).collect::<Vec<_>>();
+        let (stop, _) = walk_all(&built(&full));
+        assert_eq!((stop.offset, stop.found), (SEGMENT_BYTES, Found::Full));
+    }
+
+    #[test]
+    fn a_frame_that_names_another_predecessor_is_misplaced() {
+        let (stop, _) = walk_all(&built(&[(1, None), (2, Some(7)), (3, None)]));
+        assert_eq!((stop.offset, stop.found), (1024, Found::Misplaced));
+        assert!(stop.detail.found.contains("00000007"), "{:?}", stop.detail);
+    }
+
+    #[test]
+    fn a_frame_out_of_sequence_is_misplaced() {
+        for sequence in [1, 3] {
+            let (stop, _) = walk_all(&built(&[(1, None), (sequence, None)]));
+            assert_eq!((stop.offset, stop.found), (1024, Found::Misplaced), "{sequence}");
+        }
+    }
+
+    #[test]
+    fn the_first_frame_behind_a_damaged_one_is_found() {
+        let mut bytes = built(&[(1, None), (2, None), (3, None), (4, None)]);
+        bytes[1024 + 64] ^= 1;
+        let (stop, _) = walk_all(&bytes);
+        assert_eq!((stop.offset, stop.found), (1024, Found::Unverifiable));
+        let later = later_frame(&bytes, &segment(), stop.offset);
+        let expected = LaterFrame { offset: 1536, sequence: 3, durable_sequence: 2 };
+        assert_eq!(later, Some(expected));
+        assert_eq!(later_frame(&bytes, &segment(), 2048), None);
+    }
+
+    #[test]
+    fn an_unknown_version_or_coding_is_told_from_damage() {
+        for field in [4, 6] {
+            let mut bytes = built(&[(1, None)]);
+            bytes[512 + field] = 9;
+            let mut hasher = crc32fast::Hasher::new();
+            hasher.update(&bytes[16..48]);
+            hasher.update(&bytes[512..512 + 60]);
+            hasher.update(&bytes[512 + 64..512 + 69]);
+            let crc = hasher.finalize().to_le_bytes();
+            bytes[512 + 60..512 + 64].copy_from_slice(&crc);
+            let mut chain = Chain { next_sequence: 1, previous_crc: Some(0) };
+            let walked = walk(&bytes, &segment(), Path::new("x"), &mut chain, |_, _| Ok(()));
+            assert!(matches!(walked, Err(Error::UnknownVersion { .. })), "{walked:?}");
+        }
+    }
+}

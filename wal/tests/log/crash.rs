@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::model::{
     DIR, IDENTITY, Model, Operation, Outcome, Shape, next_batch, operations, run, to_batch,
 };
+use varve_disk::Disk;
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
 use varve_wal::check;
 
@@ -84,6 +85,39 @@ fn random_runs_survive_random_crashes_one_after_the_other() {
             assert_checked(&disk, &context);
         }
     }
+}
+
+#[test]
+fn what_a_process_left_unsynced_is_durable_once_the_log_is_open() {
+    // A whole log of several segments, not a byte or name of it synced: as after a kill.
+    let run_of = operations(&mut Random::new(3), 40);
+    let source = SimDisk::new(3);
+    let (outcome, _) = run(&source, SHAPES[1], &run_of);
+    let disk = SimDisk::new(3);
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    for (path, bytes) in source.current_files() {
+        disk.create(&path).unwrap().write_at(0, &bytes).unwrap();
+    }
+    outcome.assert_holds(&SHAPES[1].open(&disk).unwrap(), "opened");
+    let crashed = disk.crash_with(CrashStyle::LoseAll);
+    outcome.assert_holds(&SHAPES[1].open(&crashed).unwrap(), "after a crash");
+}
+
+#[test]
+fn a_torn_tail_is_gone_for_good_once_the_log_is_open() {
+    let shape = SHAPES[1];
+    let disk = SimDisk::new(5);
+    let mut wal = shape.open(&disk).unwrap();
+    for _ in 0..3 {
+        wal.append(&to_batch(&next_batch(&wal))).unwrap();
+    }
+    let path = Path::new(DIR).join("0000000000000001.wal");
+    // The fourth frame was longer than a sector, and only its second one was written.
+    disk.open(&path).unwrap().write_at(512 * 5, &[9; 512]).unwrap();
+    assert_eq!(shape.open(&disk).unwrap().last_index(), 3);
+    let found = disk.crash_with(CrashStyle::LoseAll).durable_files();
+    assert!(found[&path][512 * 4..].iter().all(|byte| *byte == 0));
 }
 
 /// Opens the log of a crashed disk, compares it, and sees that it goes on.
