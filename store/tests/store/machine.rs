@@ -46,6 +46,10 @@ impl Machine {
         Self { disk, options, db, store, log: Vec::new() }
     }
 
+    pub fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
     pub fn view(&self) -> View {
         self.store.view()
     }

@@ -2,9 +2,13 @@
 //!
 //! - `scripts`: scenarios as text, each with the trace that it must leave.
 //! - `model`: random commands against the naive model, with power losses.
+//! - `install`: a state received from another member.
 //! - `damage`, `refusal`: what is refused, and how it says so.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+
 mod damage;
+mod install;
 mod machine;
 mod model;
 mod naive;
