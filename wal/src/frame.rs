@@ -2,7 +2,7 @@
 //!
 //! A frame is a 64-byte header, a payload of records, and zeros up to the next block boundary. It
 //! begins on a block boundary, so writing it never rewrites a block that holds acknowledged bytes.
-//! The layout is in `docs/FORMAT.md` §1.3.
+//! The layout is in `docs/FORMAT.md`, section 1.3.
 //!
 //! A frame *verifies* in a segment when its magic is right, it lies within the segment and its
 //! checksum matches. The checksum is seeded with the log's identity and the segment's id and

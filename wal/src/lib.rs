@@ -9,7 +9,7 @@
 //!
 //! A log is a directory of *segments*, files of one size, written front to back. A segment is a
 //! header block and *frames*; a frame is one batch, begins on a block boundary, and is a header
-//! and *records*. The bytes are specified in `docs/FORMAT.md` §1.
+//! and *records*. The bytes are specified in `docs/FORMAT.md`, section 1.
 //!
 //! ```text
 //!   000...01.wal   [header][frame 1][frame 2  ][frame 3]..unused..

@@ -1,8 +1,8 @@
 //! Records: what a frame's payload consists of.
 //!
 //! A record is a 20-byte header and opaque bytes, without padding, one directly after the other.
-//! The layout is in `docs/FORMAT.md` §1.4. Its checksum makes a single entry verifiable when it is
-//! read back later without its frame; recovery relies on the checksum of the whole frame instead
+//! The layout is in `docs/FORMAT.md`, section 1.4. Its checksum makes a single entry verifiable when
+//! it is read back later without its frame; recovery relies on the checksum of the whole frame instead
 //! and need not compute this one.
 //!
 //! What it does not do: it gives records no meaning; that is `replay.rs`.

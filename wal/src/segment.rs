@@ -1,7 +1,7 @@
 //! Segment files: their names, their header, and what a log's directory holds.
 //!
-//! A segment is one file. Its first block is the header (`docs/FORMAT.md` §1.2), written and synced
-//! before the file gets its name: so a file named as a segment whose header does not verify is
+//! A segment is one file. Its first block is the header (`docs/FORMAT.md`, section 1.2), written and
+//! synced before the file gets its name: so a file named as a segment whose header does not verify is
 //! damaged, never half made. Frames follow from the second block on.
 //!
 //! | name | what it is |
