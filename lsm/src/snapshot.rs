@@ -77,7 +77,8 @@ impl Snapshot {
     }
 
     /// The newest version of `key` at or below `at` (capped at what is visible), be it a put or
-    /// a tombstone.
+    /// a tombstone. A tombstone strictly below the compacted revision may have been dropped; then
+    /// the answer is `None` or an older tombstone, both of which mean that the key is not there.
     pub fn get(&self, keyspace: Keyspace, key: &[u8], at: u64) -> Result<Option<Entry>> {
         self.find(keyspace, key, at, Values::Load)
     }

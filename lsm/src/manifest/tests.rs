@@ -1,1 +1,249 @@
+//! The manifest on a simulated disk: exact bytes, torn tails, damage, rotation.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use varve_disk::sim::{CrashStyle, SimDisk};
+
+use super::*;
+use crate::garbage::Garbage;
+use crate::segment::SegmentInfo;
+use crate::table::TableInfo;
+use crate::{Keyspace, Revision};
+
+const DIR: &str = "/engine";
+const IDENTITY: Identity = Identity { identity: *b"cluster and node", origin: 0x0a0b_0c0d };
+
+fn table(id: u64) -> TableRecord {
+    TableRecord {
+        keyspace: if id.is_multiple_of(2) { Keyspace::Kv } else { Keyspace::Sys },
+        level: if id.is_multiple_of(3) { Level::Bottom } else { Level::Zero },
+        info: TableInfo {
+            id,
+            bytes: 1000 + id,
+            digest: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10 + u128::from(id),
+            first_key: Bytes::from_static(b"first"),
+            last_key: Bytes::from_static(b"last"),
+            rows: 30,
+            revision_min: Revision { main: 4, sub: 1 },
+            revision_max: Revision { main: 9, sub: 2 },
+            delta_sum: -2,
+            segments: vec![(id + 1, 10, 5_000)],
+        },
+        garbage: Garbage { buckets: vec![(7, 3), (9, 4)] },
+    }
+}
+
+fn segment(id: u64) -> SegmentInfo {
+    SegmentInfo { id, bytes: 6_000, digest: 77, values: 10, value_bytes: 5_000 }
+}
+
+fn edit(number: u64) -> Edit {
+    Edit {
+        mark: Some(Bytes::from(format!("mark {number}"))),
+        kv_visible: 10 * number,
+        compacted: 10 * number - 5,
+        next_sequence: 2 * number as u32,
+        removed_tables: if number > 1 { vec![100 * (number - 1)] } else { Vec::new() },
+        removed_segments: if number > 1 { vec![100 * (number - 1) + 1] } else { Vec::new() },
+        added_tables: vec![table(100 * number)],
+        added_segments: vec![segment(100 * number + 1)],
+    }
+}
+
+fn new_disk() -> Arc<dyn Disk> {
+    with_dir(SimDisk::new(1))
+}
+
+fn with_dir(disk: SimDisk) -> Arc<dyn Disk> {
+    disk.create_dir_all(Path::new(DIR)).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    Arc::new(disk)
+}
+
+fn create(disk: &Arc<dyn Disk>) -> Manifest {
+    Manifest::create(disk, Path::new(DIR), IDENTITY, 1, &State::default()).unwrap()
+}
+
+fn reopen(disk: &Arc<dyn Disk>) -> Result<(Manifest, State)> {
+    Ok(Manifest::open(disk, Path::new(DIR))?.expect("CURRENT is there"))
+}
+
+fn state_after(edits: u64) -> State {
+    let mut state = State::default();
+    (1..=edits).for_each(|number| state.apply(edit(number)).unwrap());
+    state
+}
+
+fn path(number: u64) -> PathBuf {
+    Path::new(DIR).join(manifest_name(number))
+}
+
+#[test]
+fn the_bytes_are_those_of_the_golden_file() {
+    let disk = new_disk();
+    let mut manifest = create(&disk);
+    manifest.append(&edit(1)).unwrap();
+    manifest.append(&edit(2)).unwrap();
+    let written = read_file(&*disk, &path(1)).unwrap();
+    let golden = include_bytes!("../../tests/golden/manifest_v1.bin");
+    if std::env::var_os("VARVE_WRITE_GOLDEN").is_some() {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/manifest_v1.bin");
+        let os = varve_disk::os::OsDisk::new();
+        let file = os.open(&target).unwrap();
+        file.set_len(0).unwrap();
+        file.write_at(0, &written).unwrap();
+        return;
+    }
+    assert_eq!(written, golden[..], "docs/FORMAT.md section 2.3 or the code changed");
+    let (_, state) = {
+        let file = disk.open(&path(1)).unwrap();
+        file.write_at(0, golden).unwrap();
+        reopen(&disk).unwrap()
+    };
+    assert_eq!(state, state_after(2));
+    let current = read_file(&*disk, &Path::new(DIR).join(CURRENT_NAME)).unwrap();
+    assert_eq!(current[..16], *b"VRVCURNT\x01\0\0\0\0\0\0\0");
+    assert_eq!(current.len(), 24);
+}
+
+#[test]
+fn edits_add_up_after_reopening() {
+    let disk = new_disk();
+    let mut manifest = create(&disk);
+    for number in 1..=5 {
+        manifest.append(&edit(number)).unwrap();
+        let (next, state) = reopen(&disk).unwrap();
+        assert_eq!(state, state_after(number));
+        assert_eq!(next.identity(), IDENTITY);
+        manifest = next;
+    }
+}
+
+#[test]
+fn a_long_manifest_is_rotated_and_the_state_stays() {
+    let disk = new_disk();
+    let mut manifest = create(&disk);
+    let mut rotations = 0;
+    for number in 1..=200 {
+        manifest.append(&edit(number)).unwrap();
+        if manifest.is_long() {
+            manifest.rotate(&state_after(number)).unwrap();
+            rotations += 1;
+        }
+    }
+    assert_eq!(rotations, 3);
+    assert_eq!(manifest.number(), 4);
+    let names = disk.list(Path::new(DIR)).unwrap();
+    assert_eq!(names, [CURRENT_NAME.to_owned(), manifest_name(4)]);
+    assert_eq!(reopen(&disk).unwrap().1, state_after(200));
+}
+
+#[test]
+fn a_torn_last_edit_is_cut_at_every_length() {
+    let disk = new_disk();
+    let mut manifest = create(&disk);
+    manifest.append(&edit(1)).unwrap();
+    let sound = read_file(&*disk, &path(1)).unwrap();
+    manifest.append(&edit(2)).unwrap();
+    let whole = read_file(&*disk, &path(1)).unwrap();
+    for length in sound.len()..whole.len() {
+        let file = disk.open(&path(1)).unwrap();
+        file.write_at(0, &whole).unwrap();
+        file.set_len(length as u64).unwrap();
+        let (mut manifest, state) = reopen(&disk).unwrap();
+        assert_eq!(state, state_after(1), "cut at {length}");
+        assert_eq!(read_file(&*disk, &path(1)).unwrap(), sound);
+        manifest.append(&edit(2)).unwrap();
+        assert_eq!(read_file(&*disk, &path(1)).unwrap(), whole);
+    }
+}
+
+#[test]
+fn a_flipped_bit_before_a_valid_edit_is_refused() {
+    let disk = new_disk();
+    let mut manifest = create(&disk);
+    manifest.append(&edit(1)).unwrap();
+    let last = read_file(&*disk, &path(1)).unwrap().len();
+    manifest.append(&edit(2)).unwrap();
+    let whole = read_file(&*disk, &path(1)).unwrap();
+    for offset in 0..last {
+        let file = disk.open(&path(1)).unwrap();
+        file.write_at(offset as u64, &[whole[offset] ^ 0x10]).unwrap();
+        let error = reopen(&disk).err().unwrap_or_else(|| panic!("byte {offset} was believed"));
+        assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+        file.write_at(0, &whole).unwrap();
+        file.set_len(whole.len() as u64).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_current_is_refused() {
+    let disk = new_disk();
+    create(&disk);
+    let path = Path::new(DIR).join(CURRENT_NAME);
+    let file = disk.open(&path).unwrap();
+    for offset in 0..24 {
+        let mut byte = [0];
+        file.read_exact_at(offset, &mut byte).unwrap();
+        file.write_at(offset, &[byte[0] ^ 1]).unwrap();
+        assert!(reopen(&disk).is_err(), "byte {offset}");
+        file.write_at(offset, &byte).unwrap();
+    }
+    file.set_len(23).unwrap();
+    assert!(reopen(&disk).is_err());
+}
+
+#[test]
+fn an_unknown_version_is_named() {
+    let disk = new_disk();
+    create(&disk);
+    disk.open(&path(1)).unwrap().write_at(8, &[2]).unwrap();
+    let error = reopen(&disk).err().unwrap().to_string();
+    assert!(error.contains("expected format version 1, found 2"), "{error}");
+}
+
+#[test]
+fn nothing_is_written_after_a_failed_sync() {
+    let sim = SimDisk::new(3);
+    let disk = with_dir(sim.clone());
+    let mut manifest = create(&disk);
+    manifest.append(&edit(1)).unwrap();
+    // The write passes, the sync fails.
+    sim.fail_after(1, varve_disk::sim::Fault::Io);
+    assert!(manifest.append(&edit(2)).is_err());
+    sim.clear_faults();
+    let operations = sim.operations();
+    assert!(manifest.append(&edit(2)).is_err());
+    assert!(manifest.rotate(&state_after(1)).is_err());
+    assert_eq!(sim.operations(), operations);
+}
+
+#[test]
+fn a_crash_during_rotation_leaves_the_old_or_the_new_manifest() {
+    let sim = SimDisk::new(5);
+    let disk = with_dir(sim.clone());
+    let mut manifest = create(&disk);
+    manifest.append(&edit(1)).unwrap();
+    let start = sim.operations();
+    manifest.rotate(&state_after(1)).unwrap();
+    let end = sim.operations();
+    for operation in start..=end {
+        for seed in 0..6 {
+            let sim = SimDisk::new(5);
+            let disk = with_dir(sim.clone());
+            let mut manifest = create(&disk);
+            manifest.append(&edit(1)).unwrap();
+            sim.stop_at_operation(operation);
+            let _ = manifest.rotate(&state_after(1));
+            let style = match seed {
+                0 => CrashStyle::LoseAll,
+                1 => CrashStyle::KeepAll,
+                seed => CrashStyle::Random(seed),
+            };
+            let found: Arc<dyn Disk> = Arc::new(sim.crash_with(style));
+            assert_eq!(reopen(&found).unwrap().1, state_after(1), "{operation} {style:?}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Power fails at every change of the disk, and what is found is a state that was promised.
+//!
+//! One canonical run is counted once; then it is run again for each of its mutating disk calls,
+//! up to that call, and reopened after a crash of each style. The promise: the state is that after
+//! some batch, at or after the last one acknowledged as flushed, and it can be written on.
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use support::{
+    Batch, Model, batches_of, commit, compare, dir, open, random_batch, small_options, write,
+};
+use varve_disk::Disk;
+use varve_disk::sim::{CrashStyle, Random, SimDisk};
+use varve_lsm::{Checkpoint, Db, Error, Result, Work};
+
+fn styles(operation: u64) -> Vec<CrashStyle> {
+    let mut styles = vec![CrashStyle::LoseAll, CrashStyle::KeepAll];
+    let seeds = if std::env::var_os("VARVE_LONG").is_some() { 8 } else { 1 };
+    for seed in 0..seeds {
+        styles.push(CrashStyle::Random(operation * 31 + seed));
+        let operation = operation.saturating_sub(1);
+        styles.push(CrashStyle::Torn { operation, seed: operation * 17 + seed });
+    }
+    styles
+}
+
+/// Batches that make flushes, merges, relocations and removals.
+fn batches() -> Vec<Batch> {
+    let mut random = Random::new(2024);
+    let mut model = Model::default();
+    for _ in 0..220 {
+        let batch = random_batch(&model, &mut random);
+        model.push(batch);
+    }
+    model.batches
+}
+
+/// Writes all batches, with background work as it comes. `flushed` follows what is acknowledged.
+fn run(disk: &SimDisk, batches: &[Batch], flushed: &mut usize) -> Result<()> {
+    let (db, mut writer) = open(disk)?;
+    for (number, batch) in batches.iter().enumerate() {
+        write(&mut writer, &batch.changes);
+        commit(&mut writer, batch, number + 1)?;
+        if number % 20 == 19 {
+            writer.freeze()?;
+        }
+        if number % 3 == 2 {
+            db.work()?;
+            *flushed = db.flushed_mark().map_or(0, |mark| batches_of(&mark));
+        }
+    }
+    writer.freeze()?;
+    while db.work()? != Work::Idle {
+        *flushed = db.flushed_mark().map_or(0, |mark| batches_of(&mark));
+    }
+    Ok(())
+}
+
+fn look(found: &SimDisk, model: &Model, flushed: usize, what: &str) {
+    let mut random = Random::new(flushed as u64);
+    let (db, mut writer) = open(found).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let recovered = batches_of(db.snapshot().mark());
+    assert!(recovered >= flushed, "{what}: {recovered} batches, {flushed} were flushed");
+    let mut state = model.truncated(recovered);
+    compare(&db.snapshot(), &state, &mut random, 0);
+    let report = db.check().unwrap();
+    assert!(report.violations.is_empty(), "{what}: {report:#?}");
+    // The log is replayed.
+    for batch in &model.batches[recovered..] {
+        write(&mut writer, &batch.changes);
+        state.push(batch.clone());
+        commit(&mut writer, batch, state.batches.len()).unwrap();
+    }
+    writer.freeze().unwrap();
+    while db.work().unwrap() != Work::Idle {}
+    compare(&db.snapshot(), model, &mut random, 0);
+}
+
+#[test]
+fn a_crash_at_any_disk_call_leaves_a_state_at_or_after_the_last_flush() {
+    let batches = batches();
+    let mut model = Model::default();
+    batches.iter().for_each(|batch| model.push(batch.clone()));
+    let disk = SimDisk::new(1);
+    run(&disk, &batches, &mut 0).unwrap();
+    let operations = disk.operations();
+    assert!(operations > 200, "{operations} operations are too few to prove something");
+    let step = if std::env::var_os("VARVE_LONG").is_some() { 1 } else { 7 };
+    for operation in (0..=operations).step_by(step) {
+        let disk = SimDisk::new(1);
+        disk.stop_at_operation(operation);
+        let mut flushed = 0;
+        let result = run(&disk, &batches, &mut flushed);
+        assert_eq!(result.is_err(), operation < operations);
+        for style in styles(operation) {
+            let found = disk.crash_image(style);
+            look(&found, &model, flushed, &format!("operation {operation}, {style:?}"));
+        }
+    }
+}
+
+fn stage(disk: &SimDisk, db: &Db, checkpoint: &Checkpoint, staged: &Path) -> Result<()> {
+    disk.remove_dir_all(staged)?;
+    disk.create_dir_all(staged)?;
+    for file in &checkpoint.files {
+        if !db.has_file(&file.name, file.digest) {
+            disk.create(&staged.join(&file.name))?.write_at(0, &file.content)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_crash_during_an_installation_leaves_the_old_state_or_the_new_one() {
+    let batches = batches();
+    let mut model = Model::default();
+    batches.iter().for_each(|batch| model.push(batch.clone()));
+    let sender = SimDisk::new(9);
+    let (sender_db, mut sender_writer) = open(&sender).unwrap();
+    let mut checkpoints = Vec::new();
+    for (number, batch) in batches.iter().enumerate() {
+        write(&mut sender_writer, &batch.changes);
+        commit(&mut sender_writer, batch, number + 1).unwrap();
+        if number == 120 || number == 219 {
+            sender_writer.freeze().unwrap();
+            while sender_db.work().unwrap() == Work::Flushed {}
+            checkpoints.push(sender_db.checkpoint());
+        }
+    }
+    let staged = Path::new("/node/staged");
+    let options = varve_lsm::Options { origin: 8, ..small_options() };
+    // Installs both checkpoints; returns the marks that were acknowledged.
+    let run = |disk: &SimDisk, installed: &mut usize| -> Result<()> {
+        let (db, mut writer) = Db::open(Arc::new(disk.clone()), dir(), options.clone())?;
+        for checkpoint in &checkpoints {
+            stage(disk, &db, checkpoint, staged)?;
+            writer.install(&checkpoint.manifest, staged)?;
+            *installed = batches_of(&checkpoint.mark);
+            while db.work()? != Work::Idle {}
+        }
+        Ok(())
+    };
+    let disk = SimDisk::new(2);
+    run(&disk, &mut 0).unwrap();
+    for operation in 0..=disk.operations() {
+        let disk = SimDisk::new(2);
+        disk.stop_at_operation(operation);
+        let mut installed = 0;
+        let _ = run(&disk, &mut installed);
+        for style in styles(operation) {
+            let found = disk.crash_image(style);
+            let (db, _) = Db::open(Arc::new(found), dir(), options.clone()).unwrap();
+            let recovered = batches_of(db.snapshot().mark());
+            assert!(recovered >= installed, "{recovered} after {installed} at {operation}");
+            let state = model.truncated(recovered);
+            compare(&db.snapshot(), &state, &mut Random::new(operation), 0);
+        }
+    }
+}
+
+#[test]
+fn a_damaged_or_missing_file_of_a_checkpoint_changes_nothing() {
+    let batches = batches();
+    let sender = SimDisk::new(9);
+    run(&sender, &batches, &mut 0).unwrap();
+    let (sender_db, _writer) = open(&sender).unwrap();
+    let checkpoint = sender_db.checkpoint();
+    let staged = Path::new("/node/staged");
+    let disk = SimDisk::new(2);
+    let (db, mut writer) = open(&disk).unwrap();
+    let mut model = Model::default();
+    model.push(batches[0].clone());
+    write(&mut writer, &batches[0].changes);
+    commit(&mut writer, &batches[0], 1).unwrap();
+    for (number, file) in checkpoint.files.iter().enumerate() {
+        stage(&disk, &db, &checkpoint, staged).unwrap();
+        let path = staged.join(&file.name);
+        if number % 2 == 0 {
+            disk.remove(&path).unwrap();
+        } else {
+            disk.flip_bit(&path, file.content.len() as u64 / 2, 3).unwrap();
+        }
+        let error = writer.install(&checkpoint.manifest, staged).unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { file: name, .. } if name.contains(&file.name)));
+        compare(&db.snapshot(), &model, &mut Random::new(1), 1);
+    }
+    stage(&disk, &db, &checkpoint, staged).unwrap();
+    let mut damaged = checkpoint.manifest.to_vec();
+    damaged[100] ^= 1;
+    assert!(writer.install(&damaged.into(), staged).is_err());
+    writer.install(&checkpoint.manifest, staged).unwrap();
+    assert_eq!(batches_of(db.snapshot().mark()), batches.len());
+}
+
+#[test]
+fn a_disk_error_during_background_work_is_reported_and_costs_nothing_that_was_flushed() {
+    let batches = batches();
+    let mut model = Model::default();
+    batches.iter().for_each(|batch| model.push(batch.clone()));
+    let disk = SimDisk::new(1);
+    run(&disk, &batches, &mut 0).unwrap();
+    for operation in (0..disk.operations()).step_by(11) {
+        let disk = SimDisk::new(1);
+        disk.fail_after(operation, varve_disk::sim::Fault::Io);
+        let mut flushed = 0;
+        assert!(matches!(run(&disk, &batches, &mut flushed), Err(Error::Disk(_))));
+        look(&disk.crash(), &model, flushed, &format!("failed operation {operation}"));
+    }
+}
