@@ -50,6 +50,11 @@
 //! - That the oldest segments are there is not checked, for dropping them is ordinary: the caller
 //!   compares [`Wal::first_index`] with what it has stored elsewhere.
 //! - What was forgotten by [`Wal::truncate_front`] may come back after a restart.
+//! - A sync of a directory that failed in an earlier process is not made good at the next start
+//!   (that of a frame is): file systems stop themselves when their journal fails. The worst that a
+//!   later crash makes of it is a segment that is missing.
+//! - Directories above the log's that exist already, but for the nearest one, are taken to be
+//!   durable.
 //! - There is no lock: the server locks the data directory.
 
 use std::path::Path;
