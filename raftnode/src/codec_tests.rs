@@ -11,10 +11,8 @@ fn append() -> Message {
     message.log_term = 4;
     message.index = 9;
     message.commit = 8;
-    let mut entry = Entry::default();
-    entry.index = 10;
-    entry.term = 5;
-    entry.data = Bytes::from_static(b"put");
+    let data = Bytes::from_static(b"put");
+    let entry = Entry { index: 10, term: 5, data, ..Entry::default() };
     message.set_entries(vec![entry].into());
     message
 }

@@ -118,6 +118,9 @@ impl Node {
             // The crate looks for entries after what is applied: there are none before the mark.
             self.raw.advance_apply_to(mark.index.0);
         }
+        if let Some(error) = self.raw.mut_store().take_failure() {
+            return Err(error);
+        }
         output.committed = self.hand_out(light.take_committed_entries());
         let mut messages = cycle.held;
         messages.extend(light.take_messages());

@@ -62,11 +62,9 @@ pub(crate) fn encode_state(state: &HardState) -> Bytes {
 pub(crate) fn decode_state(bytes: Bytes) -> Result<HardState> {
     let mut reader = Reader::new("hard state", bytes);
     reader.exactly("version", STATE_VERSION)?;
-    let mut state = HardState::default();
-    state.term = reader.u64()?;
-    state.vote = reader.u64()?;
-    state.commit = reader.u64()?;
+    let (term, vote, commit) = (reader.u64()?, reader.u64()?, reader.u64()?);
     reader.end()?;
+    let state = HardState { term, vote, commit, ..HardState::default() };
     Ok(state)
 }
 
@@ -107,12 +105,13 @@ mod tests {
     use super::*;
 
     fn entry() -> Entry {
-        let mut entry = Entry::default();
-        entry.index = 7;
-        entry.term = 0x0102;
-        entry.data = Bytes::from_static(b"data");
-        entry.context = Bytes::from_static(b"ctx");
-        entry
+        Entry {
+            index: 7,
+            term: 0x0102,
+            data: Bytes::from_static(b"data"),
+            context: Bytes::from_static(b"ctx"),
+            ..Entry::default()
+        }
     }
 
     #[test]
@@ -129,10 +128,7 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_the_state() {
-        let mut state = HardState::default();
-        state.term = 3;
-        state.vote = 2;
-        state.commit = 0x0100;
+        let state = HardState { term: 3, vote: 2, commit: 0x0100, ..HardState::default() };
         let expected: &[u8] =
             &[1, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         assert_eq!(encode_state(&state), expected);

@@ -72,8 +72,8 @@ pub enum Error {
     #[error("snapshot {announced:?} was announced for installation, {confirmed:?} was confirmed")]
     WrongSnapshot {
         /// What [`crate::Output::install`] asked for; none if nothing was asked for.
-        announced: Option<Applied>,
+        announced: Option<Box<Applied>>,
         /// What [`crate::Node::snapshot_installed`] was told.
-        confirmed: Applied,
+        confirmed: Box<Applied>,
     },
 }

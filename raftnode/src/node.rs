@@ -131,11 +131,9 @@ impl Node {
         if self.is_closed_for_input() || self.raw.raft.leader_id == raft::INVALID_ID {
             return Err(ProposeError::NoLeader);
         }
-        let mut entry = Entry::default();
-        entry.data = payload;
-        let mut message = RaftMessage::default();
+        let entry = Entry { data: payload, ..Entry::default() };
+        let mut message = RaftMessage { from: self.id, ..RaftMessage::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.from = self.id;
         message.set_entries(vec![entry].into());
         let stepped = self.raw.step(message);
         self.settle();
@@ -187,7 +185,8 @@ impl Node {
     pub fn snapshot_installed(&mut self, applied: Applied) -> Result<()> {
         let announced = self.cycle.as_ref().and_then(|cycle| cycle.install.clone());
         if !announced.as_ref().is_some_and(|mark| same_mark(mark, &applied)) {
-            return Err(Error::WrongSnapshot { announced, confirmed: applied });
+            let (announced, confirmed) = (announced.map(Box::new), Box::new(applied));
+            return Err(Error::WrongSnapshot { announced, confirmed });
         }
         if let Some(cycle) = &mut self.cycle {
             cycle.is_installed = true;

@@ -19,11 +19,7 @@ fn message(kind: MessageType) -> Message {
 }
 
 fn entry(index: u64, term: u64) -> Entry {
-    let mut entry = Entry::default();
-    entry.index = index;
-    entry.term = term;
-    entry.data = vec![1].into();
-    entry
+    Entry { index, term, data: vec![1].into(), ..Entry::default() }
 }
 
 fn append() -> Message {
@@ -36,8 +32,8 @@ fn append() -> Message {
 
 fn question(kind: MessageType, contexts: usize) -> Message {
     let mut question = message(kind);
-    let mut entry = Entry::default();
-    entry.data = vec![7; contexts * CONTEXT_BYTES].into();
+    let data = vec![7; contexts * CONTEXT_BYTES].into();
+    let entry = Entry { data, ..Entry::default() };
     question.set_entries(vec![entry].into());
     question
 }
@@ -53,8 +49,11 @@ fn snapshot(index: u64, term: u64, voter: u64) -> Message {
     message
 }
 
+/// The reason that a refusal must give, and what makes a good message bad.
+type Change<'a> = (&'a str, fn(&mut Message));
+
 /// Asserts that `good` passes, and that it does not after each change, for the reason named.
-fn refuses(good: Message, view: &View, changes: &[(&str, fn(&mut Message))]) {
+fn refuses(good: Message, view: &View, changes: &[Change]) {
     check(NodeId(2), &good, view).unwrap_or_else(|error| panic!("{good:?}: {error}"));
     for (reason, change) in changes {
         let mut bad = good.clone();

@@ -114,3 +114,13 @@ pub fn make(kind: &str, fields: &[(&str, u64)]) -> Bytes {
     }
     bytes.into()
 }
+
+/// An entry as it follows the header: type, index, term, context length, data.
+pub fn push_entry(bytes: &mut Vec<u8>, kind: u8, index: u64, term: u64, data: &[u8]) {
+    bytes.push(kind);
+    bytes.extend_from_slice(&index.to_le_bytes());
+    bytes.extend_from_slice(&term.to_le_bytes());
+    bytes.extend_from_slice(&0u32.to_le_bytes());
+    bytes.extend_from_slice(&(data.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(data);
+}
