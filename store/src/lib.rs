@@ -4,7 +4,7 @@
 //! # Shape
 //!
 //! [`Store::apply`] is the only writer. It takes one committed entry of the log, which is a batch of
-//! commands ([`command`]), and ends with exactly one commit of the engine, which carries the entry's
+//! commands (`command.rs`), and ends with exactly one commit of the engine, which carries the entry's
 //! index and term as its mark: state and position are one write, and an entry is in the engine whole
 //! or not at all. [`View`] is the reading side: any number of threads, no lock.
 //!
@@ -31,6 +31,15 @@
 //!
 //! `schema` has the layout of all rows: `cluster` and `member/` belong to `member`, `lease/` and
 //! `lease_key/` to `lease`. Keys of users have the engine's other keyspace to themselves.
+//!
+//! # Caveats
+//!
+//! - Users, roles and alarms are no commands yet, and members cannot be added or removed.
+//! - Ranges within a transaction that writes are read by every member, also by those whose client
+//!   did not ask (etcd skips them there).
+//! - A first compaction at revision 0 is accepted, as in etcd, but as often as one likes.
+//! - The scenarios were compared with etcd 3.7.1, command by command. Where etcd stops its process
+//!   (`ignore_value` of a key that the same transaction deletes), this answers.
 
 mod apply;
 mod command;
