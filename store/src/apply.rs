@@ -1,12 +1,13 @@
 //! The only writer: applies the log, one entry at a time.
 //!
-//! One idea: an entry is a list of commands and one commit. Commands see what earlier ones of the same
-//! entry did; readers see all of an entry or nothing. What a client did wrong is a reply; anything
-//! else is an error, after which this member must stop (the engine may hold half an entry in memory,
-//! and nothing of it is committed).
+//! One idea: an entry is a list of commands and one commit. Commands see what earlier ones of the
+//! same entry did; readers see all of an entry or nothing. What a client did wrong is a reply;
+//! anything else is an error, after which this member must stop (the engine may hold half an entry
+//! in memory, and nothing of it is committed).
 //!
-//! For a put, the whole work is: decode the body in place, one look-up of the key without its value,
-//! one insertion, one event. Keys and values are slices of the entry until the engine copies them.
+//! For a put, the whole work is: decode the body in place, one look-up of the key without its
+//! value, one insertion, one event. Keys and values are slices of the entry until the engine copies
+//! them.
 
 use std::path::Path;
 
@@ -46,8 +47,8 @@ pub struct Store {
 pub struct Applied {
     /// One reply for each command, in their order.
     pub replies: Vec<(RequestId, std::result::Result<Reply, Status>)>,
-    /// The changes of keys in revision order, without `prev_kv`. Keys and values may be slices of the
-    /// entry's payload: who keeps an event for long keeps the payload.
+    /// The changes of keys in revision order, without `prev_kv`. Keys and values may be slices of
+    /// the entry's payload: who keeps an event for long keeps the payload.
     pub events: Vec<Event>,
     /// The changes of leases, in order.
     pub leases: Vec<LeaseChange>,
@@ -75,9 +76,9 @@ pub enum Reply {
 }
 
 impl Store {
-    /// Takes over an open engine. An empty one is founded: at index 1 and term 1, with revision 1 and
-    /// rows for the cluster and its members, and frozen, so that the next [`varve_lsm::Db::work`]
-    /// makes it durable. The log therefore starts behind index 1.
+    /// Takes over an open engine. An empty one is founded: at index 1 and term 1, with revision 1
+    /// and rows for the cluster and its members, and frozen, so that the next
+    /// [`varve_lsm::Db::work`] makes it durable. The log therefore starts behind index 1.
     ///
     /// # Errors
     /// [`crate::Error::Cluster`] when the data belongs to another cluster; [`crate::Error::Row`] or
@@ -96,8 +97,8 @@ impl Store {
     /// without commands (a new leader's first one, or a change of Raft's configuration).
     ///
     /// # Errors
-    /// Any error is fatal: the process stops, see [`crate::Error`]. What a client did wrong is in the
-    /// replies.
+    /// Any error is fatal: the process stops, see [`crate::Error`]. What a client did wrong is in
+    /// the replies.
     pub fn apply(&mut self, index: u64, term: u64, payload: &Bytes) -> Result<Applied> {
         let commands = match payload.is_empty() {
             true => Vec::new(),

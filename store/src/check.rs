@@ -1,8 +1,8 @@
 //! Walks the whole state and reports what does not fit together.
 //!
-//! One idea: every fact that is kept twice is compared. A key's meta names a lease and the lease has a
-//! row for the key; a count is a sum and also the number of keys that a walk meets. Used by tests
-//! after every scenario and by the offline tool; too slow for a running server.
+//! One idea: every fact that is kept twice is compared. A key's meta names a lease and the lease
+//! has a row for the key; a count is a sum and also the number of keys that a walk meets. Used by
+//! tests after every scenario and by the offline tool; too slow for a running server.
 
 use std::collections::BTreeSet;
 

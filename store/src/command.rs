@@ -1,8 +1,8 @@
 //! What is replicated: an entry of the log is a batch of commands.
 //!
 //! One idea: etcd's own requests are the command language. A command is an id that finds the waiter
-//! again, a kind, and the body: the protobuf message as the client sent it, which is neither decoded
-//! nor copied on its way through the log. The layout is in `docs/FORMAT.md`, section 3.1.
+//! again, a kind, and the body: the protobuf message as the client sent it, which is neither
+//! decoded nor copied on its way through the log. The layout is in `docs/FORMAT.md`, section 3.1.
 //!
 //! What it does not do: look into bodies (that is `apply`), or limit sizes (that is the server).
 
@@ -71,8 +71,8 @@ const BATCH_VERSION: u8 = 1;
 /// Bytes in front of a body at least: id, kind, length.
 const COMMAND_BYTES_MIN: usize = 8 + 1 + 1;
 
-/// Encodes the payload of a log entry. An empty batch is legal; an *empty payload* is the entry that
-/// a new leader appends and holds no batch at all.
+/// Encodes the payload of a log entry. An empty batch is legal; an *empty payload* is the entry
+/// that a new leader appends and holds no batch at all.
 pub fn encode_batch(commands: &[Command]) -> Bytes {
     let bodies: usize = commands.iter().map(|command| command.body.len()).sum();
     let mut out = Vec::with_capacity(1 + 5 + commands.len() * (COMMAND_BYTES_MIN + 4) + bodies);
@@ -89,8 +89,8 @@ pub fn encode_batch(commands: &[Command]) -> Bytes {
 /// Decodes the payload of a log entry; the bodies are slices of it.
 ///
 /// # Errors
-/// [`Error::Command`] when the bytes are not a batch of a known version. A committed entry that fails
-/// here was damaged on its way or written by a newer program: the member must stop.
+/// [`Error::Command`] when the bytes are not a batch of a known version. A committed entry that
+/// fails here was damaged on its way or written by a newer program: the member must stop.
 pub fn decode_batch(payload: &Bytes) -> Result<Vec<Command>> {
     decode(payload).map_err(|malformed| Error::Command {
         offset: malformed.offset,

@@ -1,8 +1,8 @@
 //! Changes of a revision range, for watchers that catch up.
 //!
 //! One idea: the engine keeps every version down to the compacted revision and can walk them in
-//! revision order, so the past is read from where it is stored and no list of events is kept for it.
-//! What comes out is, event for event, what [`crate::Applied::events`] had when it happened.
+//! revision order, so the past is read from where it is stored and no list of events is kept for
+//! it. What comes out is, event for event, what [`crate::Applied::events`] had when it happened.
 
 use varve_api::Status;
 use varve_api::mvccpb::event::EventType;

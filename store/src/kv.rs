@@ -1,12 +1,12 @@
 //! Puts and deletes: one write transaction over the engine.
 //!
-//! One idea: everything that a command changes is numbered `{revision, 0}`, `{revision, 1}`, ... with
-//! one new revision, which exists only if there was a change. What a change needs to know of the key
-//! before it - created when, which version, which lease - is one look-up that touches no value unless
-//! the client asked for it.
+//! One idea: everything that a command changes is numbered `{revision, 0}`, `{revision, 1}`, ...
+//! with one new revision, which exists only if there was a change. What a change needs to know of
+//! the key before it - created when, which version, which lease - is one look-up that touches no
+//! value unless the client asked for it.
 //!
-//! Entries carry a delta so that the engine can count without walking: +1 when the key was not there,
-//! 0 when it was; a tombstone (-1) is only ever written for a live key.
+//! Entries carry a delta so that the engine can count without walking: +1 when the key was not
+//! there, 0 when it was; a tombstone (-1) is only ever written for a live key.
 //!
 //! Invariants:
 //! - `changes` is the number of entries written, and of events recorded, by this transaction;
@@ -169,8 +169,8 @@ impl<'a> WriteTxn<'a> {
     }
 }
 
-/// What must hold before a put writes: the lease exists, and there is a key whose value or lease can
-/// be kept.
+/// What must hold before a put writes: the lease exists, and there is a key whose value or lease
+/// can be kept.
 pub(crate) fn check_put(
     reader: &Reader<'_>,
     leases: &LeaseTable,

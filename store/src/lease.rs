@@ -138,7 +138,8 @@ pub(crate) fn grant(
     })
 }
 
-/// Applies a `LeaseRevoke`: the keys go in key order and in one revision; none when there is no key.
+/// Applies a `LeaseRevoke`: the keys go in key order and in one revision; none when there is no
+/// key.
 pub(crate) fn revoke(
     state: &mut State,
     request: &LeaseRevokeRequest,

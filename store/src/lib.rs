@@ -1,12 +1,12 @@
-//! Meaning: the replicated, deterministic state machine. Keys, transactions, leases and members over
-//! the engine's multi-version map, with etcd's rules.
+//! Meaning: the replicated, deterministic state machine. Keys, transactions, leases and members
+//! over the engine's multi-version map, with etcd's rules.
 //!
 //! # Shape
 //!
-//! [`Store::apply`] is the only writer. It takes one committed entry of the log, which is a batch of
-//! commands (`command.rs`), and ends with exactly one commit of the engine, which carries the entry's
-//! index and term as its mark: state and position are one write, and an entry is in the engine whole
-//! or not at all. [`View`] is the reading side: any number of threads, no lock.
+//! [`Store::apply`] is the only writer. It takes one committed entry of the log, which is a batch
+//! of commands (`command.rs`), and ends with exactly one commit of the engine, which carries the
+//! entry's index and term as its mark: state and position are one write, and an entry is in the
+//! engine whole or not at all. [`View`] is the reading side: any number of threads, no lock.
 //!
 //! ```text
 //! entry -> command -> apply -> { kv, txn, compact, lease, member } -> lsm::Writer, one commit
@@ -17,15 +17,16 @@
 //!
 //! # Determinism
 //!
-//! Members that apply the same entries give the same replies and hold the same state. So nothing here
-//! sees a clock, a random number, a thread, or the order of a hash map (`clippy.toml` bans them).
-//! Time-to-live is data here; who lets a lease expire proposes a command. An error is either a reply,
-//! then it follows from the log alone, or an [`Error`], then the member stops.
+//! Members that apply the same entries give the same replies and hold the same state. So nothing
+//! here sees a clock, a random number, a thread, or the order of a hash map (`clippy.toml` bans
+//! them). Time-to-live is data here; who lets a lease expire proposes a command. An error is either
+//! a reply, then it follows from the log alone, or an [`Error`], then the member stops.
 //!
 //! # Revisions
 //!
-//! The store starts at revision 1. A command that changes a key makes one new revision, however many
-//! keys it changes; they are numbered from 0 within it. A command that changes no key makes none.
+//! The store starts at revision 1. A command that changes a key makes one new revision, however
+//! many keys it changes; they are numbered from 0 within it. A command that changes no key makes
+//! none.
 //!
 //! # Who owns which rows
 //!

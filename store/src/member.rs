@@ -4,8 +4,8 @@
 //! by each member itself once it has started ([`MemberPublish`]), as in etcd. Layout of rows and of
 //! the command: `docs/FORMAT.md`, sections 3.3 and 3.5.
 //!
-//! What it does not do: decide who may vote. That is Raft's configuration, which the server keeps in
-//! step with these rows.
+//! What it does not do: decide who may vote. That is Raft's configuration, which the server keeps
+//! in step with these rows.
 
 use std::collections::BTreeMap;
 

@@ -5,9 +5,10 @@
 //! 1. The revision: above the current one `FUTURE_REV`, 0 or less is the current one, below the
 //!    compacted one `COMPACTED`. The header has the current revision, whatever was asked for.
 //! 2. `count` is all keys in the range at that revision, whatever limit and filters say.
-//! 3. Filters drop keys, then the rest is sorted, then cut at the limit; `more` is only about the cut.
-//! 4. No filters and no order: the limit holds already while reading (and so comes *before* the sort
-//!    if a target other than the key is given without an order, which sorts ascending).
+//! 3. Filters drop keys, then the rest is sorted, then cut at the limit; `more` is only about the
+//!    cut.
+//! 4. No filters and no order: the limit holds already while reading (and so comes *before* the
+//!    sort if a target other than the key is given without an order, which sorts ascending).
 //! 5. `keys_only` has no values and no lease; sorted by value it reads values, and keeps the lease.
 //!
 //! What is saved: counts are asked of the engine (sums, no walk); a sort with a limit runs over

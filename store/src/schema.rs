@@ -9,8 +9,8 @@
 //! sys       lease_key/ id (8, big-endian) / key   nothing                     lease
 //! ```
 //!
-//! Beside each user key stands a *meta*: how far back it was created, its version, its lease. Ids in
-//! keys are big-endian so that the rows of one lease are neighbours. Byte for byte:
+//! Beside each user key stands a *meta*: how far back it was created, its version, its lease. Ids
+//! in keys are big-endian so that the rows of one lease are neighbours. Byte for byte:
 //! `docs/FORMAT.md`, sections 3.3 and 3.4.
 
 use bytes::Bytes;

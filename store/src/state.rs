@@ -121,8 +121,8 @@ impl State {
         self.writer.delete(Keyspace::Sys, row, revision);
     }
 
-    /// Rows are numbered by the log, not by etcd's revisions: a lease is granted without a revision,
-    /// and the versions of a row must grow.
+    /// Rows are numbered by the log, not by etcd's revisions: a lease is granted without a
+    /// revision, and the versions of a row must grow.
     fn next_row_revision(&mut self) -> Revision {
         let sub = self.row_changes;
         self.row_changes += 1;

@@ -2,10 +2,10 @@
 //!
 //! One idea: etcd's. The first chunk has 10 keys; each next one twice as many while the chunks are
 //! smaller than half the target, half as many while they are larger than twice the target. The
-//! revision is pinned by the first chunk, the data is not: every chunk takes a new snapshot, so a slow
-//! client keeps no old file alive, and a compaction in the middle ends the stream with `COMPACTED`.
-//! Another target than the key, which is legal without an order, is not chunked: it sorts, and etcd's
-//! chunks, each sorted for itself, lose keys there.
+//! revision is pinned by the first chunk, the data is not: every chunk takes a new snapshot, so a
+//! slow client keeps no old file alive, and a compaction in the middle ends the stream with
+//! `COMPACTED`. Another target than the key, which is legal without an order, is not chunked: it
+//! sorts, and etcd's chunks, each sorted for itself, lose keys there.
 //!
 //! Invariant: the chunks merged are the answer to the unary request at the pinned revision; header,
 //! `more` and `count` come with the last.

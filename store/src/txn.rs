@@ -143,7 +143,8 @@ fn execute(
         };
         responses.push(ResponseOp { response });
     }
-    // A nested response has a header without a revision, as in etcd; the caller fills the outer one.
+    // A nested response has a header without a revision, as in etcd; the caller fills the outer
+    // one.
     Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded, responses })
 }
 

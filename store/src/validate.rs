@@ -1,9 +1,9 @@
 //! Checks of requests that need no state: done by the server before it proposes or reads, in etcd's
 //! order and with its errors.
 //!
-//! One idea: what passes here may still be refused by the state (a lease that is gone), but is never
-//! malformed. `apply` repeats only the cheap ones: the limits here are flags of one member, and
-//! members with different flags must not differ in what they apply.
+//! One idea: what passes here may still be refused by the state (a lease that is gone), but is
+//! never malformed. `apply` repeats only the cheap ones: the limits here are flags of one member,
+//! and members with different flags must not differ in what they apply.
 
 use std::collections::BTreeSet;
 
@@ -131,8 +131,8 @@ struct Changed<'a> {
 }
 
 impl<'a> Changed<'a> {
-    /// As in etcd, a deletion to the end of all keys (one zero byte) collides with nothing: there the
-    /// end is compared as a key.
+    /// As in etcd, a deletion to the end of all keys (one zero byte) collides with nothing: there
+    /// the end is compared as a key.
     fn is_deleted(&self, key: &[u8]) -> bool {
         self.deletes.iter().any(|(start, end)| match end.is_empty() {
             true => key == *start,

@@ -1,7 +1,7 @@
 //! The reading side: what is committed, at any revision that is not compacted.
 //!
-//! One idea: every call takes its own snapshot of the engine (two atomic loads), so a view is as cheap
-//! to keep as a pointer and pins nothing between calls. Readers never wait for the writer.
+//! One idea: every call takes its own snapshot of the engine (two atomic loads), so a view is as
+//! cheap to keep as a pointer and pins nothing between calls. Readers never wait for the writer.
 //!
 //! All errors are [`Status`]: what the client hears. A read that fails in the engine is `DataLoss`.
 
@@ -57,9 +57,9 @@ impl View {
         Ok(txn::read(&Reader::committed(&snapshot), request)?)
     }
 
-    /// Answers a `RangeStream` in chunks of about `chunk_bytes_max` bytes (they may be up to twice as
-    /// large, or hold one key) at one revision. Header, `more` and `count` come with the last chunk
-    /// only.
+    /// Answers a `RangeStream` in chunks of about `chunk_bytes_max` bytes (they may be up to twice
+    /// as large, or hold one key) at one revision. Header, `more` and `count` come with the last
+    /// chunk only.
     ///
     /// # Errors
     /// Those of [`crate::validate::range_stream`] at once; those of reading with the chunk that
@@ -74,8 +74,8 @@ impl View {
     }
 
     /// The changes of a range of keys with `from_revision <= mod_revision <= to_revision`, in
-    /// revision order, without `prev_kv`. `range_end` as in requests: empty is one key, one zero byte
-    /// is no upper bound. The snapshot is pinned until the iterator is dropped.
+    /// revision order, without `prev_kv`. `range_end` as in requests: empty is one key, one zero
+    /// byte is no upper bound. The snapshot is pinned until the iterator is dropped.
     ///
     /// # Errors
     /// `COMPACTED` when `from_revision` is below the compacted revision.
@@ -96,8 +96,8 @@ impl View {
         Ok(Events::new(range.map(|range| snapshot.history(range, from, to))))
     }
 
-    /// What `key` was before the change at `mod_revision`: a watcher's `prev_kv`. `None` when it was
-    /// not there or is compacted.
+    /// What `key` was before the change at `mod_revision`: a watcher's `prev_kv`. `None` when it
+    /// was not there or is compacted.
     pub fn previous(&self, key: &[u8], mod_revision: i64) -> Result<Option<KeyValue>, Status> {
         let snapshot = self.db.snapshot();
         let at = mod_revision.saturating_sub(1);

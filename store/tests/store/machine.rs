@@ -1,7 +1,8 @@
 //! A state machine over a simulated disk, with the log that a real one would replay.
 //!
-//! One idea: a restart loses power. What was not flushed is replayed from the log, and every replayed
-//! entry must do exactly what it did the first time; so each test is also a test of determinism.
+//! One idea: a restart loses power. What was not flushed is replayed from the log, and every
+//! replayed entry must do exactly what it did the first time; so each test is also a test of
+//! determinism.
 
 use std::path::Path;
 use std::sync::Arc;

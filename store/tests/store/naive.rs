@@ -1,8 +1,8 @@
 //! What the state machine should do, in the simplest words: a list of events.
 //!
-//! One idea: no index, no cache, no count. The keys at a revision are what is left when the events up
-//! to it are played into an ordered map, and every answer is computed from that map by the rules of
-//! etcd in the order in which etcd applies them.
+//! One idea: no index, no cache, no count. The keys at a revision are what is left when the events
+//! up to it are played into an ordered map, and every answer is computed from that map by the rules
+//! of etcd in the order in which etcd applies them.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! What the state machine takes for a bug of its caller, or for an entry that it must not pass over.
+//! What the state machine takes for a bug of its caller, or for an entry that it must not pass
+//! over.
 
 use bytes::Bytes;
 use varve_lsm::Options;

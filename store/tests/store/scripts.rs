@@ -1,7 +1,7 @@
 //! Runs the scenarios of `tests/scripts`: commands, then `----`, then the trace they must leave.
 //!
-//! A command a line, `#` for comments. A line that is indented belongs to the one above it. Requests
-//! are written as in `notation`; further:
+//! A command a line, `#` for comments. A line that is indented belongs to the one above it.
+//! Requests are written as in `notation`; further:
 //!
 //! | command | effect |
 //! | --- | --- |
