@@ -1,6 +1,6 @@
-//! A key block: some hundred rows as columns, read in place.
+//! A key block: some hundred rows, read in place.
 //!
-//! One idea: every property of a row is one load from a column, and every key is three slices
+//! One idea: every property of a row is one load at a computed place, and every key three slices
 //! (block prefix, bundle prefix, suffix), so a row costs the same wherever it stands. Rows come in
 //! bundles of [`BUNDLE_ROWS`]; a bundle stores the prefix its keys share once, and a row whose key
 //! is that of the row before it stores no suffix. The search goes over the bundles' heads first
@@ -187,10 +187,6 @@ impl Position {
         // Out of range only if the whole is too long, which is refused at the end.
         Area { start: start as u32, length: length as u32 }
     }
-
-    fn column(&mut self, width: u8, elements: u64) -> Column {
-        Column::new(self.area(elements * u64::from(width)).start, width)
-    }
 }
 
 impl Layout {
@@ -215,8 +211,17 @@ impl Layout {
         let elements = u64::from(rows);
         let bundles = u64::from(rows.div_ceil(BUNDLE_ROWS));
         let mut position = Position(HEADER_BYTES as u64);
+        let prefix = position.area(u64::from(u32_at(bytes, 52)));
         let heads = position.area(bundles * HEAD_BYTES as u64);
         let controls = position.area(elements);
+        let key_ends = position.area((elements + bundles) * u64::from(widths[6]));
+        let stride = widths[..6].iter().map(|width| u32::from(*width)).sum();
+        let mut field = position.area(elements * u64::from(stride)).start;
+        let mut record = |width: u8| {
+            let column = Column::new(field, width, stride);
+            field = field.saturating_add(u32::from(width));
+            column
+        };
         let layout = Self {
             rows,
             is_continued: bytes[12] & FLAG_CONTINUED as u8 != 0,
@@ -224,16 +229,16 @@ impl Layout {
             main_max: u64_at(bytes, 32),
             delta_sum: i64_at(bytes, 40),
             stored_offset_min: u32_at(bytes, 48),
+            prefix,
             heads,
             controls,
-            main: position.column(widths[0], elements),
-            sub: position.column(widths[1], elements),
-            segment: position.column(widths[2], elements),
-            value_offset: position.column(widths[3], elements),
-            value_length: position.column(widths[4], elements),
-            meta_end: position.column(widths[5], elements),
-            key_end: position.column(widths[6], elements + bundles),
-            prefix: position.area(u64::from(u32_at(bytes, 52))),
+            key_end: Column::new(key_ends.start, widths[6], u32::from(widths[6])),
+            main: record(widths[0]),
+            sub: record(widths[1]),
+            segment: record(widths[2]),
+            value_offset: record(widths[3]),
+            value_length: record(widths[4]),
+            meta_end: record(widths[5]),
             keys: position.area(u64::from(u32_at(bytes, 56))),
             metas: position.area(u64::from(u32_at(bytes, 60))),
             values: position.area(u64::from(u32_at(bytes, 64))),
@@ -384,7 +389,7 @@ impl<'a> Block<'a> {
 
     /// Whether the row's key is `key`.
     #[inline]
-    pub fn is_key(&self, row: u32, key: &[u8]) -> Parsed<bool> {
+    fn is_key(&self, row: u32, key: &[u8]) -> Parsed<bool> {
         let Some(rest) = key.strip_prefix(self.prefix()) else { return Ok(false) };
         let Some(rest) = rest.strip_prefix(self.bundle_prefix(row)?) else { return Ok(false) };
         Ok(rest == self.suffix(row)?)
@@ -392,24 +397,44 @@ impl<'a> Block<'a> {
 
     /// The first row that does not come before the target; `rows` if all do.
     pub fn lower_bound(&self, key: &[u8], version: Version) -> Parsed<u32> {
+        Ok(self.search(key, version)?.0)
+    }
+
+    /// The first row that does not come before the target, if its key is `key`.
+    pub fn find(&self, key: &[u8], version: Version) -> Parsed<Option<u32>> {
+        let (row, rest) = self.search(key, version)?;
+        let is_found = match rest {
+            _ if row == self.layout.rows => false,
+            Some(rest) => rest == self.suffix(row)?,
+            None => self.is_key(row, key)?,
+        };
+        Ok(is_found.then_some(row))
+    }
+
+    /// The first row that does not come before the target, and, if that is in the bundle that was
+    /// searched, what `key` has behind the prefixes of that.
+    fn search<'k>(&self, key: &'k [u8], version: Version) -> Parsed<(u32, Option<&'k [u8]>)> {
         let rest = match split(key, self.prefix()) {
             Ok(rest) => rest,
-            Err(Ordering::Less) => return Ok(0),
-            Err(_) => return Ok(self.layout.rows),
+            Err(Ordering::Less) => return Ok((0, None)),
+            Err(_) => return Ok((self.layout.rows, None)),
         };
         let bundles = self.bundles_before(rest, version)?;
         if bundles == 0 {
-            return Ok(0);
+            return Ok((0, None));
         }
         // The last bundle whose first row comes before the target.
         let first = (bundles - 1) * BUNDLE_ROWS;
         let end = self.layout.rows.min(first + BUNDLE_ROWS);
         let rest = match split(rest, self.bundle_prefix(first)?) {
             Ok(rest) => rest,
-            Err(Ordering::Less) => return Ok(first),
-            Err(_) => return Ok(end),
+            Err(Ordering::Less) => return Ok((first, None)),
+            Err(_) => return Ok((end, None)),
         };
-        partition_point(first + 1, end, |row| self.is_before(self.suffix(row)?, row, rest, version))
+        let row = partition_point(first + 1, end, |row| {
+            self.is_before(self.suffix(row)?, row, rest, version)
+        })?;
+        Ok((row, (row < end).then_some(rest)))
     }
 
     /// The sum of the deltas of `rows` with `revision.main <= at`.

@@ -144,16 +144,18 @@ impl BlockBuilder {
 
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
+        out.extend_from_slice(&self.key(0)[..prefix]);
         heads.iter().for_each(|head| out.extend_from_slice(&head.to_be_bytes()));
         out.extend_from_slice(&self.controls);
-        append(out, widths[0], self.mains.iter().map(|main| main - main_min));
-        append(out, widths[1], wide(&self.subs));
-        append(out, widths[2], wide(&self.segments));
-        append(out, widths[3], wide(&self.value_offsets));
-        append(out, widths[4], wide(&self.value_lengths));
-        append(out, widths[5], wide(&self.meta_ends));
-        append(out, widths[6], wide(&key_ends));
-        out.extend_from_slice(&self.key(0)[..prefix]);
+        key_ends.iter().for_each(|end| append(out, widths[6], u64::from(*end)));
+        for row in 0..rows {
+            append(out, widths[0], self.mains[row] - main_min);
+            append(out, widths[1], u64::from(self.subs[row]));
+            append(out, widths[2], u64::from(self.segments[row]));
+            append(out, widths[3], u64::from(self.value_offsets[row]));
+            append(out, widths[4], u64::from(self.value_lengths[row]));
+            append(out, widths[5], u64::from(self.meta_ends[row]));
+        }
         out.extend_from_slice(&key_bytes);
         out.extend_from_slice(&self.metas);
         out.extend_from_slice(&self.values);
@@ -235,12 +237,8 @@ impl BlockBuilder {
     }
 }
 
-fn wide(column: &[u32]) -> impl Iterator<Item = u64> {
-    column.iter().map(|element| u64::from(*element))
-}
-
 fn width_of_all(column: &[u32]) -> u8 {
-    width_of(wide(column).max().unwrap_or(0))
+    width_of(u64::from(column.iter().copied().max().unwrap_or(0)))
 }
 
 /// Number of bytes that both begin with.

@@ -2,13 +2,13 @@
 //!
 //! One idea: the index is read into memory once, checked, and then answers "which block" with one
 //! binary search over *last* rows: the first block whose last row is not before the target holds
-//! the target, also where the versions of one key straddle blocks. The first eight bytes behind
-//! what all last keys share are kept side by side, so that the search touches few cache lines.
+//! the target, also where the versions of one key straddle blocks. The first 16 bytes behind what
+//! all last keys share are kept side by side, so that the search touches few cache lines.
 //! Layout: docs/FORMAT.md section 2.1, "Index".
 
 use std::ops::Range;
 
-use super::block::{Version, head};
+use super::block::Version;
 use super::block_builder::{Summary, shared_prefix};
 use super::frame::{Flaw, Parsed, expect_equal};
 use super::little_endian::{i64_at, u32_at, u64_at};
@@ -126,7 +126,7 @@ pub(super) struct Index {
     /// Length of what all last keys begin with.
     shared: usize,
     /// Per block: head of its last key behind the first `shared` bytes.
-    heads: Vec<u64>,
+    heads: Vec<u128>,
 }
 
 impl Index {
@@ -203,6 +203,15 @@ impl Index {
         let row = row - record.first_row;
         (row < u64::from(record.rows)).then_some((block, row as u32))
     }
+}
+
+/// The first bytes of a key as a number that orders like the keys do, where it differs.
+#[inline]
+fn head(key: &[u8]) -> u128 {
+    let mut word = [0; 16];
+    let length = key.len().min(word.len());
+    word[..length].copy_from_slice(&key[..length]);
+    u128::from_be_bytes(word)
 }
 
 #[inline]

@@ -106,10 +106,7 @@ impl Table {
         let Some(number) = self.index.find(key, Version::At(at)) else { return Ok(None) };
         let layout = self.layout(number)?;
         let block = self.block(number, &layout);
-        let row = self.in_block(number, || {
-            let row = block.lower_bound(key, Version::At(at))?;
-            Ok(if row < layout.rows && block.is_key(row, key)? { Some(row) } else { None })
-        })?;
+        let row = self.in_block(number, || block.find(key, Version::At(at)))?;
         row.map(|row| self.row(number, &block, row, Bytes::copy_from_slice(key))).transpose()
     }
 

@@ -230,10 +230,10 @@ fn verify_finds_what_open_does_not() {
     let sections = parse_frame(&FORMAT, ID, &bytes).unwrap();
     let filter = sections.iter().find(|section| section.kind == section::FILTER).unwrap();
     let revisions = sections.iter().find(|section| section.kind == section::REVISIONS).unwrap();
-    // A control byte of the first block (behind its header and heads), an empty filter, a
+    // A control byte of the first block (behind its header, prefix and heads), an empty filter, a
     // permutation that names a row twice.
-    let rows = u32::from_le_bytes(bytes[72..76].try_into().unwrap()) as usize;
-    let controls = 64 + 72 + rows.div_ceil(16) * 8;
+    let word = |at: usize| u32::from_le_bytes(bytes[64 + at..][..4].try_into().unwrap()) as usize;
+    let controls = 64 + 72 + word(52) + word(8).div_ceil(16) * 8;
     let lines = filter.range().start + 64..filter.range().end;
     let first = revisions.range().start;
     for (range, value) in [(controls + 3..controls + 4, 0xff), (lines, 0), (first..first + 4, 7)] {
