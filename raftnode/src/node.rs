@@ -223,6 +223,15 @@ impl Node {
         Ok(Message { to: message.to, class: message.class, bytes })
     }
 
+    /// The mark that a message announces, if it is well formed and announces a snapshot at all.
+    ///
+    /// A carrier steps such a message only together with the files that came before it, and keeps
+    /// files by their mark: [`crate::Output::install`] names one of them, not always the latest.
+    pub fn snapshot_mark(message: &Bytes) -> Option<Applied> {
+        let message = codec::decode(message.clone()).ok()?;
+        message.snapshot.as_ref().map(mark_of)
+    }
+
     /// The carrier could not reach a node.
     pub fn unreachable(&mut self, node: NodeId) {
         self.raw.report_unreachable(node.0);

@@ -241,6 +241,8 @@ impl Cluster {
         let envelope = self.queue.remove(position);
         let (from, to) = (envelope.from, envelope.to);
         let is_snapshot = envelope.message.class == MessageClass::Snapshot;
+        let mark = Node::snapshot_mark(&envelope.message.bytes);
+        assert_eq!(mark, envelope.content.as_ref().map(|content| content.flushed.clone()));
         if !self.is_up(to) {
             self.trace.push(format!("{} lost, {to} is down", describe(&envelope.message.bytes)));
             self.report_snapshot(&envelope, false);
