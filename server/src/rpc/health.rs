@@ -31,12 +31,9 @@ pub fn register(router: &mut Router, state: HealthState) {
         let statuses = [(WHOLE_SERVER.to_owned(), response)].into();
         std::future::ready(Ok(HealthListResponse { statuses }))
     });
-    router.server_stream(
-        &method::HEALTH_WATCH,
-        move |_, request: HealthCheckRequest, outgoing| {
-            watch_state(request, state.clone(), outgoing)
-        },
-    );
+    router.server_stream(&method::HEALTH_WATCH, move |_, request: HealthCheckRequest, outgoing| {
+        watch_state(request, state.clone(), outgoing)
+    });
 }
 
 fn check(

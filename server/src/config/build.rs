@@ -1,0 +1,446 @@
+//! From checked texts to the typed configuration: defaults that depend on other flags, and the
+//! checks across flags, in etcd's order and words.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::flag::{Support, parse_bool, parse_signed, parse_unsigned};
+use super::settings::Settings;
+use super::url::{self, Url};
+use super::{AutoCompaction, ClusterState, Config, ConfigError, Note, duration, features, flags};
+use crate::limits;
+use crate::log::{LogFormat, LogLevel, LogOptions};
+use crate::metrics::Detail;
+
+/// Where settings came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Flags and environment.
+    CommandLine,
+    /// A configuration file.
+    File,
+}
+
+/// The largest `--election-timeout`, in milliseconds; the number is etcd's.
+const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
+/// What `--quota-backend-bytes=0` means; the number is etcd's.
+const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
+/// What `--watch-progress-notify-interval=0` means.
+const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// The shortest `--watch-progress-notify-interval`.
+const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Costs that bcrypt has.
+const BCRYPT_COSTS: std::ops::RangeInclusive<u64> = 4..=31;
+/// What another cost becomes, with a warning.
+const BCRYPT_COST_DEFAULT: u32 = 10;
+
+/// Builds and checks.
+///
+/// # Errors
+/// `Invalid`, with etcd's text.
+pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError> {
+    let values = Values(settings);
+    let mut notes = Vec::new();
+    let mut config = typed(&values, &mut notes)?;
+    depend(&mut config, settings, source, &mut notes);
+    check(&config, &values, &mut notes)?;
+    refuse_unsupported(settings)?;
+    let bound = [
+        &config.listen_peer_urls,
+        &config.listen_client_urls,
+        &config.listen_client_http_urls,
+        &config.listen_metrics_urls,
+    ];
+    for url in bound.into_iter().flatten() {
+        url.listen_address()?;
+    }
+    for (name, value) in settings.given() {
+        let flag = flags::find(name).expect("settings have only names of the table");
+        if flag.support == Support::Ignored && value != flag.default {
+            let message = "flag has no effect here";
+            notes.push(Note::warn(message, &[("flag", name), ("value", value)]));
+        }
+    }
+    config.notes = notes;
+    Ok(config)
+}
+
+/// Typed reading of checked texts.
+struct Values<'a>(&'a Settings);
+
+impl Values<'_> {
+    fn text(&self, name: &str) -> String {
+        self.0.get(name).to_owned()
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        parse_bool(self.0.get(name)).unwrap_or(false)
+    }
+
+    fn unsigned(&self, name: &str) -> Result<u64, ConfigError> {
+        parse_unsigned(self.0.get(name), u64::MAX).map_err(|error| self.wrong(name, &error))
+    }
+
+    fn size(&self, name: &str) -> Result<usize, ConfigError> {
+        usize::try_from(self.unsigned(name)?).map_err(|error| self.wrong(name, &error.to_string()))
+    }
+
+    fn signed(&self, name: &str) -> Result<i64, ConfigError> {
+        parse_signed(self.0.get(name)).map_err(|error| self.wrong(name, &error))
+    }
+
+    fn duration(&self, name: &str) -> Result<Duration, ConfigError> {
+        let nanos = duration::parse(self.0.get(name));
+        nanos.map(duration::at_least_zero).ok_or_else(|| self.wrong(name, "parse error"))
+    }
+
+    fn millis(&self, name: &str) -> Result<Duration, ConfigError> {
+        Ok(Duration::from_millis(self.unsigned(name)?))
+    }
+
+    fn urls(&self, name: &str) -> Result<Vec<Url>, ConfigError> {
+        match self.0.get(name) {
+            "" => Ok(Vec::new()),
+            text => url::parse_list(text).map_err(|error| self.wrong(name, &error)),
+        }
+    }
+
+    /// Unique entries, in order.
+    fn list(&self, name: &str) -> Vec<String> {
+        let mut entries: Vec<String> = Vec::new();
+        for entry in self.0.get(name).split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            if !entries.iter().any(|known| known == entry) {
+                entries.push(entry.to_owned());
+            }
+        }
+        entries
+    }
+
+    fn wrong(&self, name: &str, reason: &str) -> ConfigError {
+        ConfigError::Invalid(format!("invalid value {:?} for {name}: {reason}", self.0.get(name)))
+    }
+}
+
+impl From<String> for ConfigError {
+    fn from(text: String) -> Self {
+        Self::Invalid(text)
+    }
+}
+
+/// Everything that depends on one flag only.
+fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigError> {
+    let wal_dir = values.text("wal-dir");
+    let keepalive_interval = values.duration("grpc-keepalive-interval")?;
+    let corrupt_check_interval = values.duration("corrupt-check-time")?;
+    let warning_unary = values.duration("warning-unary-request-duration")?;
+    Ok(Config {
+        name: values.text("name"),
+        data_dir: PathBuf::from(values.text("data-dir")),
+        wal_dir: (!wal_dir.is_empty()).then(|| PathBuf::from(wal_dir)),
+        snapshot_count: values.unsigned("snapshot-count")?,
+        snapshot_catchup_entries: values.unsigned("snapshot-catchup-entries")?,
+        heartbeat_interval: values.millis("heartbeat-interval")?,
+        election_timeout: values.millis("election-timeout")?,
+        initial_election_tick_advance: values.flag("initial-election-tick-advance"),
+        pre_vote: values.flag("pre-vote"),
+        strict_reconfig_check: values.flag("strict-reconfig-check"),
+        learners_max: usize::try_from(values.signed("max-learners")?).unwrap_or(0),
+        listen_peer_urls: values.urls("listen-peer-urls")?,
+        listen_client_urls: values.urls("listen-client-urls")?,
+        listen_client_http_urls: values.urls("listen-client-http-urls")?,
+        listen_metrics_urls: values.urls("listen-metrics-urls")?,
+        initial_advertise_peer_urls: values.urls("initial-advertise-peer-urls")?,
+        advertise_client_urls: values.urls("advertise-client-urls")?,
+        initial_cluster: values.text("initial-cluster"),
+        initial_cluster_state: match values.text("initial-cluster-state").as_str() {
+            "existing" => ClusterState::Existing,
+            _ => ClusterState::New,
+        },
+        initial_cluster_token: values.text("initial-cluster-token"),
+        force_new_cluster: values.flag("force-new-cluster"),
+        quota_bytes: match values.signed("quota-backend-bytes")? {
+            0 => Some(QUOTA_BYTES_DEFAULT),
+            bytes => u64::try_from(bytes).ok(),
+        },
+        txn_ops_max: values.size("max-txn-ops")?,
+        request_bytes_max: request_bytes_max(values, notes)?,
+        concurrent_streams_max: u32::try_from(values.unsigned("max-concurrent-streams")?)
+            .unwrap_or(u32::MAX),
+        grpc_keepalive_interval: (!keepalive_interval.is_zero()).then_some(keepalive_interval),
+        grpc_keepalive_timeout: match values.duration("grpc-keepalive-timeout")? {
+            Duration::ZERO => Duration::from_secs(20),
+            timeout => timeout,
+        },
+        socket_reuse_port: values.flag("socket-reuse-port"),
+        watch_progress_notify_interval: progress_interval(values, notes)?,
+        auto_compaction: auto_compaction(
+            &values.text("auto-compaction-mode"),
+            &values.text("auto-compaction-retention"),
+        )?,
+        corrupt_check_interval: (!corrupt_check_interval.is_zero())
+            .then_some(corrupt_check_interval),
+        compact_hash_check_interval: values.duration("compact-hash-check-time")?,
+        warning_apply_duration: values.duration("warning-apply-duration")?,
+        warning_unary_request_duration: match warning_unary {
+            Duration::ZERO => Duration::from_millis(300),
+            duration => duration,
+        },
+        features: features::Gates::parse(&values.text("feature-gates"))?,
+        unsafe_no_fsync: values.flag("unsafe-no-fsync"),
+        auth_token_ttl: Duration::from_secs(values.unsigned("auth-token-ttl")?),
+        bcrypt_cost: bcrypt_cost(values, notes)?,
+        cors: values.list("cors"),
+        host_whitelist: values.list("host-whitelist"),
+        metrics: match values.text("metrics").as_str() {
+            "extensive" => Detail::Extensive,
+            _ => Detail::Basic,
+        },
+        log: log_options(values)?,
+        notes: Vec::new(),
+    })
+}
+
+fn request_bytes_max(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<usize, ConfigError> {
+    let bytes = values.size("max-request-bytes")?;
+    if bytes > limits::REQUEST_BYTES_MAX {
+        let most = limits::REQUEST_BYTES_MAX;
+        return Err(values.wrong("max-request-bytes", &format!("at most {most} is possible")));
+    }
+    if bytes > limits::REQUEST_BYTES_RECOMMENDED_MAX {
+        let (given, limit) = (bytes.to_string(), limits::REQUEST_BYTES_RECOMMENDED_MAX.to_string());
+        notes.push(Note::warn(
+            "exceeded recommended request limit",
+            &[("max-request-bytes", &given), ("recommended-request-bytes", &limit)],
+        ));
+    }
+    Ok(bytes)
+}
+
+fn progress_interval(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Duration, ConfigError> {
+    let interval = values.duration("watch-progress-notify-interval")?;
+    if interval.is_zero() {
+        return Ok(PROGRESS_INTERVAL_DEFAULT);
+    }
+    if interval < PROGRESS_INTERVAL_MIN {
+        notes.push(Note::warn(
+            "set watch progress notify interval to minimum value",
+            &[("minimum", &duration::format(PROGRESS_INTERVAL_MIN))],
+        ));
+    }
+    Ok(interval.max(PROGRESS_INTERVAL_MIN))
+}
+
+fn bcrypt_cost(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<u32, ConfigError> {
+    let cost = values.unsigned("bcrypt-cost")?;
+    match u32::try_from(cost) {
+        Ok(fitting) if BCRYPT_COSTS.contains(&cost) => Ok(fitting),
+        _ => {
+            let (given, used) = (cost.to_string(), BCRYPT_COST_DEFAULT.to_string());
+            notes.push(Note::warn(
+                "use default bcrypt cost instead of the invalid given cost",
+                &[("given-cost", &given), ("default-cost", &used)],
+            ));
+            Ok(BCRYPT_COST_DEFAULT)
+        }
+    }
+}
+
+fn log_options(values: &Values<'_>) -> Result<LogOptions, ConfigError> {
+    let logger = values.text("logger");
+    if logger != "zap" {
+        return Err(ConfigError::Invalid(format!("unknown logger option {logger:?}")));
+    }
+    let mut outputs = values.list("log-outputs");
+    if outputs.is_empty() {
+        outputs.push("default".to_owned());
+    }
+    if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
+        return Err("multi logoutput for \"default\" is not supported yet".to_owned().into());
+    }
+    let level = values.text("log-level");
+    let format = values.text("log-format");
+    Ok(LogOptions {
+        level: LogLevel::parse(&level)
+            .ok_or_else(|| ConfigError::Invalid(format!("unrecognized level: {level:?}")))?,
+        format: LogFormat::parse(&format).ok_or_else(|| {
+            let text = format!("unknown log format: {format}, supported values json, console");
+            ConfigError::Invalid(text)
+        })?,
+        outputs,
+    })
+}
+
+/// Defaults that depend on other flags.
+fn depend(config: &mut Config, settings: &Settings, source: Source, notes: &mut Vec<Note>) {
+    let default_cluster = flags::find("initial-cluster").map_or("", |flag| flag.default);
+    if config.name != "default" && config.initial_cluster == default_cluster {
+        let pairs = config.initial_advertise_peer_urls.iter();
+        let pairs: Vec<String> = pairs.map(|url| format!("{}={url}", config.name)).collect();
+        config.initial_cluster = pairs.join(",");
+    }
+    if config.data_dir.as_os_str().is_empty() {
+        let data_dir = format!("{}.etcd", config.name);
+        let message = "'data-dir' was empty; using default";
+        notes.push(Note::warn(message, &[("data-dir", &data_dir)]));
+        config.data_dir = PathBuf::from(data_dir);
+    }
+    // Whoever chooses where to listen must say where to be reached.
+    let is_unreachable = source == Source::CommandLine
+        && settings.is_given("listen-client-urls")
+        && !settings.is_given("advertise-client-urls");
+    if is_unreachable {
+        config.advertise_client_urls.clear();
+    }
+    // An empty list on the command line means the default.
+    for (urls, name) in [
+        (&mut config.listen_peer_urls, "listen-peer-urls"),
+        (&mut config.listen_client_urls, "listen-client-urls"),
+        (&mut config.initial_advertise_peer_urls, "initial-advertise-peer-urls"),
+    ] {
+        let default = flags::find(name).and_then(|flag| url::parse_list(flag.default).ok());
+        if urls.is_empty() {
+            *urls = default.unwrap_or_default();
+        }
+    }
+}
+
+/// Checks across flags, in etcd's order.
+fn check(config: &Config, values: &Values<'_>, notes: &mut Vec<Note>) -> Result<(), ConfigError> {
+    check_urls(config, notes)?;
+    let has_token = !values.text("discovery-token").is_empty();
+    if has_token == values.list("discovery-endpoints").is_empty() {
+        let text = "both --discovery-token and --discovery-endpoints must be set";
+        return Err(text.to_owned().into());
+    }
+    check_timing(config)?;
+    if config.advertise_client_urls.is_empty() {
+        let text =
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly";
+        return Err(text.to_owned().into());
+    }
+    if values.text("discovery-fallback") == "proxy" {
+        let text =
+            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"";
+        return Err(text.to_owned().into());
+    }
+    let has = |gate| config.features.is_on(gate);
+    if has("LeaseCheckpointPersist") && !has("LeaseCheckpoint") {
+        let text = "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
+        return Err(text.to_owned().into());
+    }
+    if config.compact_hash_check_interval.is_zero() {
+        let text = "--compact-hash-check-time must be >0 (set to 0s)";
+        return Err(text.to_owned().into());
+    }
+    match values.text("auth-token").split(',').next() {
+        Some("" | "simple") => {}
+        Some("jwt") => return Err("--auth-token=jwt is not supported yet".to_owned().into()),
+        _ => return Err("auth: invalid auth options".to_owned().into()),
+    }
+    if config.name == "default" {
+        let message = "it isn't recommended to use default name, please set a value for --name; \
+                       members of one name are taken for one";
+        notes.push(Note::warn(message, &[("name", &config.name)]));
+    }
+    Ok(())
+}
+
+fn check_urls(config: &Config, notes: &mut Vec<Note>) -> Result<(), ConfigError> {
+    let bound = [
+        &config.listen_peer_urls,
+        &config.listen_client_urls,
+        &config.listen_client_http_urls,
+        &config.listen_metrics_urls,
+    ];
+    for url in bound.into_iter().flatten() {
+        url.check_bind()?;
+    }
+    if config.listen_client_http_urls.is_empty() {
+        let message = "Running http and grpc server on single port. \
+                       This is not recommended for production.";
+        notes.push(Note::info(message, &[]));
+    }
+    for url in &config.initial_advertise_peer_urls {
+        url.check_host().map_err(|error| {
+            let list = url::join(&config.initial_advertise_peer_urls);
+            format!("--initial-advertise-peer-urls {list:?} must be \"host:port\" ({error})")
+        })?;
+    }
+    for url in &config.advertise_client_urls {
+        url.check_host().map_err(|error| {
+            let list = url::join(&config.advertise_client_urls);
+            format!(
+                "--advertise-client-urls {list:?} must be in the format \"host:port\", \
+                 \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" ({error})"
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn check_timing(config: &Config) -> Result<(), ConfigError> {
+    let tick = config.heartbeat_interval.as_millis();
+    let election = config.election_timeout.as_millis();
+    let text = if tick == 0 {
+        format!("--heartbeat-interval must be >0 (set to {tick}ms)")
+    } else if election == 0 {
+        format!("--election-timeout must be >0 (set to {election}ms)")
+    } else if 5 * tick > election {
+        format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as \
+             --heartbeat-interval[{tick}ms]"
+        )
+    } else if election > u128::from(ELECTION_TIMEOUT_MS_MAX) {
+        format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than \
+             {ELECTION_TIMEOUT_MS_MAX}ms"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(text.into())
+}
+
+/// Refuses what it would be wrong to ignore.
+fn refuse_unsupported(settings: &Settings) -> Result<(), ConfigError> {
+    for (name, value) in settings.given() {
+        let flag = flags::find(name).expect("settings have only names of the table");
+        let is_default = match flag.kind {
+            super::flag::Kind::Bool => parse_bool(value) == parse_bool(flag.default),
+            _ => value == flag.default,
+        };
+        if flag.support == Support::Refused && !is_default {
+            let what = if name.starts_with("discovery") { "discovery" } else { "TLS" };
+            return Err(format!("--{name}: {what} is not supported yet").into());
+        }
+    }
+    Ok(())
+}
+
+/// `--auto-compaction-mode` and `--auto-compaction-retention`: a plain number is hours or
+/// revisions, by mode.
+fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, ConfigError> {
+    let is_periodic = match mode {
+        "periodic" => true,
+        "revision" => false,
+        "" => return Err("undefined auto-compaction-mode".to_owned().into()),
+        _ => return Err(format!("unknown auto-compaction-mode {mode:?}").into()),
+    };
+    let hour_nanos = 3_600_000_000_000_i64;
+    let amount = match retention.parse::<i64>() {
+        Ok(number) if number >= 0 && is_periodic => number.checked_mul(hour_nanos),
+        Ok(number) if number >= 0 => Some(number),
+        // etcd reads a duration in either mode; its nanoseconds then count as revisions.
+        _ => duration::parse(retention),
+    };
+    match amount {
+        None => {
+            let text =
+                format!("error parsing CompactionRetention: time: invalid duration {retention:?}");
+            Err(text.into())
+        }
+        Some(..=0) => Ok(AutoCompaction::Off),
+        Some(nanos) if is_periodic => Ok(AutoCompaction::Periodic(duration::at_least_zero(nanos))),
+        Some(revisions) => Ok(AutoCompaction::Revision(revisions)),
+    }
+}

@@ -1,0 +1,174 @@
+//! The configuration file: YAML (of which JSON is a part), keys are flag names.
+//!
+//! One idea: each entry becomes the text that the flag would have, and is checked as the flag is.
+//! Durations are integers of nanoseconds, as etcd's files have them. Unknown keys are tolerated,
+//! because etcd's own sample file has some of long-gone features.
+
+use serde_norway::Value;
+
+use super::flag::{Flag, Kind};
+use super::settings::Settings;
+use super::{ConfigError, flags};
+
+/// Sections of a file and what its keys mean as flags.
+const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
+    (
+        "client-transport-security",
+        &[
+            ("cert-file", "cert-file"),
+            ("key-file", "key-file"),
+            ("client-cert-file", "client-cert-file"),
+            ("client-key-file", "client-key-file"),
+            ("client-cert-auth", "client-cert-auth"),
+            ("trusted-ca-file", "trusted-ca-file"),
+            ("auto-tls", "auto-tls"),
+            ("allowed-hostname", "client-cert-allowed-hostname"),
+        ],
+    ),
+    (
+        "peer-transport-security",
+        &[
+            ("cert-file", "peer-cert-file"),
+            ("key-file", "peer-key-file"),
+            ("client-cert-file", "peer-client-cert-file"),
+            ("client-key-file", "peer-client-key-file"),
+            ("client-cert-auth", "peer-client-cert-auth"),
+            ("trusted-ca-file", "peer-trusted-ca-file"),
+            ("auto-tls", "peer-auto-tls"),
+            ("allowed-cn", "peer-cert-allowed-cn"),
+            ("allowed-hostname", "peer-cert-allowed-hostname"),
+            ("skip-client-san-verification", "peer-skip-client-san-verification"),
+        ],
+    ),
+    (
+        "socket-options",
+        &[("reuse-port", "socket-reuse-port"), ("reuse-address", "socket-reuse-address")],
+    ),
+];
+
+/// Reads the text of a configuration file.
+///
+/// # Errors
+/// `Invalid`, with the key and what was expected.
+pub fn parse(text: &str) -> Result<Settings, ConfigError> {
+    let document: Value = serde_norway::from_str(text)
+        .map_err(|error| ConfigError::Invalid(format!("configuration file: {error}")))?;
+    let mut settings = Settings::default();
+    let mapping = match &document {
+        Value::Null => return Ok(settings),
+        Value::Mapping(mapping) => mapping,
+        _ => return Err(ConfigError::Invalid("configuration file: not a mapping".to_owned())),
+    };
+    for (key, value) in mapping {
+        let Some(key) = key.as_str() else { continue };
+        if let Some((_, names)) = SECTIONS.iter().find(|(section, _)| *section == key) {
+            read_section(key, names, value, &mut settings)?;
+        } else if let Some(flag) = flags::find(key) {
+            read_entry(key, flag, value, &mut settings)?;
+        }
+    }
+    Ok(settings)
+}
+
+fn read_section(
+    section: &str,
+    names: &[(&str, &str)],
+    value: &Value,
+    settings: &mut Settings,
+) -> Result<(), ConfigError> {
+    let mapping = match value {
+        Value::Null => return Ok(()),
+        Value::Mapping(mapping) => mapping,
+        _ => return Err(ConfigError::Invalid(format!("invalid {section}"))),
+    };
+    for (key, value) in mapping {
+        let flag_name = names.iter().find(|(name, _)| key.as_str() == Some(*name));
+        if let Some(flag) = flag_name.and_then(|(_, flag)| flags::find(flag)) {
+            read_entry(&format!("{section}.{}", flag.name), flag, value, settings)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_entry(
+    key: &str,
+    flag: &'static Flag,
+    value: &Value,
+    settings: &mut Settings,
+) -> Result<(), ConfigError> {
+    let wrong = |reason: &str| ConfigError::Invalid(format!("configuration file: {key}: {reason}"));
+    let text = match (value, flag.kind) {
+        (Value::Null, _) => return Ok(()),
+        (Value::Number(number), Kind::Duration) => match number.as_i64() {
+            Some(nanos) => format!("{nanos}ns"),
+            None => return Err(wrong("expected an integer number of nanoseconds")),
+        },
+        (_, Kind::Duration) => {
+            return Err(wrong("expected an integer number of nanoseconds"));
+        }
+        (Value::Bool(flag), _) => flag.to_string(),
+        (Value::Number(number), _) => number.to_string(),
+        (Value::String(text), _) => text.clone(),
+        (Value::Sequence(entries), Kind::List | Kind::Urls) => {
+            let texts: Option<Vec<&str>> = entries.iter().map(Value::as_str).collect();
+            texts.ok_or_else(|| wrong("expected a list of texts"))?.join(",")
+        }
+        _ => return Err(wrong("a value of an unexpected kind")),
+    };
+    settings
+        .give(flag, text)
+        .map_err(|(value, reason)| wrong(&format!("invalid value {value:?}: {reason}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_become_the_texts_of_flags() {
+        let settings = parse(
+            "name: m1\n\
+             heartbeat-interval: 250\n\
+             pre-vote: false\n\
+             wal-dir:\n\
+             log-outputs: [stderr, /tmp/log]\n\
+             watch-progress-notify-interval: 5000000000\n\
+             proxy: 'off'\n\
+             client-transport-security:\n  client-cert-auth: false\n  cert-file:\n\
+             socket-options:\n  reuse-port: true\n",
+        )
+        .unwrap();
+        for (name, value) in [
+            ("name", "m1"),
+            ("heartbeat-interval", "250"),
+            ("pre-vote", "false"),
+            ("log-outputs", "stderr,/tmp/log"),
+            ("watch-progress-notify-interval", "5000000000ns"),
+            ("client-cert-auth", "false"),
+            ("socket-reuse-port", "true"),
+        ] {
+            assert_eq!(settings.get(name), value, "{name}");
+        }
+        assert!(!settings.is_given("wal-dir"));
+    }
+
+    #[test]
+    fn json_is_read_as_well() {
+        let settings = parse(r#"{"name": "m1", "max-txn-ops": 5}"#).unwrap();
+        assert_eq!((settings.get("name"), settings.get("max-txn-ops")), ("m1", "5"));
+    }
+
+    #[test]
+    fn bad_entries_name_their_key() {
+        for (text, part) in [
+            ("max-txn-ops: many", "max-txn-ops: invalid value \"many\": parse error"),
+            ("grpc-keepalive-timeout: 5s", "expected an integer number of nanoseconds"),
+            ("peer-transport-security: 5", "invalid peer-transport-security"),
+            ("- a list", "not a mapping"),
+            ("name: [", "configuration file"),
+        ] {
+            let ConfigError::Invalid(error) = parse(text).unwrap_err() else { panic!("{text}") };
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
