@@ -17,7 +17,7 @@
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use varve_api::error::Status;
 use varve_raftnode::{Applied, Committed, Index};
 use varve_store::{LeaseChange, Reply, RequestId, Store};
@@ -138,7 +138,7 @@ impl ApplyThread {
             frozen_at: self.store.applied().index,
         };
         self.cluster.publish_applied(self.store.applied().index);
-        while let Ok(input) = self.queue.recv() {
+        while let Some(input) = self.next(&mut outbox) {
             match input {
                 ApplyInput::Committed(entries) => self.apply(&mut outbox, &entries)?,
                 ApplyInput::Reads { ready, failed } => {
@@ -160,11 +160,26 @@ impl ApplyThread {
         Ok(())
     }
 
-    fn apply(
-        &mut self,
-        outbox: &mut Outbox,
-        entries: &[Committed],
-    ) -> Result<(), Error> {
+    /// The next input; `None` when the Raft thread has hung up. While a socket thread has events
+    /// to catch up with and does not know it yet, it is told as soon as it has room.
+    fn next(&self, outbox: &mut Outbox) -> Option<ApplyInput> {
+        while outbox.lost.contains(&true) {
+            match self.queue.recv_timeout(limits::RESYNC_RETRY) {
+                Err(RecvTimeoutError::Timeout) => self.post_resync(outbox),
+                next => return next.ok(),
+            }
+        }
+        self.queue.recv().ok()
+    }
+
+    fn post_resync(&self, outbox: &mut Outbox) {
+        let revision = self.store.view().revision();
+        for (worker, lost) in self.workers.iter().zip(&mut outbox.lost) {
+            *lost = *lost && worker.post_one(ToWorker::Resync(revision)).is_err();
+        }
+    }
+
+    fn apply(&mut self, outbox: &mut Outbox, entries: &[Committed]) -> Result<(), Error> {
         let mut events = Vec::new();
         for entry in entries {
             if self.store.is_writer_ahead() {
@@ -267,10 +282,8 @@ impl ApplyThread {
         outbox.frozen_at = mark.index;
         self.cluster.publish_applied(mark.index);
         self.lessor.reset(&leases(&self.store)?);
-        let revision = self.store.view().revision();
-        for (worker, lost) in self.workers.iter().zip(&mut outbox.lost) {
-            *lost = worker.post_one(ToWorker::Resync(revision)).is_err();
-        }
+        outbox.lost.fill(true);
+        self.post_resync(outbox);
         // The Raft thread reads its inbox while it waits for this.
         let _ = self.raft.send(RaftInput::Installed(Applied {
             index: Index(mark.index),

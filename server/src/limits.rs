@@ -74,7 +74,7 @@ pub const STREAM_BUFFER_BYTES_MAX: usize = 1024 * 1024;
 /// `--max-request-bytes` above this is accepted with a warning, as in etcd.
 pub const REQUEST_BYTES_RECOMMENDED_MAX: usize = 10 * 1024 * 1024;
 /// `--max-request-bytes` above this is refused: a message must fit one Raft frame.
-pub const REQUEST_BYTES_MAX: usize = 512 * 1024 * 1024;
+pub const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 // --- Threads -------------------------------------------------------------------------------------
 
@@ -124,6 +124,8 @@ pub const REQUESTS_WAITING_MAX: usize = 65_536;
 pub const MAILBOX_ITEMS_MAX: usize = 2 * REQUESTS_WAITING_MAX;
 /// With this many items waiting, a socket thread gets no more events but reads the history.
 pub const MAILBOX_EVENT_BATCHES_MAX: usize = REQUESTS_WAITING_MAX / 2;
+/// How soon a socket thread that had no room for events is told again to read the history.
+pub const RESYNC_RETRY: Duration = Duration::from_millis(20);
 /// Pause before a read or a lease question is tried again after a change of leader.
 pub const READ_RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long the leader may take to answer a lease question before it is asked again.

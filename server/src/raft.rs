@@ -35,6 +35,9 @@ use crate::peer::snapshot::Staged;
 pub enum RaftInput {
     /// A client's command.
     Propose(Command),
+    /// A command that only a leader may propose: dropped when this node does not lead at the
+    /// moment it is proposed. (etcd issue 15247: a deposed leader's clock must revoke nothing.)
+    ProposeAsLeader(Command),
     /// A linearizable read wants to know what it must wait for.
     Read(u64),
     /// A message of a peer.
@@ -89,10 +92,8 @@ pub struct RaftThread {
     pub metrics: Arc<Metrics>,
     /// Length of a tick.
     pub tick: Duration,
-    /// Voters besides this node; none means that an election needs no waiting.
+    /// Whether there is anybody to hand leadership to.
     pub has_peers: bool,
-    /// Ticks of an election timeout.
-    pub election_ticks: usize,
     /// Entries kept in the log behind the flushed index, for slow followers.
     pub catch_up_entries: u64,
 }
@@ -129,12 +130,6 @@ impl RaftThread {
             stop: None,
             transferred: false,
         };
-        if !self.has_peers {
-            // Nobody to wait for: let the election timeout pass at once.
-            for _ in 0..2 * self.election_ticks {
-                self.node.tick();
-            }
-        }
         let mut next_tick = Instant::now() + self.tick;
         loop {
             let wait = if turn.backlog.is_empty() { next_tick } else { backlog_retry(next_tick) };
@@ -168,6 +163,15 @@ impl RaftThread {
                 turn.proposals.push(command);
                 if turn.proposal_bytes >= limits::ENTRY_BYTES_TARGET {
                     self.offer(turn);
+                }
+            }
+            RaftInput::ProposeAsLeader(command) => {
+                // Not gathered: a message taken in between could depose this node, and the crate
+                // would forward the proposal to its successor.
+                self.offer(turn);
+                if self.node.status().is_leader && turn.held.is_empty() {
+                    // A refusal is as good as a drop: the lessor proposes again.
+                    let _ = self.node.propose(encode_batch(&[command]));
                 }
             }
             RaftInput::Read(token) => self.node.read(token),

@@ -39,7 +39,7 @@ use varve_store::{CommandKind, Founding, MemberPublish, Store, View};
 use crate::apply::{ApplyInput, ApplyThread, ToWorker, leases};
 use crate::background::{Background, applied_at};
 use crate::cluster::Cluster;
-use crate::data_dir::{self, DataDir};
+use crate::data_dir::DataDir;
 use crate::error::{Error, fatal};
 use crate::grpc::{Router, RouterOptions};
 use crate::http::HttpRoutes;
@@ -50,6 +50,7 @@ use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::metrics::Metrics;
 use crate::peer::{self, Peers};
 use crate::raft::{RaftInput, RaftThread};
+use crate::random;
 use crate::read_pool::{ReadPool, lower_priority};
 use crate::request::{BootNonce, Waiting};
 use crate::rpc;
@@ -57,7 +58,6 @@ use crate::services::{self, Services};
 use crate::setup::Setup;
 use crate::watch::hub::Hub;
 use crate::worker::{self, WorkerHandle};
-use crate::random;
 
 /// A running server.
 pub struct Server {
@@ -122,8 +122,7 @@ impl Server {
         let (serving, health) = watch::channel(ServingStatus::NotServing);
         let (ready, is_ready) = bounded(1);
         let owners = mailboxes.into_iter().map(|(_, owner)| owner);
-        let workers =
-            start_workers(&shared, &setup, &data_dir, &peers, owners, health, ready)?;
+        let workers = start_workers(&shared, &setup, &data_dir, &peers, owners, health, ready)?;
         // No timeout: without a quorum there is nothing to serve, and etcd waits as well.
         let _ = is_ready.recv();
         let inboxes = workers.iter().map(WorkerHandle::inbox).collect();
@@ -258,7 +257,6 @@ fn start_consensus(
         metrics: Arc::clone(&shared.metrics),
         tick: setup.tick,
         has_peers: shared.view.members()?.len() > 1,
-        election_ticks: setup.election_ticks,
         catch_up_entries: setup.snapshot_catchup_entries,
     };
     let apply_thread = ApplyThread {

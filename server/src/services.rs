@@ -103,6 +103,20 @@ impl Services {
 
     /// Gets a command agreed and applied; its reply.
     pub async fn propose(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
+        self.propose_with(kind, body, RaftInput::Propose).await
+    }
+
+    /// As [`Services::propose`], but never through another leader.
+    pub async fn propose_as_leader(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
+        self.propose_with(kind, body, RaftInput::ProposeAsLeader).await
+    }
+
+    async fn propose_with(
+        &self,
+        kind: CommandKind,
+        body: Bytes,
+        input: impl FnOnce(Command) -> RaftInput,
+    ) -> Result<Reply, Status> {
         if body.len() > self.limits.request_bytes_max {
             return Err(error::REQUEST_TOO_LARGE.into());
         }
@@ -114,7 +128,7 @@ impl Services {
         let mut ticket = self.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
         let command = Command { id: RequestId(ticket.id), kind, body };
         let _pending = Pending::new(&self.metrics);
-        match self.raft.try_send(RaftInput::Propose(command)) {
+        match self.raft.try_send(input(command)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(error::TOO_MANY_REQUESTS.into()),
             Err(TrySendError::Disconnected(_)) => return Err(error::STOPPED.into()),

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use varve_api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, TxnRequest,
+    request_op,
 };
 use varve_api::{Status, error, method};
 use varve_store::{CommandKind, Reply, validate};
@@ -26,9 +27,8 @@ pub fn register(router: &mut Router, services: &Services) {
     let s = services.clone();
     router.unary_raw(&method::KV_PUT, move |meta, body| put(s.clone(), meta, body));
     let s = services.clone();
-    router.unary_raw(&method::KV_DELETE_RANGE, move |meta, body| {
-        delete_range(s.clone(), meta, body)
-    });
+    router
+        .unary_raw(&method::KV_DELETE_RANGE, move |meta, body| delete_range(s.clone(), meta, body));
     let s = services.clone();
     router.unary_raw(&method::KV_TXN, move |meta, body| txn(s.clone(), meta, body));
     let s = services.clone();
@@ -145,7 +145,11 @@ async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
             services.read_barrier().await?;
         }
         let view = services.view.clone();
-        services.read_pool.run(move || view.txn(&request)).await??
+        if request_ops(&request).any(may_be_long) {
+            services.read_pool.run(move || view.txn(&request)).await??
+        } else {
+            view.txn(&request)?
+        }
     } else {
         match services.propose(CommandKind::Txn, body).await? {
             Reply::Txn(response) => response,
@@ -154,6 +158,14 @@ async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
     };
     services.complete(&mut response.header);
     Ok(Encoded::message(&response))
+}
+
+/// The ranges of a read-only transaction, both branches.
+fn request_ops(request: &TxnRequest) -> impl Iterator<Item = &RangeRequest> {
+    request.success.iter().chain(&request.failure).filter_map(|op| match &op.request {
+        Some(request_op::Request::RequestRange(range)) => Some(range),
+        _ => None,
+    })
 }
 
 async fn compact(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {

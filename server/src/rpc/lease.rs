@@ -3,13 +3,13 @@
 //! Granting and revoking go through consensus. Renewing does not: only the leader's clock counts,
 //! so other members ask it (etcd does the same over HTTP).
 
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
 use varve_api::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
     LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
-use prost::Message;
-use tokio::time::{Instant, timeout_at};
 use varve_api::{Status, error, method};
 use varve_store::{CommandKind, LeaseId, Reply, validate};
 
@@ -78,7 +78,7 @@ async fn revoke(
 /// Revokes a lease whose time is over; one that is gone already is no error.
 pub async fn revoke_expired(services: &Services, lease: i64) -> Result<(), Status> {
     let body = LeaseRevokeRequest { id: lease }.encode_to_vec().into();
-    match services.propose(CommandKind::LeaseRevoke, body).await {
+    match services.propose_as_leader(CommandKind::LeaseRevoke, body).await {
         Err(status) if status != error::LEASE_NOT_FOUND => Err(status),
         _ => Ok(()),
     }
