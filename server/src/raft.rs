@@ -108,7 +108,8 @@ struct Turn {
     /// What the apply queue had no room for, in order.
     backlog: VecDeque<ApplyInput>,
     backlog_bytes: usize,
-    staged: Option<Staged>,
+    /// Files whose announcement the node was just given; dropped if it does not want them.
+    staged: Option<(Applied, Staged)>,
     /// A snapshot is being installed: the node rests until the state machine confirms.
     installing: bool,
     stop: Option<Instant>,
@@ -175,21 +176,15 @@ impl RaftThread {
                 }
             }
             RaftInput::Read(token) => self.node.read(token),
-            RaftInput::Peer { from, message } => {
-                let is_bulk = message.len() > limits::SMALL_MESSAGE_BYTES_MAX;
-                if is_bulk && turn.backlog_bytes > limits::APPLY_BACKLOG_BYTES_MAX {
-                    return Ok(());
-                }
-                if let Err(error) = self.node.step(from, &message) {
-                    tracing::warn!(from = %format!("{:x}", from.0), error = %error, "refused a message of a peer");
-                }
-            }
+            RaftInput::Peer { from, message } => self.step(turn, from, &message),
             RaftInput::Snapshot { from, message, staged } => {
                 // Takes effect in the next cycle, if the node wants it at all.
-                turn.staged = Some(staged);
-                if let Err(error) = self.node.step(from, &message) {
-                    tracing::warn!(from = %format!("{:x}", from.0), error = %error, "refused a snapshot of a peer");
-                    turn.staged = None;
+                match (Node::snapshot_mark(&message), self.node.step(from, &message)) {
+                    (Some(mark), Ok(())) => turn.staged = Some((mark, staged)),
+                    (None, _) => tracing::warn!(from = hex(from), "files came without a snapshot"),
+                    (_, Err(error)) => {
+                        tracing::warn!(from = hex(from), error = %error, "refused a snapshot of a peer");
+                    }
                 }
             }
             RaftInput::Installed(applied) => {
@@ -205,6 +200,20 @@ impl RaftThread {
             RaftInput::Stop { deadline } => turn.stop = Some(deadline),
         }
         Ok(())
+    }
+
+    /// A message from an ordinary stream. One that announces a snapshot comes with its files, on a
+    /// stream of their own, or not at all.
+    fn step(&mut self, turn: &Turn, from: NodeId, message: &Bytes) {
+        let is_bulk = message.len() > limits::SMALL_MESSAGE_BYTES_MAX;
+        if is_bulk && turn.backlog_bytes > limits::APPLY_BACKLOG_BYTES_MAX {
+            return;
+        }
+        if Node::snapshot_mark(message).is_some() {
+            tracing::warn!(from = hex(from), "refused a snapshot that came without its files");
+        } else if let Err(error) = self.node.step(from, message) {
+            tracing::warn!(from = hex(from), error = %error, "refused a message of a peer");
+        }
     }
 
     /// Proposes what was gathered as one entry; keeps it for later when there is no leader.
@@ -251,6 +260,9 @@ impl RaftThread {
                 self.carry_out(turn, output);
             }
         }
+        if !turn.installing {
+            turn.staged = None;
+        }
         if self.cluster.publish(&self.node.status()) {
             let status = self.node.status();
             tracing::info!(
@@ -266,7 +278,13 @@ impl RaftThread {
     fn carry_out(&mut self, turn: &mut Turn, output: Output) {
         for message in output.messages {
             match message.class {
-                MessageClass::Snapshot => self.peers.send_snapshot(message),
+                MessageClass::Snapshot => {
+                    let to = message.to;
+                    if !self.peers.send_snapshot(message) {
+                        // Raft waits for a report on every snapshot.
+                        self.node.snapshot_sent(to, false);
+                    }
+                }
                 MessageClass::Small | MessageClass::Bulk => self.peers.send(message),
             }
         }
@@ -280,7 +298,9 @@ impl RaftThread {
             );
         }
         if let Some(applied) = output.install {
-            let staged = turn.staged.take().expect("a snapshot is only stepped with its files");
+            let (mark, staged) =
+                turn.staged.take().expect("a snapshot is only stepped with its files");
+            assert_eq!(mark, applied, "the node installs the snapshot whose files are here");
             turn.installing = true;
             self.hand_to_apply(turn, ApplyInput::Install { applied, staged });
         }
@@ -342,4 +362,9 @@ fn committed_bytes(entry: &Committed) -> usize {
 /// With entries waiting for room at the apply thread, look again soon.
 fn backlog_retry(next_tick: Instant) -> Instant {
     next_tick.min(Instant::now() + Duration::from_millis(1))
+}
+
+/// For log lines: how ids are written everywhere.
+fn hex(id: NodeId) -> String {
+    format!("{:x}", id.0)
 }

@@ -128,11 +128,10 @@ impl Peers {
         }
     }
 
-    /// Starts sending a snapshot, unless one is under way to that member.
-    pub fn send_snapshot(&self, message: Message) {
-        if let Some(queues) = self.queues.get(&message.to.0) {
-            let _ = queues.snapshots.try_send(message);
-        }
+    /// Starts sending a snapshot; false if one is under way to that member, or it is unknown.
+    pub fn send_snapshot(&self, message: Message) -> bool {
+        let queues = self.queues.get(&message.to.0);
+        queues.is_some_and(|queues| queues.snapshots.try_send(message).is_ok())
     }
 
     /// Asks a member about a lease; no answer comes when its queue is full.
