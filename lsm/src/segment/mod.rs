@@ -17,9 +17,7 @@ use varve_disk::Disk;
 
 use crate::Result;
 use crate::table::ValueHandle;
-use crate::table::frame::{
-    Flaw, Format, HEADER_BYTES, Parsed, check_digest, expect_equal, parse_frame, section,
-};
+use crate::table::frame::{Flaw, Format, HEADER_BYTES, Parsed, expect_equal, parse_frame, section};
 use crate::table::little_endian::{u32_at, u64_at};
 
 mod builder;
@@ -140,29 +138,6 @@ impl Segment {
             return Ok(Bytes::copy_from_slice(value));
         }
         Ok(self.map.slice(start + VALUE_HEADER_BYTES..end))
-    }
-
-    /// The deep check: digest of the file, then every value. Reads all of it.
-    ///
-    /// # Errors
-    /// [`crate::Error::Corrupt`] for the first thing that is not as it must be.
-    pub fn verify(&self) -> Result<()> {
-        let sections = parse_frame(&FORMAT, self.info.id, &self.map)
-            .map_err(|flaw| flaw.in_file(&self.file, 0))?;
-        check_digest(&self.file, &self.map, &sections, self.info.digest)?;
-        let (mut offset, mut values, mut value_bytes) = (HEADER_BYTES, 0, 0);
-        while offset < self.values_end {
-            let length = u32_at(&self.map, offset);
-            let handle = ValueHandle { segment: self.info.id, offset: offset as u32, length };
-            self.value(handle)?;
-            values += 1;
-            value_bytes += u64::from(length);
-            offset +=
-                (VALUE_HEADER_BYTES + length as usize).next_multiple_of(VALUE_ALIGNMENT as usize);
-        }
-        expect_equal(0, "number of values", self.info.values, values)
-            .and_then(|()| expect_equal(0, "bytes of values", self.info.value_bytes, value_bytes))
-            .map_err(|flaw| flaw.in_file(&self.file, 0))
     }
 
     /// Where the value of `handle` ends; its header, length and end are inside of the values.

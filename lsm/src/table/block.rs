@@ -7,100 +7,15 @@
 //! (eight bytes each, in one or two cache lines) and touches key bytes only where heads are equal.
 //! Layout: docs/FORMAT.md section 2.1, "Block".
 //!
-//! [`Layout::parse`] checks that all columns lie inside of the block; what depends on single
+//! [`Layout::parse`] has checked that all columns lie inside of the block; what depends on single
 //! elements is checked where it is used. Nothing in here panics on damaged bytes.
 
 use std::cmp::Ordering;
 
-use super::column::{Column, SLACK_BYTES};
-use super::frame::{Flaw, Parsed, expect_equal};
-use super::little_endian::{i64_at, u32_at, u64_at};
-use crate::{Delta, Kind, Meta, Revision};
-
-/// Bytes of the block's header.
-pub(super) const HEADER_BYTES: usize = 72;
-/// Rows that share a bundle prefix.
-pub(super) const BUNDLE_ROWS: u32 = 16;
-/// Bytes of a bundle's head.
-pub(super) const HEAD_BYTES: usize = 8;
-/// Block flag: the first row's key is that of the last row of the block before.
-pub(super) const FLAG_CONTINUED: u16 = 1;
-
-/// The byte of a row that says what it is; the bits are part of the format.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Control(pub u8);
-
-/// Where the value of a row is, as its control byte says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ValuePlace {
-    /// There is none.
-    None,
-    /// In the value area of the block.
-    Inline,
-    /// In a segment.
-    Stored,
-    /// A combination of bits that is not in use.
-    Invalid,
-}
-
-impl Control {
-    const DELETE: u8 = 1;
-    const DELTA_SHIFT: u8 = 1;
-    const PLACE_SHIFT: u8 = 3;
-    const SAME_KEY: u8 = 1 << 5;
-    const UNUSED: u8 = 0b1100_0000;
-
-    /// The control byte of a row.
-    pub fn new(kind: Kind, delta: Delta, place: ValuePlace, is_same_key: bool) -> Self {
-        let kind = if kind == Kind::Delete { Self::DELETE } else { 0 };
-        let delta = match delta {
-            Delta::Zero => 0,
-            Delta::Plus => 1,
-            Delta::Minus => 2,
-        };
-        let same = if is_same_key { Self::SAME_KEY } else { 0 };
-        Self(kind | delta << Self::DELTA_SHIFT | (place as u8) << Self::PLACE_SHIFT | same)
-    }
-
-    /// Put or delete.
-    pub fn kind(self) -> Kind {
-        if self.0 & Self::DELETE == 0 { Kind::Put } else { Kind::Delete }
-    }
-
-    /// The delta; an invalid one reads as zero.
-    #[inline]
-    pub fn delta(self) -> Delta {
-        match self.0 >> Self::DELTA_SHIFT & 3 {
-            1 => Delta::Plus,
-            2 => Delta::Minus,
-            _ => Delta::Zero,
-        }
-    }
-
-    /// Where the value is.
-    #[inline]
-    pub fn place(self) -> ValuePlace {
-        match self.0 >> Self::PLACE_SHIFT & 3 {
-            0 => ValuePlace::None,
-            1 => ValuePlace::Inline,
-            2 => ValuePlace::Stored,
-            _ => ValuePlace::Invalid,
-        }
-    }
-
-    /// Whether the row has the key of the row before it in the block.
-    #[inline]
-    pub fn is_same_key(self) -> bool {
-        self.0 & Self::SAME_KEY != 0
-    }
-
-    /// Whether only combinations are used that have a meaning.
-    pub fn is_valid(self) -> bool {
-        self.0 & Self::UNUSED == 0
-            && self.0 >> Self::DELTA_SHIFT & 3 != 3
-            && self.place() != ValuePlace::Invalid
-    }
-}
+use super::control::{Control, ValuePlace};
+use super::frame::{Flaw, Parsed};
+use super::layout::{BUNDLE_ROWS, HEAD_BYTES, Layout};
+use crate::{Meta, Revision};
 
 /// Where a search shall stop among the versions of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,126 +44,6 @@ pub(super) fn head(key: &[u8]) -> u64 {
     let length = key.len().min(HEAD_BYTES);
     word[..length].copy_from_slice(&key[..length]);
     u64::from_be_bytes(word)
-}
-
-/// A part of a block, by position.
-#[derive(Clone, Copy, Debug, Default)]
-struct Area {
-    start: u32,
-    length: u32,
-}
-
-impl Area {
-    #[inline]
-    fn of<'a>(&self, block: &'a [u8]) -> &'a [u8] {
-        &block[self.start as usize..][..self.length as usize]
-    }
-}
-
-/// Where the parts of one block lie. Small and without lifetime, so that cursors can keep it.
-///
-/// Invariants: all columns and areas lie inside of the block that was parsed, each column with
-/// `SLACK_BYTES` behind it; `rows >= 1`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Layout {
-    /// Number of rows.
-    pub rows: u32,
-    /// Whether the first key is the last key of the block before.
-    pub is_continued: bool,
-    /// Smallest `revision.main`.
-    pub main_min: u64,
-    /// Largest `revision.main`.
-    pub main_max: u64,
-    /// Sum of the rows' deltas.
-    pub delta_sum: i64,
-    stored_offset_min: u32,
-    main: Column,
-    sub: Column,
-    segment: Column,
-    value_offset: Column,
-    value_length: Column,
-    meta_end: Column,
-    key_end: Column,
-    heads: Area,
-    controls: Area,
-    prefix: Area,
-    keys: Area,
-    metas: Area,
-    values: Area,
-}
-
-/// Adds up positions while a layout is parsed.
-struct Position(u64);
-
-impl Position {
-    fn area(&mut self, length: u64) -> Area {
-        let start = self.0;
-        self.0 = self.0.saturating_add(length);
-        // Out of range only if the whole is too long, which is refused at the end.
-        Area { start: start as u32, length: length as u32 }
-    }
-}
-
-impl Layout {
-    /// Reads the header of a block and places its columns. `bytes` is exactly the block.
-    pub fn parse(bytes: &[u8]) -> Parsed<Self> {
-        if bytes.len() < HEADER_BYTES + SLACK_BYTES || bytes.len() > u32::MAX as usize {
-            return Err(Flaw::new(4, "a block longer than its header", bytes.len()));
-        }
-        expect_equal(4, "block length", bytes.len() as u64, u64::from(u32_at(bytes, 4)))?;
-        let rows = u32_at(bytes, 8);
-        if rows == 0 {
-            return Err(Flaw::new(8, "at least one row", rows));
-        }
-        let widths = &bytes[14..21];
-        for (number, width) in widths.iter().enumerate() {
-            let width_max = if number == 0 { 8 } else { 4 };
-            if *width > width_max {
-                return Err(Flaw::new(14 + number, format!("a width up to {width_max}"), width));
-            }
-        }
-
-        let elements = u64::from(rows);
-        let bundles = u64::from(rows.div_ceil(BUNDLE_ROWS));
-        let mut position = Position(HEADER_BYTES as u64);
-        let prefix = position.area(u64::from(u32_at(bytes, 52)));
-        let heads = position.area(bundles * HEAD_BYTES as u64);
-        let controls = position.area(elements);
-        let key_ends = position.area((elements + bundles) * u64::from(widths[6]));
-        let stride = widths[..6].iter().map(|width| u32::from(*width)).sum();
-        let mut field = position.area(elements * u64::from(stride)).start;
-        let mut record = |width: u8| {
-            let column = Column::new(field, width, stride);
-            field = field.saturating_add(u32::from(width));
-            column
-        };
-        let layout = Self {
-            rows,
-            is_continued: bytes[12] & FLAG_CONTINUED as u8 != 0,
-            main_min: u64_at(bytes, 24),
-            main_max: u64_at(bytes, 32),
-            delta_sum: i64_at(bytes, 40),
-            stored_offset_min: u32_at(bytes, 48),
-            prefix,
-            heads,
-            controls,
-            key_end: Column::new(key_ends.start, widths[6], u32::from(widths[6])),
-            main: record(widths[0]),
-            sub: record(widths[1]),
-            segment: record(widths[2]),
-            value_offset: record(widths[3]),
-            value_length: record(widths[4]),
-            meta_end: record(widths[5]),
-            keys: position.area(u64::from(u32_at(bytes, 56))),
-            metas: position.area(u64::from(u32_at(bytes, 60))),
-            values: position.area(u64::from(u32_at(bytes, 64))),
-        };
-        let end = position.0.saturating_add(SLACK_BYTES as u64);
-        if end != bytes.len() as u64 {
-            return Err(Flaw::new(8, format!("columns of {} bytes in all", bytes.len()), end));
-        }
-        Ok(layout)
-    }
 }
 
 /// A block and its layout.
@@ -363,7 +158,7 @@ impl<'a> Block<'a> {
     #[inline]
     pub fn suffix(&self, row: u32) -> Parsed<&'a [u8]> {
         let mut owner = row;
-        while owner % BUNDLE_ROWS != 0 && self.control(owner).is_same_key() {
+        while !owner.is_multiple_of(BUNDLE_ROWS) && self.control(owner).is_same_key() {
             owner -= 1;
         }
         self.stored_suffix(owner)

@@ -1,4 +1,4 @@
-//! Collects rows and encodes them as one key block. The layout is explained in `block.rs` and
+//! Collects rows and encodes them as one key block. The layout is explained in `layout.rs` and
 //! docs/FORMAT.md section 2.1, "Block".
 //!
 //! One idea: rows are kept as columns from the start, so that encoding is a copy of each column
@@ -6,8 +6,10 @@
 
 use std::ops::Range;
 
-use super::block::{BUNDLE_ROWS, Control, FLAG_CONTINUED, HEADER_BYTES, ValuePlace, head};
+use super::block::head;
 use super::column::{SLACK_BYTES, append, width_of};
+use super::control::{Control, ValuePlace};
+use super::layout::{BUNDLE_ROWS, FLAG_CONTINUED, HEADER_BYTES};
 use super::{Row, ValueRef};
 
 /// A block is closed when its key part (all but inline values) reaches this many bytes.

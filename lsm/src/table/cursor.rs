@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::block::{BUNDLE_ROWS, Block, Layout, Version};
+use super::block::{Block, Version};
+use super::layout::{BUNDLE_ROWS, Layout};
 use super::reader::Table;
 use super::{Row, ValueRef};
 use crate::{Delta, Kind, Meta, Result, Revision};

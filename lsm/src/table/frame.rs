@@ -55,7 +55,7 @@ impl Flaw {
 
     /// The error, for a part that starts at `base` in `file`.
     #[cold]
-    pub fn in_file(self: Box<Self>, file: &str, base: usize) -> Error {
+    pub fn in_file(self, file: &str, base: usize) -> Error {
         Error::Corrupt {
             file: file.to_string(),
             offset: self.offset.saturating_add(base as u64),

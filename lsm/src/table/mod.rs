@@ -17,7 +17,9 @@
 //! | `cursor.rs`        | [`TableCursor`]                                          |
 //! | `history.rs`       | [`TableHistory`], the permutation by revision            |
 //! | `block.rs`         | one key block, read in place; `block_builder.rs` writes  |
-//! | `column.rs`        | columns of integers in a block                           |
+//! | `layout.rs`        | where the parts of a block lie                           |
+//! | `column.rs`        | integers of a block                                      |
+//! | `control.rs`       | the control byte of a row                                |
 //! | `index.rs`         | which block holds a key                                  |
 //! | `filter.rs`        | which keys are surely absent                             |
 //! | `properties.rs`    | what the table says about itself                         |
@@ -42,11 +44,13 @@ mod block;
 mod block_builder;
 mod builder;
 mod column;
+mod control;
 mod cursor;
 mod filter;
 pub(crate) mod frame;
 mod history;
 mod index;
+mod layout;
 pub(crate) mod little_endian;
 pub(crate) mod output;
 mod properties;

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use varve_disk::Disk;
 
-use super::block::{Block, BlockValue, Layout, Version};
+use super::block::{Block, BlockValue, Version};
 use super::cursor::TableCursor;
 use super::filter::{self, Filter};
 use super::frame::{Flaw, Parsed, Section, check_digest, expect_equal, parse_frame};
 use super::history::TableHistory;
 use super::index::{BlockRecord, Index};
+use super::layout::Layout;
 use super::properties::{check_dictionary, check_properties};
 use super::{FORMAT, Row, TableInfo, ValueHandle, ValueRef, file_path, frame, section};
 use crate::{KeyRange, Result, Revision};
@@ -198,7 +199,7 @@ impl Table {
     /// The layout of a block. Cheap: some additions.
     pub(super) fn layout(&self, number: usize) -> Result<Layout> {
         let bytes = &self.map[self.index.records()[number].range()];
-        Layout::parse(bytes).map_err(|flaw| self.in_block_flaw(number, flaw))
+        Layout::parse(bytes).map_err(|flaw| self.in_block_flaw(number, *flaw))
     }
 
     /// The block with this number, whose layout is `layout`.
@@ -241,7 +242,7 @@ impl Table {
                     }
                     None => {
                         let expected = format!("one of {} segments", self.info.segments.len());
-                        Err(self.in_block_flaw(number, Flaw::new(0, expected, segment)))
+                        Err(self.in_block_flaw(number, *Flaw::new(0, expected, segment)))
                     }
                 }
             }
@@ -251,11 +252,11 @@ impl Table {
     /// Runs `read`, which reads in the block with this number.
     #[inline]
     pub(super) fn in_block<T>(&self, number: usize, read: impl FnOnce() -> Parsed<T>) -> Result<T> {
-        read().map_err(|flaw| self.in_block_flaw(number, flaw))
+        read().map_err(|flaw| self.in_block_flaw(number, *flaw))
     }
 
     #[cold]
-    fn in_block_flaw(&self, number: usize, flaw: Box<Flaw>) -> crate::Error {
+    fn in_block_flaw(&self, number: usize, flaw: Flaw) -> crate::Error {
         flaw.in_file(&self.file, self.index.records()[number].offset as usize)
     }
 

@@ -171,7 +171,7 @@ impl Table {
 /// A row with the key of the row before it has no suffix of its own, unless it begins a bundle.
 fn verify_suffix(block: &Block<'_>, row: u32) -> Parsed<()> {
     let suffix = block.stored_suffix(row)?;
-    let begins_bundle = row.is_multiple_of(super::block::BUNDLE_ROWS);
+    let begins_bundle = row.is_multiple_of(super::layout::BUNDLE_ROWS);
     if !begins_bundle && block.control(row).is_same_key() && !suffix.is_empty() {
         let found = format!("{} bytes in row {row}", suffix.len());
         return Err(Flaw::new(0, "no suffix for a repeated key", found));

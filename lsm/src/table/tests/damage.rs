@@ -109,7 +109,7 @@ fn a_manifest_that_says_otherwise_is_refused() {
 
 /// Makes the checksums of header, blocks, sections and footer, and the digest, those of the bytes
 /// as they are now, as far as the structure still allows to find them.
-fn fix_checksums(bytes: &mut Vec<u8>, info: &mut TableInfo) {
+fn fix_checksums(bytes: &mut [u8], info: &mut TableInfo) {
     let header = crc32fast::hash(&bytes[..60]);
     bytes[60..64].copy_from_slice(&header.to_le_bytes());
     let tail = bytes.len() - 40;
