@@ -59,10 +59,23 @@ impl Client {
         Req: Message + Send + Sync + 'static,
         Resp: Message + Default + Send + Sync + 'static,
     {
+        self.unary_with(method, tonic::Request::new(request)).await
+    }
+
+    /// One attempt at any unary call, with metadata or a deadline of its own.
+    pub async fn unary_with<Req, Resp>(
+        &self,
+        method: &Method,
+        request: tonic::Request<Req>,
+    ) -> Result<Resp, tonic::Status>
+    where
+        Req: Message + Send + Sync + 'static,
+        Resp: Message + Default + Send + Sync + 'static,
+    {
         let mut grpc = self.grpc().await?;
         let codec: ProstCodec<Req, Resp> = ProstCodec::default();
         let path = PathAndQuery::from_static(method.path);
-        Ok(grpc.unary(tonic::Request::new(request), path, codec).await?.into_inner())
+        Ok(grpc.unary(request, path, codec).await?.into_inner())
     }
 
     /// Opens a watch stream with one watcher.
@@ -94,6 +107,22 @@ impl Client {
         let codec: ProstCodec<Req, Resp> = ProstCodec::default();
         let path = PathAndQuery::from_static(method.path);
         Ok(grpc.server_streaming(tonic::Request::new(request), path, codec).await?.into_inner())
+    }
+
+    /// Opens a stream in both directions; it ends with `requests`.
+    pub async fn bidi_stream<Req, Resp>(
+        &self,
+        method: &Method,
+        requests: impl tokio_stream::Stream<Item = Req> + Send + 'static,
+    ) -> Result<tonic::Streaming<Resp>, tonic::Status>
+    where
+        Req: Message + Send + Sync + 'static,
+        Resp: Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc().await?;
+        let codec: ProstCodec<Req, Resp> = ProstCodec::default();
+        let path = PathAndQuery::from_static(method.path);
+        Ok(grpc.streaming(tonic::Request::new(requests), path, codec).await?.into_inner())
     }
 
     async fn grpc(&self) -> Result<Grpc<Channel>, tonic::Status> {

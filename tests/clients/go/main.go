@@ -77,7 +77,9 @@ func runCase(endpoint string, number int, c testCase) error {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), caseTimeout)
 	defer cancel()
-	return c.run(&env{ctx, client, endpoint, fmt.Sprintf("case%02d/", number)})
+	// With the time in it, a second run on the same data finds nothing of the first.
+	prefix := fmt.Sprintf("case%02d-%d/", number, time.Now().UnixNano())
+	return c.run(&env{ctx, client, endpoint, prefix})
 }
 
 // expect returns an error unless found is wanted.
