@@ -230,8 +230,8 @@ fn find_leader(cluster: &Cluster) -> usize {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for _ in 0..500 {
         for (position, member) in cluster.servers.iter().enumerate() {
-            let client = Client::new(&member.client_address(), CALL_TIMEOUT);
             let status: Result<StatusResponse, _> = runtime.block_on(async {
+                let client = Client::new(&member.client_address(), CALL_TIMEOUT);
                 client.unary(&method::MAINTENANCE_STATUS, StatusRequest::default()).await
             });
             if let Ok(status) = status
