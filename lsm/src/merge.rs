@@ -114,7 +114,7 @@ impl MergeJob {
             if source.key() != self.key.as_deref() {
                 self.end_key(ids)?;
             }
-            let row = self.merge.front().expect("checked above").row()?;
+            let row = self.merge.front().expect("checked above").cursor().row()?;
             self.merge.advance()?;
             if self.key.is_none() {
                 self.begin_key(&row.key)?;

@@ -18,7 +18,7 @@ use crate::iter::level::LevelCursor;
 use crate::iter::merge::{AnySource, Merge};
 use crate::iter::visible::Range;
 use crate::memtable::{Committed, RecordRef, hash};
-use crate::table::{Row, ValueRef};
+use crate::table::{Row, TableCursor, ValueRef};
 use crate::version::SuperVersion;
 use crate::{Entry, KeyRange, Keyspace, Kind, Result, Revision};
 
@@ -211,6 +211,31 @@ pub(crate) fn entry_of_record(record: RecordRef<'_>, values: Values) -> Entry {
         value,
         value_bytes: record.value().len() as u32,
     }
+}
+
+/// The row at a table's cursor as reads return it.
+pub(crate) fn entry_at_cursor(
+    snapshot: &Snapshot,
+    cursor: &TableCursor,
+    values: Values,
+) -> Result<Entry> {
+    let key = cursor.key().expect("the cursor is at a row");
+    let value = match values {
+        Values::Load => match cursor.value_ref()? {
+            ValueRef::None => Bytes::new(),
+            ValueRef::Inline(value) => value,
+            ValueRef::Stored(handle) => snapshot.super_version.version.value(handle)?,
+        },
+        Values::Skip => Bytes::new(),
+    };
+    Ok(Entry {
+        key: Bytes::copy_from_slice(key),
+        revision: cursor.revision(),
+        kind: cursor.kind(),
+        meta: cursor.meta()?,
+        value,
+        value_bytes: cursor.value_bytes(),
+    })
 }
 
 /// A table's row as reads return it.

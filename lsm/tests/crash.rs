@@ -4,6 +4,8 @@
 //! up to that call, and reopened after a crash of each style. The promise: the state is that after
 //! some batch, at or after the last one acknowledged as flushed, and it can be written on.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
 mod support;
 
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::table::{Row, Table, TableCursor};
+use crate::table::{Table, TableCursor};
 use crate::{Result, Revision};
 
 /// Walks the rows of sorted tables that do not overlap.
@@ -51,11 +51,6 @@ impl LevelCursor {
         self.cursor().revision()
     }
 
-    /// The current row; only while there is a key.
-    pub(crate) fn row(&self) -> Result<Row> {
-        self.cursor().row()
-    }
-
     /// Moves to the next row; only while there is a key.
     pub(crate) fn advance(&mut self) -> Result<()> {
         if let Some(cursor) = &mut self.current {
@@ -67,7 +62,8 @@ impl LevelCursor {
         Ok(())
     }
 
-    fn cursor(&self) -> &TableCursor {
+    /// The cursor of the table at the current row; only while there is a key.
+    pub(crate) fn cursor(&self) -> &TableCursor {
         self.current.as_ref().expect("the cursor is at a row")
     }
 }

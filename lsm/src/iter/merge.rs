@@ -41,6 +41,7 @@ impl Source for LevelCursor {
 }
 
 /// A memtable or a level.
+#[expect(clippy::large_enum_variant, reason = "a handful for each read, most of them levels")]
 pub(crate) enum AnySource {
     Memtable(MemtableCursor),
     Level(LevelCursor),

@@ -1,7 +1,7 @@
 //! What a reader at one revision sees of a range: the newest version of each key, if it is a put.
 
 use crate::iter::merge::{AnySource, Merge, Source};
-use crate::snapshot::{Snapshot, Values, entry_of_record, entry_of_row};
+use crate::snapshot::{Snapshot, Values, entry_at_cursor, entry_of_record};
 use crate::{Entry, KeyRange, Kind, Result};
 
 /// Iterator of [`Snapshot::range`]: live keys in key order. After an error it is at its end.
@@ -59,12 +59,12 @@ impl Range {
                     let is_put = record.kind() == Kind::Put;
                     is_put.then(|| entry_of_record(record, self.values))
                 }
-                AnySource::Level(cursor) => {
-                    let row = cursor.row()?;
-                    match row.kind {
-                        Kind::Put => Some(entry_of_row(&self.snapshot, row, self.values)?),
-                        Kind::Delete => None,
-                    }
+                AnySource::Level(level) => {
+                    let cursor = level.cursor();
+                    let is_put = cursor.kind() == Kind::Put;
+                    is_put
+                        .then(|| entry_at_cursor(&self.snapshot, cursor, self.values))
+                        .transpose()?
                 }
             };
             merge.advance()?;

@@ -1,8 +1,8 @@
 //! The newest data, in memory: one writer, readers without locks.
 //!
-//! A memtable is an arena with four ways through it: per keyspace a skiplist in key order and a
-//! hash index; per key a chain of versions, newest first; and for `kv` a list in the order of
-//! writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs, no counts per entry.
+//! A memtable is an arena with five ways through it: per keyspace a skiplist in key order, a hash
+//! index, and sums over spans of keys; per key a chain of versions, newest first; and for `kv` a
+//! list in the order of writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs, no counts per entry.
 //! Memory is freed all at once when the last `Arc<Memtable>` goes.
 //!
 //! **What a reader sees** is decided by one number. Every record has an ordinal, its position in
@@ -32,6 +32,7 @@ mod index;
 mod order;
 mod record;
 mod skiplist;
+mod spans;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -119,7 +120,7 @@ impl Memtable {
     }
 
     /// Sum of the deltas of the records in `range` with `revision.main <= at` and below `ordinal`.
-    /// Walks the distinct keys of the range.
+    /// Adds up spans, and walks keys only at the two ends of the range.
     pub(crate) fn delta_sum(
         &self,
         keyspace: Keyspace,
@@ -127,15 +128,7 @@ impl Memtable {
         at: u64,
         ordinal: u64,
     ) -> i64 {
-        let mut sum = 0;
-        let mut next = skiplist::seek(self.head(keyspace), &range.start);
-        while let Some(node) = next
-            && !range.is_past(node.key())
-        {
-            sum += newest_at(node, at, ordinal).map_or(0, |record| i64::from(record.delta_sum()));
-            next = node.next(0);
-        }
-        sum
+        spans::delta_sum(self.head(keyspace), range, at, ordinal)
     }
 
     /// The newest record of the first key of a frozen memtable.

@@ -1,7 +1,7 @@
 //! The two kinds of things in the arena: a record is one version, a node is one key.
 //!
 //! ```text
-//! Node:    newest | key length, height | next[0..height] | key bytes
+//! Node:    newest | spans | key length, height | next[0..height] | key bytes
 //! Record:  previous | node | ordinal | revision | lengths, sums | meta bytes | value bytes
 //! ```
 //!
@@ -26,6 +26,8 @@ pub(super) const HEIGHT_MAX: usize = 12;
 #[repr(C)]
 pub(super) struct Node {
     newest: AtomicPtr<Record>,
+    /// Sums over the keys from here on, see `spans.rs`; null in most nodes.
+    spans: AtomicPtr<Span>,
     key_length: u32,
     height: u32,
 }
@@ -44,6 +46,24 @@ pub(super) struct Record {
     kind: Kind,
     delta: Delta,
     meta_length: u8,
+}
+
+/// The sum of the deltas of a span of keys, from one moment on; written once. See `spans.rs`.
+#[repr(C)]
+pub(super) struct Span {
+    /// The state before, or null.
+    previous: *const Span,
+    /// Where the span ended; null at the end of the list.
+    end: *const Node,
+    ordinal: u64,
+    main: u64,
+    pub sum: i64,
+}
+
+impl Span {
+    pub(super) fn new(end: *const Node, ordinal: u64, main: u64, sum: i64) -> Self {
+        Self { previous: ptr::null(), end, ordinal, main, sum }
+    }
 }
 
 /// A key of a memtable that lives at least as long as `'a`.
@@ -90,8 +110,12 @@ impl<'a> NodeRef<'a> {
         assert!((1..=HEIGHT_MAX).contains(&height), "height {height} is out of range");
         let key_length = u32::try_from(key.len()).expect("keys are far below 4 GiB");
         let node = memory.cast::<Node>();
-        let header =
-            Node { newest: AtomicPtr::new(ptr::null_mut()), key_length, height: height as u32 };
+        let header = Node {
+            newest: AtomicPtr::new(ptr::null_mut()),
+            spans: AtomicPtr::new(ptr::null_mut()),
+            key_length,
+            height: height as u32,
+        };
         // SAFETY: the caller gave room for header, tower and key; they follow one another and all
         // parts are aligned because the header's size is a multiple of a pointer's.
         unsafe {
@@ -165,6 +189,50 @@ impl<'a> NodeRef<'a> {
         // SAFETY: an atomic field of a written node.
         // Release: who finds the record here finds it completely written.
         unsafe { (*self.node.as_ptr()).newest.store(record.record.as_ptr(), Ordering::Release) }
+    }
+}
+
+impl<'a> NodeRef<'a> {
+    fn spans(self) -> &'a AtomicPtr<Span> {
+        // SAFETY: an atomic field of a written node that lives for 'a.
+        unsafe { &*ptr::addr_of!((*self.node.as_ptr()).spans) }
+    }
+
+    /// The present state of the span that begins here, if one does.
+    pub(super) fn newest_span(self) -> Option<&'a Span> {
+        // SAFETY: null, or written before it was stored with Release; lives as long as the node.
+        unsafe { self.spans().load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The state of the span after the records below `ordinal` with `main <= at`.
+    pub(super) fn span_at(self, at: u64, ordinal: u64) -> Option<&'a Span> {
+        let mut next = self.newest_span();
+        while let Some(span) = next {
+            if span.ordinal < ordinal && span.main <= at {
+                return Some(span);
+            }
+            // SAFETY: null, or written before the newer one was.
+            next = unsafe { span.previous.as_ref() };
+        }
+        None
+    }
+
+    /// Where `span`, which begins here, ended; `None` at the end of the list.
+    pub(super) fn span_end(self, span: &Span) -> Option<Self> {
+        // SAFETY: null, or a node of this memtable, linked before the span was written.
+        unsafe { Self::from_ptr(span.end) }
+    }
+
+    /// Makes `span` the present state. Writer only.
+    ///
+    /// # Safety
+    /// `memory` has room for a span, aligned, that nobody else points to and that lives for `'a`.
+    pub(super) unsafe fn push_span(self, memory: NonNull<Span>, span: Span) {
+        let previous = self.spans().load(Ordering::Relaxed);
+        // SAFETY: as the caller says.
+        unsafe { memory.write(Span { previous, ..span }) };
+        // Release: who finds the span finds it completely written.
+        self.spans().store(memory.as_ptr(), Ordering::Release);
     }
 }
 

@@ -8,6 +8,7 @@
 //! Invariants: every level is sorted by key without duplicates; a node at level n is at n-1 too.
 
 use super::record::{HEIGHT_MAX, NodeRef};
+use super::spans::SPAN_LEVEL;
 
 /// The first node whose key is at or above `key`.
 pub(super) fn seek<'a>(head: NodeRef<'a>, key: &[u8]) -> Option<NodeRef<'a>> {
@@ -19,6 +20,28 @@ pub(super) fn seek<'a>(head: NodeRef<'a>, key: &[u8]) -> Option<NodeRef<'a>> {
         found = behind;
     }
     found
+}
+
+/// The last node of `level` whose key is at or below `key`; the head if there is none.
+pub(super) fn seek_start<'a>(head: NodeRef<'a>, key: &[u8], level: usize) -> NodeRef<'a> {
+    let mut node = head;
+    for level in (level..HEIGHT_MAX).rev() {
+        while let Some(next) = node.next(level).filter(|next| next.key() <= key) {
+            node = next;
+        }
+    }
+    node
+}
+
+/// The last node; the head of an empty list.
+pub(super) fn last(head: NodeRef<'_>) -> NodeRef<'_> {
+    let mut node = head;
+    for level in (0..HEIGHT_MAX).rev() {
+        while let Some(next) = node.next(level) {
+            node = next;
+        }
+    }
+    node
 }
 
 /// From `node` along `level`: the last node below `key`, and its successor there.
@@ -52,9 +75,16 @@ impl<'a> Splice<'a> {
         Self { before: [head; HEIGHT_MAX] }
     }
 
-    /// Links `node`, of `height` levels, whose key is not in the list. Writer only.
-    pub(super) fn insert(&mut self, head: NodeRef<'a>, node: NodeRef<'a>, height: usize) {
+    /// Links `node`, of `height` levels, whose key is not in the list. Returns the node in front
+    /// of it on [`SPAN_LEVEL`]. Writer only.
+    pub(super) fn insert(
+        &mut self,
+        head: NodeRef<'a>,
+        node: NodeRef<'a>,
+        height: usize,
+    ) -> NodeRef<'a> {
         self.seek(head, node.key());
+        let span_start = self.before[SPAN_LEVEL];
         for level in 0..height {
             let before = self.before[level];
             let next = before.next(level);
@@ -67,6 +97,7 @@ impl<'a> Splice<'a> {
             before.set_next(level, Some(node));
             self.before[level] = node;
         }
+        span_start
     }
 
     fn seek(&mut self, head: NodeRef<'a>, key: &[u8]) {

@@ -84,6 +84,51 @@ fn the_history_is_in_the_order_of_writing_and_begins_anywhere() {
 }
 
 #[test]
+fn sums_over_spans_equal_a_walk_at_every_moment() {
+    let (writes, checks) = if cfg!(miri) { (700, 20) } else { (12_000, 3_000) };
+    let mut random = Random::new(11);
+    let mut writer = MemtableWriter::new(Committed::default());
+    let mut is_live = vec![false; 6_000];
+    let check = |writer: &MemtableWriter, random: &mut Random, main: u64| {
+        let memtable = writer.memtable();
+        let (mut a, mut b) = (random.below(6_500), random.below(6_500));
+        (a, b) = (a.min(b), a.max(b));
+        let key = |number: u64| Bytes::from(format!("{number:05}"));
+        let range = match random.below(5) {
+            0 => KeyRange::all(),
+            1 => KeyRange::from(key(a)),
+            2 => KeyRange::between(Bytes::new(), key(b)),
+            3 => KeyRange::one(key(a)),
+            _ => KeyRange::between(key(a), key(b)),
+        };
+        let at = if random.one_in(2) { u64::MAX } else { random.below(main + 1) };
+        let ordinal = if random.one_in(2) { ALL_RECORDS } else { random.below(main + 1) };
+        let head = memtable.head(Keyspace::Kv);
+        assert_eq!(
+            spans::delta_sum(head, &range, at, ordinal),
+            spans::delta_sum_by_walk(head, &range, at, ordinal),
+            "{range:?} at {at} below {ordinal}"
+        );
+    };
+    for main in 1..=writes {
+        let number = random.below(6_000) as usize;
+        let revision = Revision { main, sub: 0 };
+        let (kind, delta) = match (is_live[number], random.one_in(3)) {
+            (true, true) => (Kind::Delete, Delta::Minus),
+            (true, false) => (Kind::Put, Delta::Zero),
+            (false, _) => (Kind::Put, Delta::Plus),
+        };
+        is_live[number] = kind == Kind::Put;
+        let key = format!("{number:05}");
+        writer.add(Keyspace::Kv, key.as_bytes(), revision, kind, delta, Meta::EMPTY, b"");
+        if random.below(writes) < checks {
+            check(&writer, &mut random, main);
+        }
+    }
+    (0..checks).for_each(|_| check(&writer, &mut random, writes));
+}
+
+#[test]
 fn what_is_not_committed_is_hidden() {
     let mut writer = MemtableWriter::new(Committed::default());
     put(&mut writer, b"a", 1, Delta::Plus, b"one");

@@ -11,6 +11,7 @@ use super::arena::{Arena, Chunks};
 use super::index::Index;
 use super::record::{HEIGHT_MAX, NewRecord, Node, NodeRef, RecordRef};
 use super::skiplist::Splice;
+use super::spans::{self, Memory, Moment};
 use super::{Committed, InMemtable, List, Memtable, order};
 use crate::{Delta, Keyspace, Kind, Meta, Revision};
 
@@ -109,8 +110,19 @@ impl MemtableWriter {
         let record = unsafe { RecordRef::write(memory, node, &new) };
         // From here on the record can be found, but its ordinal hides it until the commit.
         node.set_newest(record);
-        if known.is_none() {
-            self.link(keyspace, hash, node, height);
+        let moment = Moment { ordinal: self.ordinal, main: revision.main };
+        // SAFETY: the head lives in the memtable, which this writer holds.
+        let head = unsafe { NodeRef::from_ptr(self.memtable.list(keyspace).head.as_ptr()) };
+        let head = head.expect("not null");
+        let mut memory = Memory { arena: &mut self.arena, chunks: &self.memtable.chunks };
+        if known.is_some() {
+            spans::change(&mut memory, head, key, moment, delta as i64);
+        } else {
+            let start = self.splices[keyspace as usize].insert(head, node, height);
+            spans::insert(&mut memory, start, node, height, moment, delta as i64);
+            self.nodes[keyspace as usize] += 1;
+            let index = &self.memtable.list(keyspace).index;
+            self.index_bytes += index.insert(hash, node, self.nodes[keyspace as usize]);
         }
         if keyspace == Keyspace::Kv {
             let (arena, chunks) = (&mut self.arena, &self.memtable.chunks);
@@ -120,15 +132,6 @@ impl MemtableWriter {
         self.ordinal += 1;
         let used_bytes = self.arena.used_bytes() + self.index_bytes;
         self.memtable.used_bytes.store(used_bytes, Ordering::Relaxed);
-    }
-
-    fn link(&mut self, keyspace: Keyspace, hash: u64, node: NodeRef<'static>, height: usize) {
-        let list = self.memtable.list(keyspace);
-        // SAFETY: the head lives in the memtable, which this writer holds.
-        let head = unsafe { NodeRef::from_ptr(list.head.as_ptr()) }.expect("not null");
-        self.splices[keyspace as usize].insert(head, node, height);
-        self.nodes[keyspace as usize] += 1;
-        self.index_bytes += list.index.insert(hash, node, self.nodes[keyspace as usize]);
     }
 
     /// Publishes all that was added, together with the state it belongs to.

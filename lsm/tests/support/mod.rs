@@ -2,6 +2,7 @@
 //! words of the documentation, without an index, a file or a thought about speed.
 
 #![allow(dead_code, reason = "each test uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
