@@ -58,10 +58,12 @@ impl Normaliser {
             text = text.replace(from, to);
         }
         text = replace_between(&text, "took = ", &[',', '\n'], "<time>");
+        text = replace_between(&text, "]. took ", &['\n'], "<time>");
         text = replace_between(&text, "\"took\":\"", &['"'], "<time>");
         text = replace_between(&text, "\"ts\":\"", &['"'], "<time>");
         text = replace_between(&text, "endpoint://client-", &['/'], "<client id>");
         text = replace_between(&text, "etcd-endpoints://0x", &['/'], "<address>");
+        text = replace_between(&text, "LocalAddr: '", &['\''], "<local>");
         let status = arguments.iter().any(|argument| argument == "status");
         for name in FREE_NUMBERS {
             // A lease's remaining time is only free where it is asked for.
@@ -75,7 +77,13 @@ impl Normaliser {
         }
         let lines: Vec<String> = text
             .split('\n')
-            .map(|line| if line.starts_with(['+', '|']) { table_line(line) } else { line.into() })
+            .map(|line| {
+                if line.starts_with(['+', '|']) || line.starts_with("\\xe2\\x94") {
+                    table_line(line)
+                } else {
+                    line.into()
+                }
+            })
             .map(|line| if status { status_line(&line) } else { line })
             .collect();
         self.number_ids(&lines.join("\n"))
@@ -171,7 +179,13 @@ fn free_string(text: &str, name: &str) -> String {
     replace_between(&text, &format!("\"{name}\" : \""), &['"'], "<version>")
 }
 
+/// A line of a table without padding. Newer clients draw tables with box characters, which come
+/// here as escaped bytes: E2 94 82 is the vertical one.
 fn table_line(line: &str) -> String {
+    let line = line.replace("\\xe2\\x94\\x82", "|");
+    if line.starts_with("\\xe2\\x94") {
+        return "+-+".into();
+    }
     if line.starts_with('+') {
         return "+-+".into();
     }
@@ -189,7 +203,9 @@ fn status_line(line: &str) -> String {
     cells[2] = "<version>".into();
     cells[3] = "<size>".into();
     for cell in &mut cells[4..] {
-        if !cell.is_empty() && cell.bytes().all(|byte| byte.is_ascii_digit()) {
+        if cell.ends_with('B') || cell.ends_with('%') {
+            *cell = "<size>".into();
+        } else if !cell.is_empty() && cell.bytes().all(|byte| byte.is_ascii_digit()) {
             *cell = "<n>".into();
         }
     }

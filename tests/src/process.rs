@@ -156,6 +156,11 @@ pub struct Options {
     pub token: String,
     /// Further flags, as given.
     pub extra_flags: Vec<String>,
+    /// Variables of its environment besides those of the test; of those, none begins with `ETCD_`.
+    pub environment: Vec<(String, String)>,
+    /// Words in front of the program, empty for none. What they start must become the program
+    /// (exec), or else signals do not reach it.
+    pub launcher: Vec<String>,
 }
 
 impl Options {
@@ -171,6 +176,8 @@ impl Options {
             initial_cluster_state: "new".into(),
             token: "etcd-cluster".into(),
             extra_flags: Vec::new(),
+            environment: Vec::new(),
+            launcher: Vec::new(),
             name,
         }
     }
@@ -239,6 +246,13 @@ impl Log {
         guard.0.iter().any(|line| line.contains(text))
     }
 
+    /// Waits until the process has closed its standard error.
+    fn wait_end(&self, timeout: Duration) {
+        let guard = self.lines.lock().expect("no panic under this lock");
+        let waited = self.grown.wait_timeout_while(guard, timeout, |(_, ended)| !*ended);
+        drop(waited.expect("no panic under this lock"));
+    }
+
     fn text(&self) -> String {
         let guard = self.lines.lock().expect("no panic under this lock");
         guard.0.iter().map(|line| format!("{line}\n")).collect()
@@ -294,13 +308,7 @@ impl Server {
     }
 
     fn spawn_child(&mut self) {
-        let mut command = Command::new(&self.program.path);
-        command.args(self.options.flags());
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ETCD_") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command
             .spawn()
@@ -320,6 +328,26 @@ impl Server {
             }
         });
         self.child = Some(child);
+    }
+
+    fn command(&self) -> Command {
+        let program = self.program.path.as_os_str();
+        let mut command = match self.options.launcher.split_first() {
+            None => Command::new(program),
+            Some((launcher, arguments)) => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(program);
+                command
+            }
+        };
+        command.args(self.options.flags());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ETCD_") {
+                command.env_remove(name);
+            }
+        }
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Waits until the member serves.
@@ -392,15 +420,33 @@ impl Server {
         status
     }
 
+    /// Waits until the process ends by itself and its log is complete; its exit status, or `None`
+    /// if it still runs after `timeout` or did not run.
+    pub fn wait_exit(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let status = wait_bounded(self.child.as_mut()?, timeout)?;
+        self.child = None;
+        self.log.wait_end(timeout);
+        Some(status)
+    }
+
     /// Starts it again on the same data and ports, and waits until it serves.
     ///
     /// # Panics
     ///
     /// If it runs, or does not serve in time.
     pub fn restart(&mut self) {
+        self.restart_unawaited();
+        self.wait_ready();
+    }
+
+    /// Starts it again on the same data and ports without waiting.
+    ///
+    /// # Panics
+    ///
+    /// If it runs.
+    pub fn restart_unawaited(&mut self) {
         assert!(self.child.is_none(), "stop the server before it is started again");
         self.spawn_child();
-        self.wait_ready();
     }
 
     /// Freezes the process (SIGSTOP) until [`Server::resume`].
