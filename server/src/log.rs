@@ -87,6 +87,22 @@ pub fn start(options: &LogOptions, disk: &dyn Disk) -> Result<(), String> {
     Ok(())
 }
 
+/// The field whose text is a run of JSON fields already, made by [`json_fields`]: `tracing` only
+/// knows names that are in the program's text.
+const JSON_FIELDS: &str = "json_fields";
+
+/// Names and values known only at run time, for `tracing::info!(json_fields = json_fields(..))`.
+pub fn json_fields<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut text = String::new();
+    for (name, value) in fields {
+        text.push(',');
+        push_json_string(&mut text, name);
+        text.push(':');
+        push_json_string(&mut text, value);
+    }
+    text
+}
+
 /// The layer that writes lines.
 struct Lines {
     level: Level,
@@ -168,6 +184,10 @@ impl Fields {
     fn text(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
             value.clone_into(&mut self.message);
+            return;
+        }
+        if field.name() == JSON_FIELDS {
+            self.rest.push_str(value);
             return;
         }
         let mut quoted = String::with_capacity(value.len() + 2);
@@ -331,6 +351,7 @@ mod tests {
         let lines = Lines { level: Level::INFO, format, outputs: vec![output] };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
             tracing::info!(member_id = "8e9e", term = 2_u64, ok = true, "became \"leader\"");
+            tracing::info!(json_fields = json_fields([("some-name", "a\"b")]), "");
             tracing::debug!("not written");
         });
         let bytes = disk.map(&path).unwrap();
@@ -340,8 +361,10 @@ mod tests {
     #[test]
     fn a_json_line_has_etcds_fields_in_etcds_order() {
         let text = logged(LogFormat::Json);
-        assert_eq!(text.lines().count(), 1);
-        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [line, second] = &lines[..] else { panic!("two lines, found {text}") };
+        assert_eq!(second["some-name"], "a\"b");
         assert_eq!(line["level"], "info");
         assert_eq!(line["msg"], "became \"leader\"");
         assert_eq!(line["member-id"], "8e9e");
@@ -358,7 +381,7 @@ mod tests {
     #[test]
     fn a_console_line_has_columns() {
         let text = logged(LogFormat::Console);
-        let columns: Vec<&str> = text.trim_end().split('\t').collect();
+        let columns: Vec<&str> = text.lines().next().unwrap().split('\t').collect();
         assert_eq!(columns[1], "info");
         assert_eq!(columns[3], "became \"leader\"");
         assert_eq!(columns[4], "{\"member-id\":\"8e9e\",\"term\":2,\"ok\":true}");

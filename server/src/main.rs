@@ -1,3 +1,154 @@
-//! The program `varve`: flags to configuration to server; nothing else.
+//! The program `varve`: flags to configuration to server, and signals to a clean stop.
+//!
+//! Exit codes are etcd's: 0 after SIGTERM or SIGINT, 1 if the server cannot start or go on, 2 for
+//! a mistake on the command line.
 
-fn main() {}
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use varve_disk::os::OsDisk;
+use varve_server::config::{self, Config, ConfigError, Invocation, Note, help, to_setup};
+use varve_server::log::{self, LogOptions};
+use varve_server::metrics::Metrics;
+use varve_server::server::Server;
+
+// Small objects of many sizes from many threads: the system allocator costs a fifth of the
+// throughput in such servers.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A mistake on the command line.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let disk = OsDisk::new();
+    let text = |argument: std::ffi::OsString| argument.to_string_lossy().into_owned();
+    let arguments: Vec<String> = std::env::args_os().map(text).collect();
+    let environment: Vec<(String, String)> =
+        std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    let mut notes = Vec::new();
+    let own = arguments.get(1..).unwrap_or_default();
+    match config::load(own, &environment, &disk, &mut notes) {
+        Ok(Invocation::Print(text)) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Run(config)) => run(&config, &arguments, &disk),
+        Err(ConfigError::Usage(message)) => {
+            eprintln!("{message}\n{}", help::USAGE);
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(error) => {
+            // Nobody has said where logs go: to stderr.
+            let started = log::start(&LogOptions::default(), &disk);
+            if let Err(reason) = started {
+                eprintln!("{reason}");
+            }
+            write_notes(&notes);
+            if let ConfigError::Conflict(variable) = &error {
+                tracing::error!(environment_variable = %variable, "{error}");
+            } else {
+                tracing::warn!(error = %error, "failed to verify flags");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config, arguments: &[String], disk: &OsDisk) -> ExitCode {
+    if let Err(reason) = log::start(&config.log, disk) {
+        eprintln!("{reason}");
+        return ExitCode::FAILURE;
+    }
+    write_notes(&config.notes);
+    let list = serde_json::Value::from(arguments);
+    tracing::info!(json_fields = format!(",\"args\":{list}"), "Running: ");
+    let setup = match to_setup::setup(config, disk) {
+        Ok(setup) => setup,
+        Err(error) => {
+            tracing::warn!(error = %error, "failed to start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let server = match Server::start(setup, Metrics::new(config.metrics)) {
+        Ok(server) => server,
+        Err(error) => {
+            tracing::error!(error = %error, "failed to start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(error = %error, "cannot listen to signals");
+            return ExitCode::FAILURE;
+        }
+    };
+    tell_systemd();
+    let received = signals.wait();
+    tracing::info!(signal = received, "received signal; shutting down");
+    // A second signal means: now.
+    let _impatient = std::thread::Builder::new().name("signals".into()).spawn(move || {
+        signals.wait();
+        std::process::exit(1);
+    });
+    server.stop();
+    ExitCode::SUCCESS
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let context = runtime.enter();
+        let terminate = signal(SignalKind::terminate())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        drop(context);
+        Ok(Self { runtime, terminate, interrupt })
+    }
+
+    /// The name of the next signal.
+    fn wait(&mut self) -> &'static str {
+        let Self { runtime, terminate, interrupt } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => "terminated",
+                _ = interrupt.recv() => "interrupt",
+            }
+        })
+    }
+}
+
+fn write_notes(notes: &[Note]) {
+    for note in notes {
+        let fields = note.fields.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let fields = log::json_fields(fields);
+        if note.is_warning {
+            tracing::warn!(json_fields = fields, "{}", note.message);
+        } else {
+            tracing::info!(json_fields = fields, "{}", note.message);
+        }
+    }
+}
+
+fn print(text: &str) {
+    // A reader that has gone away (`varve --help | head`) is no error.
+    let _gone = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Tells systemd that a unit of type `notify` has started (sd_notify).
+fn tell_systemd() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let told = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|socket| socket.send_to(b"READY=1", path));
+    if let Err(error) = told {
+        tracing::warn!(error = %error, "failed to notify systemd for readiness");
+    }
+}

@@ -303,6 +303,8 @@ fn http_builder(options: &ConnectionOptions) -> auto::Builder<LocalExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HTTP1_HEADER_TIMEOUT)
+        // As Go writes them; scripts that compare are written against that.
+        .title_case_headers(true)
         .max_buf_size(limits::HTTP1_HEADER_BYTES_MAX);
     builder
         .http2()

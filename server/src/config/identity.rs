@@ -75,10 +75,7 @@ mod tests {
         let ids: Vec<u64> = (1..=3)
             .map(|number| id(&format!("http://127.0.0.1:2420{number}"), "my-token"))
             .collect();
-        assert_eq!(
-            ids,
-            [0xcddf_5678_e2f9_d0be, 0xb41a_e005_06d6_68e2, 0x8c3b_4d27_b0b6_c3d2]
-        );
+        assert_eq!(ids, [0xcddf_5678_e2f9_d0be, 0xb41a_e005_06d6_68e2, 0x8c3b_4d27_b0b6_c3d2]);
         assert_eq!(cluster_id(ids), 0xed06_0066_b316_9f89);
     }
 

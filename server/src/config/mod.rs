@@ -24,6 +24,7 @@ pub mod flags;
 pub mod help;
 pub mod identity;
 pub mod settings;
+pub mod to_setup;
 pub mod url;
 
 use settings::{CommandLine, Settings};

@@ -97,7 +97,8 @@ impl Settings {
     ) -> Result<(), ConfigError> {
         let from_command_line = self.given.clone();
         let mut known = Vec::new();
-        for flag in flags::all() {
+        // `ETCD_VERSION` is set by wrappers for their own ends; it is not the flag `version`.
+        for flag in flags::all().filter(|flag| flag.name != "version") {
             let variable = variable_of(flag.name);
             known.push(variable.clone());
             let Some((_, value)) = environment.iter().find(|(name, _)| *name == variable) else {

@@ -92,6 +92,18 @@ impl Url {
         self.port.parse().ok()
     }
 
+    /// `host:port`, with brackets around IPv6 addresses; for Unix sockets the path.
+    pub fn authority(&self) -> String {
+        match self.scheme {
+            Scheme::Unix | Scheme::Unixs => {
+                let path = self.text.split_once(':').map_or("", |(_, rest)| rest);
+                path.strip_prefix("//").unwrap_or(path).to_owned()
+            }
+            _ if self.host.contains(':') => format!("[{}]:{}", self.host, self.port),
+            _ => format!("{}:{}", self.host, self.port),
+        }
+    }
+
     /// Where to listen.
     ///
     /// # Errors
@@ -101,10 +113,7 @@ impl Url {
             Scheme::Https | Scheme::Unixs => {
                 Err(format!("TLS is not supported yet: {}", self.text))
             }
-            Scheme::Unix => {
-                let path = self.text.split_once(':').map_or("", |(_, rest)| rest);
-                Ok(ListenAddress::Unix(PathBuf::from(path.strip_prefix("//").unwrap_or(path))))
-            }
+            Scheme::Unix => Ok(ListenAddress::Unix(PathBuf::from(self.authority()))),
             Scheme::Http => {
                 let port = self.port().ok_or_else(|| format!("invalid port in {}", self.text))?;
                 Ok(ListenAddress::Tcp { host: self.host.clone(), port })

@@ -1,0 +1,118 @@
+//! From what may be written on a command line to what the server runs with.
+//!
+//! One idea: everything that can be wrong with the flags of bootstrapping is asked only here, and
+//! only counts if the data directory does not know yet who this member is.
+
+use std::path::Path;
+
+use varve_disk::Disk;
+
+use super::url::Url;
+use super::{ClusterState, Config, bootstrap, identity};
+use crate::data_dir::{FoundingMember, Identity};
+use crate::http::Access;
+use crate::limits;
+use crate::listener::{ListenAddress, ListenOptions};
+use crate::services::RequestLimits;
+use crate::setup::Setup;
+use crate::socket::Role;
+use crate::worker::ConnectionOptions;
+
+/// Streams that require a leader end after so many election timeouts without one, as in etcd.
+const LEADERLESS_ELECTIONS: u32 = 3;
+
+/// What `config` means.
+///
+/// # Errors
+/// Etcd's text if the flags of bootstrapping do not fit each other and the data directory is new.
+pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
+    let texts = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect();
+    let addresses = |urls: &[Url]| urls.iter().map(Url::authority).collect();
+    Ok(Setup {
+        name: config.name.clone(),
+        identity: own_identity(config, disk)?,
+        data_dir: config.data_dir.clone(),
+        wal_dir: config.wal_dir.clone(),
+        listen: listen(config)?,
+        listen_peers: addresses(&config.listen_peer_urls),
+        listen_options: ListenOptions { reuse_port: config.socket_reuse_port },
+        client_addresses: addresses(&config.listen_client_urls),
+        advertise_client_urls: texts(&config.advertise_client_urls),
+        tick: config.heartbeat_interval,
+        election_ticks: config.election_ticks(),
+        pre_vote: config.pre_vote,
+        snapshot_count: config.snapshot_count,
+        snapshot_catchup_entries: config.snapshot_catchup_entries,
+        requests: RequestLimits {
+            txn_ops_max: config.txn_ops_max,
+            request_bytes_max: config.request_bytes_max,
+            request_timeout: config.request_timeout(),
+            lease_ttl_min: config.lease_ttl_min_seconds(),
+            leaderless_max: config.election_timeout * LEADERLESS_ELECTIONS,
+            quota_bytes: config
+                .quota_bytes
+                .map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        },
+        connections: ConnectionOptions {
+            concurrent_streams_max: config.concurrent_streams_max,
+            keepalive_interval: config.grpc_keepalive_interval,
+            keepalive_timeout: config.grpc_keepalive_timeout,
+        },
+        access: Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },
+        socket_threads: std::thread::available_parallelism()
+            .map_or(1, std::num::NonZero::get)
+            .min(limits::SOCKET_THREADS_MAX),
+        progress_interval: config.watch_progress_notify_interval,
+        engine: varve_lsm::Options::default(),
+    })
+}
+
+/// Every address for clients with what it is for.
+fn listen(config: &Config) -> Result<Vec<(ListenAddress, Role)>, String> {
+    let clients =
+        if config.listen_client_http_urls.is_empty() { Role::Client } else { Role::GrpcOnly };
+    let mut addresses = Vec::new();
+    for (urls, role) in [
+        (&config.listen_client_urls, clients),
+        (&config.listen_client_http_urls, Role::HttpOnly),
+        (&config.listen_metrics_urls, Role::Metrics),
+    ] {
+        for url in urls {
+            addresses.push((url.listen_address()?, role));
+        }
+    }
+    Ok(addresses)
+}
+
+/// Who the flags say this member is. If the data directory knows better, what is wrong with the
+/// flags does not matter.
+fn own_identity(config: &Config, disk: &dyn Disk) -> Result<Identity, String> {
+    match founded(config) {
+        Err(_) if is_initialized(&config.data_dir, disk)? => Ok(Identity::new(0, 0, Vec::new())),
+        outcome => outcome,
+    }
+}
+
+fn founded(config: &Config) -> Result<Identity, String> {
+    if config.initial_cluster_state == ClusterState::Existing {
+        bootstrap::verify_existing(config)?;
+        return Err("--initial-cluster-state=existing is not supported yet".to_owned());
+    }
+    let founders = bootstrap::verify_new(config)?;
+    let own = founders.iter().find(|founder| founder.name == config.name);
+    let own = own.ok_or("this member is not among the founders")?;
+    let cluster_id = identity::cluster_id(founders.iter().map(|founder| founder.id));
+    let members = founders
+        .iter()
+        .map(|founder| FoundingMember {
+            id: founder.id,
+            name: founder.name.clone(),
+            peer_urls: founder.peer_urls.iter().map(|url| url.as_str().to_owned()).collect(),
+        })
+        .collect();
+    Ok(Identity::new(cluster_id, own.id, members))
+}
+
+fn is_initialized(data_dir: &Path, disk: &dyn Disk) -> Result<bool, String> {
+    disk.exists(&data_dir.join("member").join("IDENTITY")).map_err(|error| error.to_string())
+}
