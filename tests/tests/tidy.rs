@@ -33,7 +33,8 @@ const FUNCTION_LINES_MAX: usize = 100;
 const FUNCTION_LINES_TARGET: usize = 70;
 
 /// Production functions of more than [`FUNCTION_LINES_TARGET`] lines: file, name, reason.
-const LONG_FUNCTIONS: [(&str, &str, &str); 0] = [];
+const LONG_FUNCTIONS: [(&str, &str, &str); 1] =
+    [("server/src/config/build.rs", "typed", "a line for each field of the configuration")];
 
 /// Production files outside `disk` that touch files: path, reason.
 const FILES_TOUCHED: [(&str, &str); 0] = [];

@@ -25,11 +25,6 @@ impl TextFile {
         self.path.split('/').next().expect("split yields at least one part")
     }
 
-    /// The last component of the path.
-    pub fn name(&self) -> &str {
-        self.path.rsplit('/').next().expect("split yields at least one part")
-    }
-
     /// Whether it is written by a program and only kept here.
     pub fn is_generated(&self) -> bool {
         self.path.contains("/generated/") || self.path == "Cargo.lock"
