@@ -80,9 +80,7 @@ pub fn bind(address: &ListenAddress, role: Role, options: ListenOptions) -> io::
 }
 
 fn bind_tcp(host: &str, port: u16, options: ListenOptions) -> io::Result<std::net::TcpListener> {
-    let name = |error: io::Error| {
-        io::Error::new(error.kind(), format!("listen tcp {host}:{port}: {error}"))
-    };
+    let name = |error: io::Error| name_listen_error("tcp", &format!("{host}:{port}"), &error);
     // As Go: of the addresses of a name, the first, IPv4 preferred.
     let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(name)?.collect();
     let address = addresses
@@ -116,9 +114,18 @@ fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    bind().map_err(|error: io::Error| {
-        io::Error::new(error.kind(), format!("listen unix {}: {error}", path.display()))
-    })
+    bind().map_err(|error| name_listen_error("unix", &path.display().to_string(), &error))
+}
+
+/// The error of listening at `address`, in etcd's words, which wrappers look for.
+pub fn name_listen_error(network: &str, address: &str, error: &io::Error) -> io::Error {
+    let reason = match error.kind() {
+        io::ErrorKind::AddrInUse => "bind: address already in use".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "bind: cannot assign requested address".to_owned(),
+        io::ErrorKind::PermissionDenied => "bind: permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    io::Error::new(error.kind(), format!("listen {network} {address}: {reason}"))
 }
 
 impl Bound {

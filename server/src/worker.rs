@@ -141,8 +141,6 @@ impl WorkerInbox {
     ///
     /// # Errors
     /// Gives it back if too many wait to be taken.
-    // The connection is what the caller needs back; boxing it would cost every accept.
-    #[expect(clippy::result_large_err, reason = "gives the connection back")]
     pub fn submit(&self, accepted: Accepted) -> Result<(), Accepted> {
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.inbox.post_one(accepted).inspect_err(|_| {

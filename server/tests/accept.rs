@@ -1,5 +1,7 @@
 //! Accepting connections: the limit, silent clients, Unix sockets, stopping.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! Flags, environment and file against what etcd 3.7.1 did with the same ones: values, texts of
 //! errors, exit codes.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::time::Duration;
 
 use varve_disk::os::OsDisk;

@@ -1,6 +1,8 @@
 //! The gRPC layer as a client on the wire sees it: a small echo service behind real sockets, an
 //! HTTP/2 client that can also misbehave. Expected codes and texts are grpc-go's.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::rc::Rc;
@@ -467,7 +469,9 @@ fn a_stream_can_be_fed_and_finished_from_outside_its_handler() {
             router.unary(&method::KV_PUT, move |_, _: PutRequest| {
                 let shared = Bytes::from_static(b"event");
                 for outgoing in streams.borrow().iter() {
-                    outgoing.try_send_parts(Bytes::new(), &[shared.clone()]).expect("room");
+                    outgoing
+                        .try_send_parts(Bytes::new(), std::slice::from_ref(&shared))
+                        .expect("room");
                     outgoing.finish(Err(Status::new(Code::Unavailable, "etcdserver: no leader")));
                     assert!(outgoing.is_closed());
                 }

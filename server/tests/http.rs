@@ -1,6 +1,8 @@
 //! The HTTP paths on the wire, over a server whose state the test chooses. Bodies, codes and
 //! headers are those that etcd 3.7.1 gave to the same requests.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use std::sync::Arc;

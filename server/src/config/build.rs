@@ -1,5 +1,7 @@
-//! From checked texts to the typed configuration: defaults that depend on other flags, and the
-//! checks across flags, in etcd's order and words.
+//! From checked texts to the typed configuration.
+//!
+//! One idea: first what depends on one flag only, then the defaults that depend on others, then the
+//! checks across flags (`check.rs`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +9,9 @@ use std::time::Duration;
 use super::flag::{Support, parse_bool, parse_signed, parse_unsigned};
 use super::settings::Settings;
 use super::url::{self, Url};
-use super::{AutoCompaction, ClusterState, Config, ConfigError, Note, duration, features, flags};
+use super::{
+    AutoCompaction, ClusterState, Config, ConfigError, Note, check, duration, features, flags,
+};
 use crate::limits;
 use crate::log::{LogFormat, LogLevel, LogOptions};
 use crate::metrics::Detail;
@@ -21,12 +25,14 @@ pub enum Source {
     File,
 }
 
-/// The largest `--election-timeout`, in milliseconds; the number is etcd's.
-const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 /// What `--quota-backend-bytes=0` means; the number is etcd's.
 const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 /// What `--watch-progress-notify-interval=0` means.
 const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(10 * 60);
+/// What `--grpc-keepalive-timeout=0` means.
+const KEEPALIVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
+/// What `--warning-unary-request-duration=0` means.
+const WARNING_UNARY_DEFAULT: Duration = Duration::from_millis(300);
 /// The shortest `--watch-progress-notify-interval`.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Costs that bcrypt has.
@@ -43,17 +49,8 @@ pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError>
     let mut notes = Vec::new();
     let mut config = typed(&values, &mut notes)?;
     depend(&mut config, settings, source, &mut notes);
-    check(&config, &values, &mut notes)?;
-    refuse_unsupported(settings)?;
-    let bound = [
-        &config.listen_peer_urls,
-        &config.listen_client_urls,
-        &config.listen_client_http_urls,
-        &config.listen_metrics_urls,
-    ];
-    for url in bound.into_iter().flatten() {
-        url.listen_address()?;
-    }
+    check::check(&config, settings, &mut notes)?;
+    check::refuse_unsupported(&config, settings)?;
     for (name, value) in settings.given() {
         let flag = flags::find(name).expect("settings have only names of the table");
         if flag.support == Support::Ignored && value != flag.default {
@@ -94,6 +91,12 @@ impl Values<'_> {
         nanos.map(duration::at_least_zero).ok_or_else(|| self.wrong(name, "parse error"))
     }
 
+    /// A duration for which zero means a default.
+    fn duration_or(&self, name: &str, default: Duration) -> Result<Duration, ConfigError> {
+        let duration = self.duration(name)?;
+        Ok(if duration.is_zero() { default } else { duration })
+    }
+
     fn millis(&self, name: &str) -> Result<Duration, ConfigError> {
         Ok(Duration::from_millis(self.unsigned(name)?))
     }
@@ -132,7 +135,6 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
     let wal_dir = values.text("wal-dir");
     let keepalive_interval = values.duration("grpc-keepalive-interval")?;
     let corrupt_check_interval = values.duration("corrupt-check-time")?;
-    let warning_unary = values.duration("warning-unary-request-duration")?;
     Ok(Config {
         name: values.text("name"),
         data_dir: PathBuf::from(values.text("data-dir")),
@@ -167,10 +169,8 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         concurrent_streams_max: u32::try_from(values.unsigned("max-concurrent-streams")?)
             .unwrap_or(u32::MAX),
         grpc_keepalive_interval: (!keepalive_interval.is_zero()).then_some(keepalive_interval),
-        grpc_keepalive_timeout: match values.duration("grpc-keepalive-timeout")? {
-            Duration::ZERO => Duration::from_secs(20),
-            timeout => timeout,
-        },
+        grpc_keepalive_timeout: values
+            .duration_or("grpc-keepalive-timeout", KEEPALIVE_TIMEOUT_DEFAULT)?,
         socket_reuse_port: values.flag("socket-reuse-port"),
         watch_progress_notify_interval: progress_interval(values, notes)?,
         auto_compaction: auto_compaction(
@@ -181,10 +181,8 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
             .then_some(corrupt_check_interval),
         compact_hash_check_interval: values.duration("compact-hash-check-time")?,
         warning_apply_duration: values.duration("warning-apply-duration")?,
-        warning_unary_request_duration: match warning_unary {
-            Duration::ZERO => Duration::from_millis(300),
-            duration => duration,
-        },
+        warning_unary_request_duration: values
+            .duration_or("warning-unary-request-duration", WARNING_UNARY_DEFAULT)?,
         features: features::Gates::parse(&values.text("feature-gates"))?,
         unsafe_no_fsync: values.flag("unsafe-no-fsync"),
         auth_token_ttl: Duration::from_secs(values.unsigned("auth-token-ttl")?),
@@ -302,119 +300,6 @@ fn depend(config: &mut Config, settings: &Settings, source: Source, notes: &mut 
             *urls = default.unwrap_or_default();
         }
     }
-}
-
-/// Checks across flags, in etcd's order.
-fn check(config: &Config, values: &Values<'_>, notes: &mut Vec<Note>) -> Result<(), ConfigError> {
-    check_urls(config, notes)?;
-    let has_token = !values.text("discovery-token").is_empty();
-    if has_token == values.list("discovery-endpoints").is_empty() {
-        let text = "both --discovery-token and --discovery-endpoints must be set";
-        return Err(text.to_owned().into());
-    }
-    check_timing(config)?;
-    if config.advertise_client_urls.is_empty() {
-        let text =
-            "--advertise-client-urls is required when --listen-client-urls is set explicitly";
-        return Err(text.to_owned().into());
-    }
-    if values.text("discovery-fallback") == "proxy" {
-        let text =
-            "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"";
-        return Err(text.to_owned().into());
-    }
-    let has = |gate| config.features.is_on(gate);
-    if has("LeaseCheckpointPersist") && !has("LeaseCheckpoint") {
-        let text = "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
-        return Err(text.to_owned().into());
-    }
-    if config.compact_hash_check_interval.is_zero() {
-        let text = "--compact-hash-check-time must be >0 (set to 0s)";
-        return Err(text.to_owned().into());
-    }
-    match values.text("auth-token").split(',').next() {
-        Some("" | "simple") => {}
-        Some("jwt") => return Err("--auth-token=jwt is not supported yet".to_owned().into()),
-        _ => return Err("auth: invalid auth options".to_owned().into()),
-    }
-    if config.name == "default" {
-        let message = "it isn't recommended to use default name, please set a value for --name; \
-                       members of one name are taken for one";
-        notes.push(Note::warn(message, &[("name", &config.name)]));
-    }
-    Ok(())
-}
-
-fn check_urls(config: &Config, notes: &mut Vec<Note>) -> Result<(), ConfigError> {
-    let bound = [
-        &config.listen_peer_urls,
-        &config.listen_client_urls,
-        &config.listen_client_http_urls,
-        &config.listen_metrics_urls,
-    ];
-    for url in bound.into_iter().flatten() {
-        url.check_bind()?;
-    }
-    if config.listen_client_http_urls.is_empty() {
-        let message = "Running http and grpc server on single port. \
-                       This is not recommended for production.";
-        notes.push(Note::info(message, &[]));
-    }
-    for url in &config.initial_advertise_peer_urls {
-        url.check_host().map_err(|error| {
-            let list = url::join(&config.initial_advertise_peer_urls);
-            format!("--initial-advertise-peer-urls {list:?} must be \"host:port\" ({error})")
-        })?;
-    }
-    for url in &config.advertise_client_urls {
-        url.check_host().map_err(|error| {
-            let list = url::join(&config.advertise_client_urls);
-            format!(
-                "--advertise-client-urls {list:?} must be in the format \"host:port\", \
-                 \"unix:/path/to/socket\" or \"unixs:/path/to/socket\" ({error})"
-            )
-        })?;
-    }
-    Ok(())
-}
-
-fn check_timing(config: &Config) -> Result<(), ConfigError> {
-    let tick = config.heartbeat_interval.as_millis();
-    let election = config.election_timeout.as_millis();
-    let text = if tick == 0 {
-        format!("--heartbeat-interval must be >0 (set to {tick}ms)")
-    } else if election == 0 {
-        format!("--election-timeout must be >0 (set to {election}ms)")
-    } else if 5 * tick > election {
-        format!(
-            "--election-timeout[{election}ms] should be at least as 5 times as \
-             --heartbeat-interval[{tick}ms]"
-        )
-    } else if election > u128::from(ELECTION_TIMEOUT_MS_MAX) {
-        format!(
-            "--election-timeout[{election}ms] is too long, and should be set less than \
-             {ELECTION_TIMEOUT_MS_MAX}ms"
-        )
-    } else {
-        return Ok(());
-    };
-    Err(text.into())
-}
-
-/// Refuses what it would be wrong to ignore.
-fn refuse_unsupported(settings: &Settings) -> Result<(), ConfigError> {
-    for (name, value) in settings.given() {
-        let flag = flags::find(name).expect("settings have only names of the table");
-        let is_default = match flag.kind {
-            super::flag::Kind::Bool => parse_bool(value) == parse_bool(flag.default),
-            _ => value == flag.default,
-        };
-        if flag.support == Support::Refused && !is_default {
-            let what = if name.starts_with("discovery") { "discovery" } else { "TLS" };
-            return Err(format!("--{name}: {what} is not supported yet").into());
-        }
-    }
-    Ok(())
 }
 
 /// `--auto-compaction-mode` and `--auto-compaction-retention`: a plain number is hours or

@@ -16,6 +16,7 @@ use varve_disk::Disk;
 
 pub mod bootstrap;
 mod build;
+mod check;
 pub mod duration;
 pub mod features;
 pub mod file;

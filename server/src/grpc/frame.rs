@@ -129,7 +129,7 @@ impl Decoder {
     /// # Errors
     /// ResourceExhausted if the message is longer than the limit, Internal if it is flagged as
     /// compressed (an encoding would have been refused with the headers) or has an unknown flag. The stream is then unusable.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub fn next_message(&mut self) -> Result<Option<Bytes>, Status> {
         if self.partial.is_empty() {
             let Some(chunk) = self.chunks.front_mut() else { return Ok(None) };
             if chunk.len() >= PREFIX_BYTES {
@@ -223,7 +223,7 @@ mod tests {
 
     fn drain(decoder: &mut Decoder) -> Vec<Vec<u8>> {
         let mut messages = Vec::new();
-        while let Some(message) = decoder.next().expect("well-formed") {
+        while let Some(message) = decoder.next_message().expect("well-formed") {
             messages.push(message.to_vec());
         }
         messages
@@ -253,7 +253,7 @@ mod tests {
         let chunk = Bytes::from(framed(&[b"hello", b"world"]));
         let mut decoder = Decoder::new(100);
         decoder.push(chunk.clone());
-        let first = decoder.next().unwrap().unwrap();
+        let first = decoder.next_message().unwrap().unwrap();
         assert_eq!(first.as_ptr(), chunk[PREFIX_BYTES..].as_ptr());
     }
 
@@ -263,10 +263,10 @@ mod tests {
             let mut decoder = Decoder::new(8);
             for chunk in chunks {
                 decoder.push(Bytes::copy_from_slice(chunk));
-                let _not_yet = decoder.next();
+                let _not_yet = decoder.next_message();
             }
             decoder.push(Bytes::from_static(b"123456789"));
-            let status = decoder.next().unwrap_err();
+            let status = decoder.next_message().unwrap_err();
             assert_eq!(status.code, Code::ResourceExhausted);
             assert_eq!(status.message, "grpc: received message larger than max (9 vs. 8)");
         }
@@ -277,7 +277,7 @@ mod tests {
         for (flag, code) in [(1u8, Code::Internal), (7, Code::Internal)] {
             let mut decoder = Decoder::new(8);
             decoder.push(Bytes::copy_from_slice(&[flag, 0, 0, 0, 0]));
-            assert_eq!(decoder.next().unwrap_err().code, code);
+            assert_eq!(decoder.next_message().unwrap_err().code, code);
         }
     }
 

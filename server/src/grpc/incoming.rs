@@ -42,7 +42,7 @@ impl<M> Incoming<M> {
     /// Cancel-safe: no message is lost if the future is dropped.
     pub async fn next_raw(&mut self) -> Option<Result<Bytes, Status>> {
         while !self.done {
-            match self.decoder.next() {
+            match self.decoder.next_message() {
                 Ok(Some(message)) => {
                     self.tally.received(PREFIX_BYTES + message.len());
                     return Some(Ok(message));

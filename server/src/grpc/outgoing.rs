@@ -206,10 +206,14 @@ impl Outgoing {
         }
     }
 
-    /// As `finish` with an error, but what is queued is thrown away.
+    /// As `finish` with an error, but what is queued is thrown away. Without effect on a call that
+    /// has an outcome: what belongs to it is still sent.
     pub fn abort(&self, status: Status) {
         {
             let state = &mut *self.0.borrow_mut();
+            if state.outcome.is_some() {
+                return;
+            }
             state.parts.clear();
             state.bytes = 0;
         }
@@ -336,5 +340,69 @@ impl State {
         for waiter in self.waiters.drain(..) {
             waiter.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::Code;
+
+    fn message(length: usize) -> Encoded {
+        Encoded::parts(&vec![7; length], Vec::new())
+    }
+
+    #[test]
+    fn small_parts_leave_together_and_large_ones_as_they_are() {
+        let outgoing = Outgoing::new(1 << 20);
+        let large = Bytes::from(vec![9; PART_COPY_BYTES_MAX + 1]);
+        outgoing.try_send(message(10)).unwrap();
+        outgoing.try_send_parts(Bytes::from_static(b"head"), std::slice::from_ref(&large)).unwrap();
+        outgoing.try_send(message(20)).unwrap();
+        assert_eq!(outgoing.take_message_count(), 3);
+        let first = outgoing.take_chunk().unwrap();
+        assert_eq!(first.len(), PREFIX_BYTES + 10 + PREFIX_BYTES + 4);
+        let second = outgoing.take_chunk().unwrap();
+        assert_eq!((second.len(), second.as_ptr()), (large.len(), large.as_ptr()));
+        assert_eq!(outgoing.take_chunk().unwrap().len(), PREFIX_BYTES + 20);
+        assert!(outgoing.take_chunk().is_none());
+        assert_eq!(outgoing.buffered_bytes(), 0);
+    }
+
+    #[test]
+    fn a_gathered_chunk_is_bounded() {
+        let outgoing = Outgoing::new(1 << 20);
+        for _ in 0..300 {
+            outgoing.try_send(message(1_000)).unwrap();
+        }
+        let mut total = 0;
+        while let Some(chunk) = outgoing.take_chunk() {
+            assert!(chunk.len() <= CHUNK_BYTES_MAX, "{}", chunk.len());
+            total += chunk.len();
+        }
+        assert_eq!(total, 300 * (PREFIX_BYTES + 1_000));
+    }
+
+    #[test]
+    fn a_full_queue_gives_back_and_an_empty_one_takes_anything() {
+        let outgoing = Outgoing::new(100);
+        outgoing.try_send(message(5_000)).unwrap();
+        assert!(matches!(outgoing.try_send(message(1)), Err(TrySendError::Full(_))));
+        let parts = outgoing.try_send_parts(Bytes::new(), &[]);
+        assert_eq!(parts, Err(TryPartsError::Full));
+        outgoing.take_chunk().unwrap();
+        outgoing.try_send(message(1)).unwrap();
+    }
+
+    #[test]
+    fn the_first_outcome_counts_and_comes_after_what_was_queued() {
+        let outgoing = Outgoing::new(100);
+        outgoing.try_send(message(1)).unwrap();
+        outgoing.finish(Ok(()));
+        outgoing.abort(Status::new(Code::DeadlineExceeded, "too late"));
+        assert!(matches!(outgoing.try_send(message(1)), Err(TrySendError::Closed)));
+        assert_eq!(outgoing.take_outcome(), None);
+        assert!(outgoing.take_chunk().is_some());
+        assert_eq!(outgoing.take_outcome(), Some(Ok(())));
     }
 }

@@ -231,20 +231,20 @@ impl Router {
         peer: &Rc<PeerAddress>,
     ) -> Dispatch {
         if let Some(response) = refuse_transport(&request) {
-            return Dispatch::Ready(response);
+            return Dispatch::refused(response);
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         let route = method::find(path)
             .and_then(|method| Some((method, self.routes[method.index].as_ref()?)));
         let Some((method, route)) = route else {
-            return Dispatch::Ready(error_response(&self.unimplemented(path)));
+            return Dispatch::refused(error_response(&self.unimplemented(path)));
         };
         if let Some(status) = refused_encoding(&head.headers) {
-            return Dispatch::Ready(error_response(&status));
+            return Dispatch::refused(error_response(&status));
         }
         match RequestMeta::new(method, head.headers, Rc::clone(peer)) {
-            Err(status) => Dispatch::Ready(early_abort(StatusCode::BAD_REQUEST, &status)),
+            Err(status) => Dispatch::refused(early_abort(StatusCode::BAD_REQUEST, &status)),
             Ok(meta) => Dispatch::Running(route.call(Call {
                 meta,
                 body,
@@ -267,7 +267,7 @@ impl Router {
             None => {
                 let mut response = Response::new(ResponseBody::empty());
                 *response.status_mut() = StatusCode::NOT_FOUND;
-                Dispatch::Ready(response)
+                Dispatch::refused(response)
             }
         }
     }
@@ -294,11 +294,18 @@ impl Router {
 /// A response, or one to come. The future hyper polls for each request.
 pub enum Dispatch {
     /// Answered at once.
-    Ready(Response<ResponseBody>),
+    Ready(Box<Response<ResponseBody>>),
     /// A handler is at work.
     Running(ResponseFuture),
     /// The answer was given.
     Done,
+}
+
+impl Dispatch {
+    // Boxed: refusals are rare, and every running call would carry their size.
+    fn refused(response: Response<ResponseBody>) -> Self {
+        Self::Ready(Box::new(response))
+    }
 }
 
 impl Future for Dispatch {
@@ -309,7 +316,7 @@ impl Future for Dispatch {
             return future.as_mut().poll(context).map(Ok);
         }
         match std::mem::replace(&mut *self, Self::Done) {
-            Self::Ready(response) => Poll::Ready(Ok(response)),
+            Self::Ready(response) => Poll::Ready(Ok(*response)),
             Self::Running(_) | Self::Done => panic!("a dispatch is polled until it is ready"),
         }
     }

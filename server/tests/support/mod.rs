@@ -1,6 +1,7 @@
 //! A server of one socket thread on a free port, and HTTP clients to talk to it.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
