@@ -13,3 +13,4 @@ pub mod etcdctl_normalise;
 pub mod etcdctl_script;
 pub mod grpc_client;
 pub mod process;
+pub mod program;
