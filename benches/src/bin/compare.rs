@@ -1,0 +1,192 @@
+//! Runs varve and etcd one after the other on this machine and prints tables with ratios.
+//!
+//! ```text
+//! compare [floor] [put] [get] [long-reads] [million]     (none: all of them)
+//!     [--varve target/release/varve] [--peer etcd]       (--peer none: varve alone)
+//!     [--dir target/compare]    where data go; a disk, not tmpfs
+//!     [--rounds 2] [--seconds 5] [--threads 1] [--seed 1]
+//!     [--clients 1,100,1000] [--value-bytes 256] [--key-space 100000]   put, get
+//!     [--keys 300000] [--rate 2000] [--readers 2] [--reading whole|pages|stream]  long-reads
+//!     [--objects 1000000] [--rewrites 200000]            million, in one round
+//! ```
+//!
+//! Tables go to standard output as Markdown, progress to standard error.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use varve_benches::arguments::Arguments;
+use varve_benches::load::{Operation, Reading};
+use varve_benches::scenario::calls::{self, Calls};
+use varve_benches::scenario::long_reads::{self, LongReads};
+use varve_benches::scenario::million::{self, Million};
+use varve_benches::scenario::{Settings, floor};
+use varve_benches::server::{Error, Program};
+use varve_benches::workload::ValueSizes;
+
+/// A mistake on the command line.
+const EXIT_USAGE: u8 = 2;
+/// All scenarios, in the order in which they run.
+const SCENARIOS: [&str; 5] = ["floor", "put", "get", "long-reads", "million"];
+
+/// What the command line asks for.
+struct Plan {
+    settings: Settings,
+    scenarios: Vec<String>,
+    put_clients: Vec<usize>,
+    get_clients: Vec<usize>,
+    key_space: u64,
+    value_sizes: ValueSizes,
+    long_reads: LongReads,
+    million: Million,
+    /// A million keys take long: one round unless more are asked for.
+    million_rounds: usize,
+}
+
+fn main() -> ExitCode {
+    let plan = match parse() {
+        Ok(plan) => plan,
+        Err(message) => {
+            eprintln!("compare: {message}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    print_head(&plan.settings);
+    for scenario in &plan.scenarios {
+        if let Err(error) = run(&plan, scenario) {
+            eprintln!("compare: {scenario}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn parse() -> Result<Plan, String> {
+    let mut arguments = Arguments::of_process()?;
+    let mut scenarios = arguments.words().to_vec();
+    if let Some(unknown) = scenarios.iter().find(|name| !SCENARIOS.contains(&name.as_str())) {
+        return Err(format!("unknown scenario {unknown}, expected {}", SCENARIOS.join(", ")));
+    }
+    if scenarios.is_empty() {
+        scenarios = SCENARIOS.map(str::to_owned).to_vec();
+    }
+    let varve = arguments.value("varve", "target/release/varve".to_owned())?;
+    let peer = arguments.value("peer", "etcd".to_owned())?;
+    let rounds: Option<usize> = arguments.optional("rounds")?;
+    let clients: Option<Vec<usize>> = match arguments.list("clients", Vec::new())? {
+        clients if clients.is_empty() => None,
+        clients => Some(clients),
+    };
+    let plan = Plan {
+        settings: Settings {
+            varve: Program { label: "varve".to_owned(), path: PathBuf::from(varve) },
+            peer: (peer != "none")
+                .then(|| Program { label: "etcd".to_owned(), path: PathBuf::from(peer) }),
+            directory: PathBuf::from(arguments.value("dir", "target/compare".to_owned())?),
+            rounds: rounds.unwrap_or(2),
+            time: seconds(arguments.value("seconds", 5.0)?)?,
+            threads: arguments.value("threads", 1)?,
+            seed: arguments.value("seed", 1)?,
+        },
+        scenarios,
+        put_clients: clients.clone().unwrap_or_else(|| vec![1, 100, 1000]),
+        get_clients: clients.unwrap_or_else(|| vec![1, 100]),
+        key_space: arguments.value("key-space", 100_000)?,
+        value_sizes: arguments.value("value-bytes", ValueSizes::Fixed(256))?,
+        long_reads: LongReads {
+            keys: arguments.value("keys", 300_000)?,
+            value_bytes: 256,
+            rate: arguments.value("rate", 2000.0)?,
+            readers: arguments.value("readers", 2)?,
+            reading: reading(&arguments.value("reading", "whole".to_owned())?)?,
+        },
+        million: Million {
+            keys: arguments.value("objects", 1_000_000)?,
+            rewrites: arguments.value("rewrites", 200_000)?,
+        },
+        million_rounds: rounds.unwrap_or(1),
+    };
+    arguments.finish()?;
+    Ok(plan)
+}
+
+fn seconds(seconds: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(seconds).map_err(|error| format!("--seconds: {error}"))
+}
+
+fn reading(text: &str) -> Result<Reading, String> {
+    match text {
+        "whole" => Ok(Reading::Whole),
+        "pages" => Ok(Reading::Pages),
+        "stream" => Ok(Reading::Stream),
+        _ => Err(format!("--reading {text}: expected whole, pages or stream")),
+    }
+}
+
+/// What a figure needs to be understood: the programs, the machine, the command line.
+fn print_head(settings: &Settings) {
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    println!("- command: `compare {}`", command.join(" "));
+    for program in settings.programs() {
+        println!("- {}: {}", program.label, program.version());
+    }
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cpu = cpu.trim_start_matches([' ', '\t', ':']);
+    println!("- machine: {cores} cores, {cpu}, Linux {}", kernel.trim());
+}
+
+fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
+    let settings = &plan.settings;
+    let calls = |operation, clients: &[usize], is_filled| Calls {
+        operation,
+        clients: clients.to_vec(),
+        keys: plan.key_space,
+        value_sizes: plan.value_sizes,
+        is_filled,
+    };
+    let rounds = format!("{} rounds of {:?}", settings.rounds, settings.time);
+    match scenario {
+        "floor" => {
+            println!("\n### floor: put by 1 client beside sync and empty call, {rounds}\n");
+            print!("{}", floor::run(settings)?.markdown());
+        }
+        "put" => {
+            println!("\n### put, {:?}, {} keys, {rounds}\n", plan.value_sizes, plan.key_space);
+            let calls = calls(Operation::Put, &plan.put_clients, false);
+            print!("{}", calls::run(settings, &calls)?.markdown());
+        }
+        "get" => {
+            println!(
+                "\n### linearizable get, {:?}, {} keys, {rounds}\n",
+                plan.value_sizes, plan.key_space
+            );
+            let get = Operation::Get { is_serializable: false };
+            let calls = calls(get, &plan.get_clients, true);
+            print!("{}", calls::run(settings, &calls)?.markdown());
+        }
+        "long-reads" => {
+            let LongReads { keys, value_bytes, rate, readers, reading } = &plan.long_reads;
+            println!(
+                "\n### long reads: {keys} keys of {value_bytes} B, {rate} puts/s, \
+                 {readers} readers ({reading:?}), {rounds}\n"
+            );
+            let (puts, reads) = long_reads::run(settings, &plan.long_reads)?;
+            print!("{}\n{}", puts.markdown(), reads.markdown());
+        }
+        "million" => {
+            let Million { keys, rewrites } = plan.million;
+            let settings = Settings { rounds: plan.million_rounds, ..settings.clone() };
+            println!(
+                "\n### {keys} objects of 0.3-8 KiB, {rewrites} rewrites, {} rounds\n",
+                settings.rounds
+            );
+            print!("{}", million::run(&settings, &plan.million)?.markdown());
+        }
+        _ => unreachable!("scenarios were checked: {scenario}"),
+    }
+    Ok(())
+}

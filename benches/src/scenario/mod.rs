@@ -1,0 +1,174 @@
+//! What is compared: each scenario starts both servers in turn and makes a table.
+//!
+//! One idea: rounds are interleaved (varve, etcd, varve, etcd), each on fresh data, so that what
+//! the machine does meanwhile hits both. A figure is of all rounds together; the figures of single
+//! rounds go to standard error, where their spread is seen.
+
+pub mod calls;
+pub mod floor;
+pub mod long_reads;
+pub mod million;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::load::{self, Limit, Operation, Report, Spec};
+use crate::server::{Error, Program, Server};
+use crate::table::{Cell, maybe};
+use crate::workload::{Order, ValueSizes, Workload};
+
+/// What all scenarios need.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The server that is measured.
+    pub varve: Program,
+    /// The server it is measured against; without it tables have no ratios.
+    pub peer: Option<Program>,
+    /// Where data go: a directory of a disk.
+    pub directory: PathBuf,
+    /// How often each server is measured.
+    pub rounds: usize,
+    /// How long one measurement is.
+    pub time: Duration,
+    /// Threads of the load generator.
+    pub threads: usize,
+    /// Seed of keys and values.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// The servers in the order in which they run.
+    pub fn programs(&self) -> Vec<&Program> {
+        std::iter::once(&self.varve).chain(&self.peer).collect()
+    }
+
+    /// Runs `measure` for each round and server, interleaved, each on fresh data; what it measured
+    /// for each server, in the order of [`Settings::programs`].
+    ///
+    /// # Errors
+    /// The first that `measure` or a start had.
+    pub fn interleave<T>(
+        &self,
+        mut measure: impl FnMut(&Program, &mut Server) -> Result<T, Error>,
+    ) -> Result<Vec<Vec<T>>, Error> {
+        let programs = self.programs();
+        let mut measured: Vec<Vec<T>> = programs.iter().map(|_| Vec::new()).collect();
+        for round in 0..self.rounds {
+            for (program, results) in programs.iter().zip(&mut measured) {
+                eprintln!("round {} of {}: {}", round + 1, self.rounds, program.label);
+                let mut server = Server::start(program, &self.directory)?;
+                results.push(measure(program, &mut server)?);
+                server.remove()?;
+            }
+        }
+        Ok(measured)
+    }
+
+    /// A load on a server of so many clients, as long as this scenario measures.
+    pub fn spec(
+        &self,
+        server: &Server,
+        operation: Operation,
+        clients: usize,
+        workload: &Arc<Workload>,
+    ) -> Spec {
+        Spec {
+            endpoints: vec![server.address()],
+            operation,
+            clients,
+            connections: connections_of(clients),
+            threads: self.threads,
+            rate: None,
+            limit: Limit::Time(self.time),
+            workload: Arc::clone(workload),
+            server_pid: Some(server.pid()),
+        }
+    }
+
+    /// Keys and values of this run.
+    pub fn workload(&self, keys: u64, order: Order, sizes: ValueSizes) -> Arc<Workload> {
+        Arc::new(Workload::new(keys, order, sizes, self.seed))
+    }
+}
+
+/// Connections for so many clients: ten clients share one, at most 100.
+pub fn connections_of(clients: usize) -> usize {
+    clients.div_ceil(10).clamp(1, 100)
+}
+
+/// Puts each key of a workload once, as fast as the server takes them.
+///
+/// # Errors
+/// A put failed.
+pub fn fill(
+    settings: &Settings,
+    server: &Server,
+    workload: &Arc<Workload>,
+) -> Result<Report, Error> {
+    let sequential = workload.in_order(Order::Sequential);
+    let mut spec = settings.spec(server, Operation::Put, 256, &sequential);
+    spec.limit = Limit::Calls(workload.key_space);
+    checked(load::run(&spec)?)
+}
+
+/// A report without failed calls.
+///
+/// # Errors
+/// A call failed.
+pub fn checked(report: Report) -> Result<Report, Error> {
+    match report.first_error.clone() {
+        Some(first) => Err(Error::Failed { failed: report.failed, first }),
+        None => Ok(report),
+    }
+}
+
+/// All rounds together.
+pub fn sum<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Report {
+    let mut total = Report::default();
+    reports.into_iter().for_each(|report| total.add(report));
+    total
+}
+
+/// Heads of the columns of [`cells`].
+pub const HEADS: [&str; 10] = [
+    "calls/s",
+    "mean us",
+    "p50 us",
+    "p90 us",
+    "p99 us",
+    "p99.9 us",
+    "max us",
+    "server CPU us/call",
+    "client CPU us/call",
+    "RSS MiB",
+];
+
+/// What a table says of a load.
+pub fn cells(report: &Report) -> Vec<Cell> {
+    let latencies = &report.latencies;
+    vec![
+        Cell::count(report.calls_per_second()),
+        Cell::micros(latencies.mean()),
+        Cell::micros(latencies.quantile(0.5)),
+        Cell::micros(latencies.quantile(0.9)),
+        Cell::micros(latencies.quantile(0.99)),
+        Cell::micros(latencies.quantile(0.999)),
+        Cell::micros(latencies.longest()),
+        maybe(report.server_cpu_per_call(), Cell::micros),
+        Cell::micros(report.client_cpu_per_call()),
+        maybe(report.server, |figures| Cell::mebibytes(figures.resident_bytes)),
+    ]
+}
+
+/// One line for the eyes while a comparison runs.
+pub fn say(what: &str, report: &Report) {
+    let latencies = &report.latencies;
+    eprintln!(
+        "  {what}: {:.0}/s, p50 {:?}, p99 {:?}, max {:?}",
+        report.calls_per_second(),
+        latencies.quantile(0.5),
+        latencies.quantile(0.99),
+        latencies.longest()
+    );
+}
