@@ -4,13 +4,14 @@
 //! one function starts either. The log goes to a file, so that nothing of this process has to run
 //! while a server is measured.
 //!
-//! Invariants: a [`Server`] that is dropped leaves no process; its directory goes with it, unless
-//! it ended badly. Processes are ended by their own id only.
+//! Invariants: a [`Server`] that is dropped leaves no process, and its directory goes with it; nor
+//! does one outlive this process. Processes are ended by their own id only.
 
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -163,6 +164,14 @@ impl Server {
             }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        // SAFETY: prctl(2) is async-signal-safe and touches no memory. Asked for is that the
+        // server does not outlive the thread that started it.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
         self.started = Instant::now();
         let child = command.spawn().map_err(system(self.program.path.display()))?;
         self.child = Some(child);

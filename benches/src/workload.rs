@@ -6,6 +6,7 @@
 //!
 //! Invariants: keys of different numbers differ; the same seed gives the same bytes on each run.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -92,6 +93,15 @@ impl ValueSizes {
                 let bytes = LOG_NORMAL_BYTES_MEDIAN * (LOG_NORMAL_SIGMA * normal(bits)).exp();
                 (bytes as usize).clamp(LOG_NORMAL_BYTES_MIN, LOG_NORMAL_BYTES_MAX)
             }
+        }
+    }
+}
+
+impl fmt::Display for ValueSizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ValueSizes::Fixed(bytes) => write!(f, "{bytes} B"),
+            ValueSizes::LogNormal => f.write_str("0.3-8 KiB"),
         }
     }
 }

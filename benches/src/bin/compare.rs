@@ -155,13 +155,16 @@ fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
             print!("{}", floor::run(settings)?.markdown());
         }
         "put" => {
-            println!("\n### put, {:?}, {} keys, {rounds}\n", plan.value_sizes, plan.key_space);
+            println!(
+                "\n### put, values of {}, {} keys, {rounds}\n",
+                plan.value_sizes, plan.key_space
+            );
             let calls = calls(Operation::Put, &plan.put_clients, false);
             print!("{}", calls::run(settings, &calls)?.markdown());
         }
         "get" => {
             println!(
-                "\n### linearizable get, {:?}, {} keys, {rounds}\n",
+                "\n### linearizable get, values of {}, {} keys, {rounds}\n",
                 plan.value_sizes, plan.key_space
             );
             let get = Operation::Get { is_serializable: false };
@@ -172,7 +175,7 @@ fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
             let LongReads { keys, value_bytes, rate, readers, reading } = &plan.long_reads;
             println!(
                 "\n### long reads: {keys} keys of {value_bytes} B, {rate} puts/s, \
-                 {readers} readers ({reading:?}), {rounds}\n"
+                 {readers} readers ({reading}), {rounds}\n"
             );
             let (puts, reads) = long_reads::run(settings, &plan.long_reads)?;
             print!("{}\n{}", puts.markdown(), reads.markdown());

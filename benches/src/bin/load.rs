@@ -24,6 +24,8 @@ use varve_benches::workload::{Order, ValueSizes, Workload};
 
 /// A mistake on the command line.
 const EXIT_USAGE: u8 = 2;
+/// Responses of more bytes than this are worth a line of their own.
+const BULK_BYTES: u64 = 64 << 10;
 
 fn main() -> ExitCode {
     let (spec, watchers) = match parse() {
@@ -122,7 +124,8 @@ fn print(reports: &[(&str, &Report)]) -> bool {
         }
     }
     print!("{}", table.markdown());
-    for (label, report) in reports.iter().filter(|(_, report)| report.response_bytes > 0) {
+    let is_bulk = |report: &Report| report.response_bytes > report.calls() * BULK_BYTES;
+    for (label, report) in reports.iter().filter(|(_, report)| is_bulk(report)) {
         let mebibytes = report.response_bytes as f64 / f64::from(1 << 20);
         let per_second = mebibytes / report.elapsed.as_secs_f64().max(1e-9);
         println!("responses of {label}: {mebibytes:.1} MiB, {per_second:.1} MiB/s");

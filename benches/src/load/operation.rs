@@ -1,5 +1,6 @@
 //! The kinds of calls, and how one is made.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -43,6 +44,16 @@ pub enum Reading {
     Pages,
     /// With RangeStream.
     Stream,
+}
+
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reading::Whole => "one response",
+            Reading::Pages => "pages of 10,000 keys",
+            Reading::Stream => "RangeStream",
+        })
+    }
 }
 
 impl FromStr for Operation {

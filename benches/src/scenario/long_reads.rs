@@ -73,6 +73,8 @@ pub fn run(settings: &Settings, scenario: &LongReads) -> Result<(Table, Table), 
         ]);
     }
     if settings.peer.is_some() {
+        // The rows beside readers: of the first server and of the second.
+        puts.ratio("varve / etcd", 0, 4, 1);
         reads.ratio("ratio", 0, 1, 0);
     }
     Ok((puts, reads))
