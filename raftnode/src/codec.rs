@@ -81,6 +81,16 @@ pub(crate) fn encode(message: &Message) -> Option<Bytes> {
     Some(bytes.freeze())
 }
 
+/// Whether these are the bytes of a `MsgPropose`, if of a message at all.
+pub(crate) fn is_proposal(bytes: &[u8]) -> bool {
+    bytes.get(1) == Some(&TYPES[0].0)
+}
+
+/// Whether these are the bytes of a message with a snapshot, if of a message at all.
+pub(crate) fn has_snapshot(bytes: &[u8]) -> bool {
+    bytes.get(2).is_some_and(|flags| flags & FLAG_SNAPSHOT != 0)
+}
+
 /// The message in `bytes`; its entries share them.
 pub(crate) fn decode(bytes: Bytes) -> Result<Message> {
     let mut reader = Reader::new("raft message", bytes);

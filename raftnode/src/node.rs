@@ -228,8 +228,32 @@ impl Node {
     /// A carrier steps such a message only together with the files that came before it, and keeps
     /// files by their mark: [`crate::Output::install`] names one of them, not always the latest.
     pub fn snapshot_mark(message: &Bytes) -> Option<Applied> {
+        if !codec::has_snapshot(message) {
+            return None;
+        }
         let message = codec::decode(message.clone()).ok()?;
         message.snapshot.as_ref().map(mark_of)
+    }
+
+    /// Whether a peer's bytes are a message at all, so that a carrier can end the stream of a peer
+    /// that sends others.
+    ///
+    /// # Errors
+    /// [`crate::Error`] with what was expected and found.
+    pub fn check_form(message: &Bytes) -> Result<()> {
+        codec::decode(message.clone()).map(drop)
+    }
+
+    /// The payloads that a well-formed message of a follower asks this node to propose.
+    ///
+    /// What is committed can be refused no more, so a carrier checks first that the state machine
+    /// will understand them.
+    pub fn proposed(message: &Bytes) -> Vec<Bytes> {
+        if !codec::is_proposal(message) {
+            return Vec::new();
+        }
+        let message = codec::decode(message.clone()).unwrap_or_default();
+        message.entries.iter().map(|entry| entry.data.clone()).collect()
     }
 
     /// The carrier could not reach a node.

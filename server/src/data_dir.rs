@@ -11,6 +11,9 @@
 //! Once written, the identity wins over the flags, as etcd's data does over `--initial-cluster`:
 //! a member that restarts is who it was. Log and engine carry the same identity, so that parts of
 //! different members are never mixed.
+//!
+//! Invariants: nothing is acknowledged before IDENTITY has its name ([`DataDir::founded`]); where
+//! IDENTITY is, a log was, so a directory that has lost its log is refused rather than founded anew.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,8 +26,16 @@ use crate::error::Error;
 use crate::peer::PeerAddress;
 use crate::setup::Setup;
 
+/// Name of the identity file.
+const IDENTITY: &str = "IDENTITY";
+/// Its name until log and engine are there.
+const IDENTITY_NEW: &str = "IDENTITY.new";
 /// Version of the identity file.
 const FORMAT: u32 = 1;
+/// What is between the identity and its checksum.
+const CHECKSUM_MARK: &str = "\ncrc32 ";
+/// Longest identity file that is read; a real one has a few hundred bytes.
+const IDENTITY_BYTES_MAX: u64 = 1 << 20;
 
 /// An open, locked data directory.
 pub struct DataDir {
@@ -36,6 +47,8 @@ pub struct DataDir {
     pub engine: PathBuf,
     /// Directory for snapshots being received.
     pub incoming: PathBuf,
+    disk: Arc<dyn Disk>,
+    member: PathBuf,
     _lock: Box<dyn DirLock>,
 }
 
@@ -66,6 +79,40 @@ impl Identity {
     /// An identity made from flags.
     pub fn new(cluster_id: u64, member_id: u64, members: Vec<FoundingMember>) -> Self {
         Self { format: FORMAT, cluster_id, member_id, members }
+    }
+
+    /// The content of the file.
+    fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_string_pretty(self).expect("plain data has a JSON form");
+        let checksum = crc32fast::hash(json.as_bytes());
+        format!("{json}{CHECKSUM_MARK}{checksum:08x}\n").into_bytes()
+    }
+
+    /// Parses the content of the file.
+    ///
+    /// # Errors
+    /// What was expected and found: damage, or the format of a newer program.
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| format!("expected an identity, found no text: {error}"))?;
+        let (json, checksum) = text
+            .rsplit_once(CHECKSUM_MARK)
+            .ok_or("expected an identity with its checksum, found none")?;
+        let computed = format!("{:08x}\n", crc32fast::hash(json.as_bytes()));
+        if computed != checksum {
+            let (expected, found) = (checksum.trim_end(), computed.trim_end());
+            return Err(format!("expected checksum {expected}, found {found}: it is damaged"));
+        }
+        let not_json = |error| format!("expected an identity, found {error}");
+        let Format { format } = serde_json::from_str(json).map_err(not_json)?;
+        if format != FORMAT {
+            return Err(format!("expected format {FORMAT}, found {format}"));
+        }
+        serde_json::from_str(json).map_err(not_json)
     }
 
     /// What log and engine carry: cluster id and member id.
@@ -110,7 +157,8 @@ impl DataDir {
     /// Locks the directory, checks whose it is, and makes what is missing.
     ///
     /// # Errors
-    /// The directory is in use, holds data of etcd, or an identity that cannot be read.
+    /// The directory is in use, holds data of etcd, an identity that cannot be read, or an
+    /// identity without a log.
     pub fn open(disk: Arc<dyn Disk>, setup: &Setup) -> Result<Self, Error> {
         let root = &setup.data_dir;
         disk.create_dir_all(root)?;
@@ -118,8 +166,8 @@ impl DataDir {
         let member = root.join("member");
         refuse_etcd(disk.as_ref(), &member)?;
         disk.create_dir_all(&member)?;
-        let identity = identity(disk.as_ref(), &member, setup)?;
         let log = setup.wal_dir.clone().unwrap_or_else(|| member.join("log"));
+        let identity = identity(disk.as_ref(), &member, &log, setup)?;
         disk.create_dir_all(&log)?;
         let incoming = member.join("incoming");
         disk.remove_dir_all(&incoming)?;
@@ -133,7 +181,23 @@ impl DataDir {
         if let Some(parent) = setup.wal_dir.as_deref().and_then(Path::parent) {
             disk.sync_dir(parent)?;
         }
-        Ok(Self { identity, log, engine: member.join("engine"), incoming, _lock: lock })
+        let engine = member.join("engine");
+        Ok(Self { identity, log, engine, incoming, disk, member, _lock: lock })
+    }
+
+    /// Log and engine exist and are durable: from here on this directory is this member's. To be
+    /// called before anything is acknowledged; does nothing on a restart.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn founded(&self) -> Result<(), Error> {
+        let path = self.member.join(IDENTITY);
+        if !self.disk.exists(&path)? {
+            self.disk.rename(&self.member.join(IDENTITY_NEW), &path)?;
+            // The name is durable: a later start knows that there was a log.
+            self.disk.sync_dir(&self.member)?;
+        }
+        Ok(())
     }
 }
 
@@ -162,23 +226,26 @@ fn refuse_etcd(disk: &dyn Disk, member: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The stored identity, or that of the flags, stored now.
-fn identity(disk: &dyn Disk, member: &Path, setup: &Setup) -> Result<Identity, Error> {
-    let path = member.join("IDENTITY");
+fn read_identity(disk: &dyn Disk, path: &Path) -> Result<Identity, Error> {
+    let file = disk.open(path)?;
+    // The bound fits any usize.
+    let length = file.len()?.min(IDENTITY_BYTES_MAX) as usize;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(0, &mut bytes)?;
+    Identity::decode(&bytes).map_err(|reason| {
+        Error::DataDir(format!(
+            "{}: {reason}; put the file back, or rebuild this member from its peers",
+            path.display()
+        ))
+    })
+}
+
+/// The stored identity, or that of the flags, stored now under its preliminary name.
+fn identity(disk: &dyn Disk, member: &Path, log: &Path, setup: &Setup) -> Result<Identity, Error> {
+    let path = member.join(IDENTITY);
     if disk.exists(&path)? {
-        let file = disk.open(&path)?;
-        let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX).min(1 << 20)];
-        file.read_exact_at(0, &mut bytes)?;
-        let identity: Identity = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::DataDir(format!("{}: expected an identity, found {error}", path.display()))
-        })?;
-        if identity.format != FORMAT {
-            return Err(Error::DataDir(format!(
-                "{}: expected format {FORMAT}, found {}",
-                path.display(),
-                identity.format
-            )));
-        }
+        let identity = read_identity(disk, &path)?;
+        require_log(disk, &path, log)?;
         if identity.cluster_id != setup.identity.cluster_id
             || identity.member_id != setup.identity.member_id
         {
@@ -193,25 +260,104 @@ fn identity(disk: &dyn Disk, member: &Path, setup: &Setup) -> Result<Identity, E
         }
         return Ok(identity);
     }
-    // A log or an engine without an identity: somebody removed it.
+    // A log or an engine without an identity: somebody removed it. With the preliminary one, they
+    // were being made when the process ended, and hold nothing that was acknowledged.
+    let new = member.join(IDENTITY_NEW);
+    let is_being_founded = disk.exists(&new)?;
     for name in ["log", "engine"] {
-        if disk.exists(&member.join(name))? {
+        if !is_being_founded && disk.exists(&member.join(name))? {
             return Err(Error::DataDir(format!(
-                "{}: expected the file IDENTITY beside {name}/, found none",
+                "{}: expected the file IDENTITY beside {name}/, found none; put it back, or \
+                 rebuild this member from its peers",
                 member.display()
             )));
         }
     }
-    let bytes = serde_json::to_vec_pretty(&setup.identity).expect("plain data has a JSON form");
-    let new = member.join("IDENTITY.new");
-    if disk.exists(&new)? {
-        disk.remove(&new)?;
+    let bytes = setup.identity.encode();
+    // Replaced, never absent: without it, what is half made beside it would be refused for ever.
+    let draft = member.join("IDENTITY.draft");
+    if disk.exists(&draft)? {
+        disk.remove(&draft)?;
     }
-    let file = disk.create(&new)?;
+    let file = disk.create(&draft)?;
     file.write_at(0, &bytes)?;
-    // Durable content first, then the name: a crash leaves no identity, or this one whole.
+    // Durable content first, the final name later (`founded`): a crash leaves no identity, or this
+    // one whole.
     file.sync()?;
-    disk.rename(&new, &path)?;
+    disk.rename(&draft, &new)?;
     disk.sync_dir(member)?;
     Ok(setup.identity.clone())
+}
+
+/// Where an identity is, a log was: an empty one would silently forget what it held.
+fn require_log(disk: &dyn Disk, identity: &Path, log: &Path) -> Result<(), Error> {
+    let names = if disk.exists(log)? { disk.list(log)? } else { Vec::new() };
+    if names.iter().any(|name| name.ends_with(".wal")) {
+        return Ok(());
+    }
+    Err(Error::DataDir(format!(
+        "{}: expected the log of the member of {}, found no segment; check --wal-dir, put the log \
+         back, or rebuild this member from its peers",
+        log.display(),
+        identity.display(),
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        let founder = FoundingMember {
+            id: 2,
+            name: "m".to_owned(),
+            peer_urls: vec!["http://127.0.0.1:1".to_owned()],
+        };
+        Identity::new(1, 2, vec![founder])
+    }
+
+    #[test]
+    fn an_identity_has_these_bytes() {
+        let golden = r#"{
+  "format": 1,
+  "cluster_id": 1,
+  "member_id": 2,
+  "members": [
+    {
+      "id": 2,
+      "name": "m",
+      "peer_urls": [
+        "http://127.0.0.1:1"
+      ]
+    }
+  ]
+}
+crc32 50c23df5
+"#;
+        let bytes = identity().encode();
+        assert_eq!(String::from_utf8(bytes.clone()).unwrap(), golden);
+        assert_eq!(Identity::decode(&bytes).unwrap(), identity());
+    }
+
+    #[test]
+    fn an_identity_with_any_bit_flipped_or_cut_anywhere_is_refused() {
+        let sound = identity().encode();
+        for bit in 0..sound.len() * 8 {
+            let mut damaged = sound.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Identity::decode(&damaged).is_err(), "bit {bit}");
+        }
+        for length in 0..sound.len() {
+            assert!(Identity::decode(&sound[..length]).is_err(), "cut to {length}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_named_whatever_its_fields_are() {
+        let json = r#"{"format": 2, "who": "knows"}"#;
+        let checksum = crc32fast::hash(json.as_bytes());
+        let text = format!("{json}{CHECKSUM_MARK}{checksum:08x}\n");
+        let error = Identity::decode(text.as_bytes()).unwrap_err();
+        assert_eq!(error, "expected format 1, found 2");
+    }
 }

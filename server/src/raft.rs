@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use varve_raftnode::{Applied, Committed, Index, MessageClass, Node, NodeId, Output, ProposeError};
-use varve_store::{Command, encode_batch};
+use varve_store::{Command, decode_batch, encode_batch};
 
 use crate::apply::ApplyInput;
 use crate::cluster::Cluster;
@@ -211,6 +211,8 @@ impl RaftThread {
         }
         if Node::snapshot_mark(message).is_some() {
             tracing::warn!(from = hex(from), "refused a snapshot that came without its files");
+        } else if let Some(error) = unintelligible(message) {
+            tracing::warn!(from = hex(from), error = %error, "refused a proposal of a peer");
         } else if let Err(error) = self.node.step(from, message) {
             tracing::warn!(from = hex(from), error = %error, "refused a message of a peer");
         }
@@ -346,6 +348,12 @@ impl RaftThread {
         }
         false
     }
+}
+
+/// Why the state machine would not understand what a peer asks to propose. Committed, it would
+/// stop every member at every start.
+fn unintelligible(message: &Bytes) -> Option<varve_store::Error> {
+    Node::proposed(message).iter().find_map(|payload| decode_batch(payload).err())
 }
 
 fn payload_bytes(input: &ApplyInput) -> usize {

@@ -1,9 +1,10 @@
 //! Starting and stopping, in order.
 //!
 //! ```text
+//! bind every address                              (a taken port is known before anything is written)
 //! lock and identify the data directory
 //! engine -> state machine -> log -> node          (all recovery happens here)
-//! bind every address                              (a taken port is known before anything runs)
+//! give IDENTITY its name                          (a founded member; nothing is acknowledged before)
 //! background, apply, raft, peer threads           (from here on this member takes part)
 //! socket threads                                  (no connection is accepted yet)
 //! publish this member's name and client URLs      (the first commit: there is a quorum)
@@ -91,11 +92,14 @@ impl Server {
     /// # Errors
     /// Whatever refuses the start: a foreign data directory, damage, a taken port.
     pub fn start(setup: Setup, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        // Before the data directory: it remembers the peer URLs it was founded with, so a start
+        // that fails for a taken port must not have founded anything.
+        let bound = bind(&setup)?;
+        let peer_listeners = bind_peers(&setup)?;
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
         let data_dir = DataDir::open(Arc::clone(&disk), &setup)?;
         let recovered = Recovered::open(&disk, &data_dir, &setup)?;
-        let bound = bind(&setup)?;
-        let peer_listeners = bind_peers(&setup)?;
+        data_dir.founded()?;
 
         let (raft, raft_inbox) = bounded(limits::RAFT_INBOX_MAX);
         let mailboxes: Vec<_> =
@@ -231,9 +235,8 @@ fn bind(setup: &Setup) -> Result<Vec<Bound>, Error> {
 fn bind_peers(setup: &Setup) -> Result<Vec<std::net::TcpListener>, Error> {
     let mut listeners = Vec::new();
     for address in &setup.listen_peers {
-        let listener = std::net::TcpListener::bind(address).map_err(|error| {
-            std::io::Error::new(error.kind(), format!("listen tcp {address}: {error}"))
-        })?;
+        let listener = std::net::TcpListener::bind(address)
+            .map_err(|error| listener::name_listen_error("tcp", address, &error))?;
         listeners.push(listener);
     }
     Ok(listeners)

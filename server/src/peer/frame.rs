@@ -123,6 +123,9 @@ pub enum FrameError {
     /// The other side gave a reason.
     #[error("the peer refuses: {0}")]
     Refused(String),
+    /// This side cannot go on: its disk or its state, not the stream, is the cause.
+    #[error("this member: {0}")]
+    Own(String),
 }
 
 impl FrameError {

@@ -92,9 +92,9 @@ async fn greet(context: &Context, stream: &mut TcpStream) -> Result<Hello, Frame
             format!("a stream to member {:x}", hello.to),
         ));
     }
-    if !is_member(context, hello.from) {
+    if hello.from == cluster.member_id || !is_member(context, hello.from) {
         return Err(FrameError::malformed(
-            "a stream from a member of the cluster",
+            "a stream from another member of the cluster",
             format!("a stream from {:x}", hello.from),
         ));
     }
@@ -118,7 +118,7 @@ async fn pump(
         let (kind, payload) = frame::read(&mut stream).await?;
         received.inc_by(payload.len() as u64);
         match kind {
-            FrameKind::Raft => raft(context, from, payload),
+            FrameKind::Raft => raft(context, from, payload)?,
             FrameKind::LeaseQuestion => {
                 let question = LeaseQuestion::decode(&payload)?;
                 let answer = answer(context, question);
@@ -140,8 +140,13 @@ async fn pump(
     }
 }
 
-fn raft(context: &Context, from: u64, message: Bytes) {
+/// Hands a message over. What does not even parse ends the stream; whether the rest makes sense is
+/// for the node to judge, which refuses single messages.
+fn raft(context: &Context, from: u64, message: Bytes) -> Result<(), FrameError> {
+    varve_raftnode::Node::check_form(&message)
+        .map_err(|error| FrameError::malformed("a Raft message", error.to_string()))?;
     let _ = context.raft.try_send(RaftInput::Peer { from: node(from), message });
+    Ok(())
 }
 
 /// What this member knows of a lease, if it leads.

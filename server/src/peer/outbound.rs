@@ -5,7 +5,7 @@
 //! node is told, so that it stops streaming to that peer.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +30,7 @@ pub(super) async fn run(
     loop {
         match connect(&context, &peer, kind).await {
             Ok(stream) => {
-                pause = limits::PEER_REDIAL_MIN;
+                let connected_at = Instant::now();
                 was_up = true;
                 tracing::info!(peer = hex(peer.id), stream = ?kind, "established a peer stream");
                 match pump(&context, &peer, stream, &mut queue).await {
@@ -38,6 +38,10 @@ pub(super) async fn run(
                     Err(error) => {
                         tracing::warn!(peer = hex(peer.id), stream = ?kind, error = %error, "lost a peer stream");
                     }
+                }
+                // A peer that accepts and then refuses is dialled as rarely as one that is away.
+                if connected_at.elapsed() > limits::PEER_REDIAL_MAX {
+                    pause = limits::PEER_REDIAL_MIN;
                 }
             }
             Err(error) if was_up => {

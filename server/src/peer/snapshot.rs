@@ -186,7 +186,12 @@ pub(super) async fn receive(
 ) -> Result<(), FrameError> {
     let turn = Turn::take()
         .ok_or_else(|| FrameError::malformed("one snapshot at a time", "a second one"))?;
-    let (manifest, files) = decode_offer(&frame::expect(stream, FrameKind::SnapshotOffer).await?)?;
+    // Nobody else can send a snapshot meanwhile: silence must end.
+    let offer =
+        timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::expect(stream, FrameKind::SnapshotOffer))
+            .await
+            .map_err(|_| FrameError::malformed("a snapshot offer", "silence"))??;
+    let (manifest, files) = decode_offer(&offer)?;
     let number = NEXT_STAGING.fetch_add(1, Ordering::Relaxed);
     let staged = Staged {
         manifest,
@@ -293,16 +298,16 @@ async fn complete(
     }
     match tokio::task::spawn_blocking(move || file.sync()).await {
         Ok(synced) => synced.map_err(own_disk),
-        Err(error) => Err(std::io::Error::other(error).into()),
+        Err(error) => Err(FrameError::Own(error.to_string())),
     }
 }
 
 fn own_disk(error: varve_disk::Error) -> FrameError {
-    std::io::Error::other(error).into()
+    FrameError::Own(error.to_string())
 }
 
-fn own_state(error: impl std::error::Error + Send + Sync + 'static) -> FrameError {
-    std::io::Error::other(error).into()
+fn own_state(error: impl std::error::Error) -> FrameError {
+    FrameError::Own(error.to_string())
 }
 
 #[cfg(test)]
