@@ -147,10 +147,11 @@ impl Db {
             }
             None => create(&disk, dir, &options)?,
         };
-        remove_strays(&*disk, dir, manifest.number(), &state)?;
         let removals = Arc::new(Removals::default());
         let opener = FileOpener { disk: &*disk, dir, removals: &removals };
         let version = Version::open(&state, &opener)?;
+        // Only now that nothing is refused any more: a refused directory is left as it is.
+        remove_strays(&*disk, dir, manifest.number(), &state)?;
         let memtable = MemtableWriter::new(committed_of(&version));
         let identity = manifest.identity();
         let ids = FileIds::new(identity.origin, state.next_sequence);
@@ -262,8 +263,10 @@ fn check_identity(dir: &Path, found: Identity, expected: [u8; 16]) -> Result<()>
     if found.identity == expected {
         return Ok(());
     }
-    let expected = format!("identity {expected:02x?}");
-    Err(Error::corrupt(dir, 0, expected, format!("{:02x?}", found.identity)))
+    let hexadecimal =
+        |identity: [u8; 16]| identity.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let expected = format!("identity {}", hexadecimal(expected));
+    Err(Error::corrupt(dir, 0, expected, hexadecimal(found.identity)))
 }
 
 /// Removes what a crash left: files that the manifest does not name.
