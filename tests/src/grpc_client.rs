@@ -125,6 +125,21 @@ impl Client {
         Ok(grpc.streaming(tonic::Request::new(requests), path, codec).await?.into_inner())
     }
 
+    /// One HTTP/2 request as it is: any path, any headers, any bytes. For tests of what a server
+    /// does with requests that no gRPC client sends.
+    pub async fn raw(
+        &self,
+        request: http::Request<tonic::body::Body>,
+    ) -> Result<http::Response<tonic::body::Body>, tonic::Status> {
+        use tonic::client::GrpcService as _;
+        let unavailable = |error: tonic::transport::Error| {
+            tonic::Status::unavailable(format!("{error}: {:?}", std::error::Error::source(&error)))
+        };
+        let mut channel = self.channel.clone();
+        std::future::poll_fn(|context| channel.poll_ready(context)).await.map_err(unavailable)?;
+        channel.call(request).await.map_err(unavailable)
+    }
+
     async fn grpc(&self) -> Result<Grpc<Channel>, tonic::Status> {
         let mut grpc = Grpc::new(self.channel.clone())
             .max_decoding_message_size(usize::MAX)

@@ -1,0 +1,233 @@
+//! A disk that is read-only or full.
+//!
+//! Each server runs in a mount namespace of its own, with a small ext4 image mounted there as its
+//! data directory: nothing outside sees the mount, and it goes away with the process. The test
+//! reaches the files through `/proc/<pid>/root`. Needs root; skipped with a message elsewhere.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use varve_tests::grpc_client::Client;
+use varve_tests::process::{Options, Program, Server, fresh_directory};
+
+use crate::{
+    Acknowledged, CALL_TIMEOUT, EXIT_TIMEOUT, assert_ends, assert_keys, assert_no_panic, block_on,
+    put, put_keys,
+};
+
+/// Room for one segment of the log and a little more.
+const IMAGE_BYTES: u64 = 96 << 20;
+/// From the first write that fails to the end of the process.
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// An image of a file system and the directory where servers mount it.
+struct SmallDisk {
+    directory: PathBuf,
+    image: PathBuf,
+    mount_point: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None`, with a message, where mounting is not permitted.
+    fn new() -> Option<SmallDisk> {
+        let directory = fresh_directory("small-disk");
+        let (image, mount_point) = (directory.join("image"), directory.join("data"));
+        std::fs::create_dir(&mount_point).expect("a fresh directory");
+        let file = std::fs::File::create(&image).expect("a fresh directory");
+        file.set_len(IMAGE_BYTES).expect("a sparse file");
+        let disk = SmallDisk { directory, image, mount_point };
+        let made =
+            Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&disk.image).status();
+        if made.is_ok_and(|status| status.success()) && disk.run("rmdir \"$0/lost+found\"") {
+            return Some(disk);
+        }
+        eprintln!("SKIPPED: needs mkfs.ext4, unshare and the right to mount (root)");
+        None
+    }
+
+    /// A command line that goes on as what is behind it, with the image mounted.
+    fn launcher(&self, mount_options: &str) -> Vec<String> {
+        let script = format!(
+            "mount -o loop,{mount_options} '{}' '{}' && exec \"$@\"",
+            self.image.display(),
+            self.mount_point.display()
+        );
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// Runs a shell script with the image mounted at `$0`; whether it succeeded.
+    fn run(&self, script: &str) -> bool {
+        let launcher = self.launcher("rw");
+        let mut command = Command::new(&launcher[0]);
+        command.args(&launcher[1..]).args(["sh", "-c", script]).arg(&self.mount_point);
+        command.status().is_ok_and(|status| status.success())
+    }
+
+    fn options(&self, extra_flags: &[&str]) -> Options {
+        let mut options = Options::single("small-disk");
+        std::fs::remove_dir_all(&options.data_directory).expect("the test's own directory");
+        options.data_directory = self.mount_point.clone();
+        options.launcher = self.launcher("rw");
+        options.extra_flags = extra_flags.iter().map(|flag| (*flag).to_owned()).collect();
+        options
+    }
+
+    /// The mounted directory of a running server, as this process reaches it.
+    fn seen_by(&self, server: &Server) -> PathBuf {
+        let relative = self.mount_point.strip_prefix("/").expect("an absolute path");
+        Path::new("/proc").join(server.pid().to_string()).join("root").join(relative)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Writes a file until there is no room.
+fn fill(path: &Path) {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(path).expect("there is an inode left");
+    for chunk_bytes in [1 << 20, 4 << 10] {
+        while file.write_all(&vec![0x55; chunk_bytes]).and_then(|()| file.sync_data()).is_ok() {}
+    }
+}
+
+#[test]
+fn a_full_disk_stops_the_server_at_once_and_acknowledged_writes_are_there_when_there_is_room() {
+    let Some(disk) = SmallDisk::new() else { return };
+    // Small tables soon: the engine is what asks for room first.
+    let options = disk.options(&["--snapshot-count", "50", "--snapshot-catchup-entries", "10"]);
+    let mut server = Server::start_with(&Program::varve(), options).expect("it serves");
+    let mut keys = put_keys(&server, "before", 20);
+    fill(&disk.seen_by(&server).join("filler"));
+    let (more, failed_at) = block_on(write_until_failure(&server));
+    assert!(server.wait_exit(EXIT_TIMEOUT).is_some_and(|status| status.code() == Some(1)));
+    let took = failed_at.elapsed();
+    assert!(took < STOP_WITHIN + CALL_TIMEOUT, "it stopped after {took:?}:\n{}", server.log());
+    let log = server.log();
+    assert!(log.contains("No space left on device") && log.contains("stopping"), "{log}");
+    assert_no_panic(&log);
+    keys.extend(more);
+
+    // Still full: it refuses to start or stops again, and says why.
+    server.restart_unawaited();
+    if !server.wait_for_log("ready to serve client requests", CALL_TIMEOUT) {
+        let status = server.wait_exit(EXIT_TIMEOUT).expect("it does not serve, so it ends");
+        assert_eq!(status.code(), Some(1));
+        assert!(server.log().contains("No space left on device"), "{}", server.log());
+    }
+    server.kill();
+    assert_no_panic(&server.log());
+
+    assert!(disk.run("rm \"$0/filler\""), "the filler can be removed");
+    server.restart();
+    assert_keys(&server, &keys);
+    put_keys(&server, "after", 100);
+}
+
+/// Puts until one fails; what was acknowledged, and when the first failed.
+async fn write_until_failure(server: &Server) -> (Vec<Acknowledged>, Instant) {
+    let client = Client::new(&server.client_address(), CALL_TIMEOUT);
+    let value = "v".repeat(64 << 10);
+    let mut acknowledged = Vec::new();
+    for number in 0..5_000 {
+        let key = format!("filling/{number:06}");
+        match put(&client, &key, &value).await {
+            Ok(revision) => {
+                acknowledged.push(Acknowledged { key, value: value.clone(), revision });
+            }
+            Err(_) => return (acknowledged, Instant::now()),
+        }
+    }
+    panic!("5000 values of 64 KiB fit on a full disk of 96 MiB");
+}
+
+#[test]
+fn a_disk_that_is_full_from_the_start_is_refused_and_starts_when_there_is_room() {
+    let Some(disk) = SmallDisk::new() else { return };
+    assert!(disk.run("cat /dev/zero > \"$0/filler\" 2>/dev/null; sync"), "it can be filled");
+    let mut server = Server::spawn(&Program::varve(), disk.options(&[]));
+    assert_ends(&mut server, &["No space left on device"]);
+    assert!(disk.run("rm \"$0/filler\""), "the filler can be removed");
+    server.restart();
+    let keys = put_keys(&server, "k", 3);
+    server.kill();
+    server.restart();
+    assert_keys(&server, &keys);
+}
+
+#[test]
+fn a_read_only_disk_is_refused_by_name_and_starts_when_it_is_writable() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let writable = disk.options(&[]);
+    let mut read_only = writable.clone();
+    read_only.launcher = disk.launcher("ro");
+    let mut refused = Server::spawn(&Program::varve(), read_only.clone());
+    assert_ends(&mut refused, &[&disk.mount_point.display().to_string(), "Read-only"]);
+    let mut server = Server::start_with(&Program::varve(), writable).expect("it is writable");
+    let keys = put_keys(&server, "k", 5);
+    server.kill();
+    // With data on it.
+    let mut refused_again = Server::spawn(&Program::varve(), read_only);
+    assert_ends(&mut refused_again, &["Read-only file system"]);
+    server.restart();
+    assert_keys(&server, &keys);
+}
+
+/// The file system turns read-only under a running server, as ext4 does after an error.
+#[test]
+fn a_disk_that_turns_read_only_stops_the_server_and_loses_nothing() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let options = disk.options(&["--snapshot-count", "20"]);
+    let mut server = Server::start_with(&Program::varve(), options).expect("it serves");
+    let mut keys = put_keys(&server, "before", 10);
+    // An emergency remount (`echo u > sysrq-trigger`) would hit the machine; ext4's own shutdown
+    // hits this image alone.
+    if !shut_down(&disk.seen_by(&server)) {
+        eprintln!("SKIPPED: this file system cannot be shut down");
+        return;
+    }
+    let (more, _) = block_on(write_until_failure(&server));
+    keys.extend(more);
+    let status = server.wait_exit(EXIT_TIMEOUT);
+    assert_eq!(status.and_then(|status| status.code()), Some(1), "{}", server.log());
+    assert!(server.log().contains("stopping"), "{}", server.log());
+    assert_no_panic(&server.log());
+    server.restart();
+    assert_keys(&server, &keys);
+}
+
+/// `EXT4_IOC_SHUTDOWN` without flushing the journal: every later call fails.
+fn shut_down(directory: &Path) -> bool {
+    const SHUTDOWN: libc::c_ulong = 0x8004_587d;
+    use std::os::fd::AsRawFd as _;
+    let without_journal_flush: u32 = 2;
+    let file = std::fs::File::open(directory).expect("the mounted directory");
+    // SAFETY: the call reads four bytes at the pointer, which lives during the call.
+    unsafe { libc::ioctl(file.as_raw_fd(), SHUTDOWN, &raw const without_journal_flush) == 0 }
+}
+
+#[test]
+fn a_stopped_server_with_a_full_disk_starts_or_says_why_not() {
+    let Some(disk) = SmallDisk::new() else { return };
+    let mut server = Server::start_with(&Program::varve(), disk.options(&[])).expect("it serves");
+    let keys = put_keys(&server, "k", 5);
+    assert!(server.terminate().is_some_and(|status| status.success()));
+    assert!(disk.run("cat /dev/zero > \"$0/filler\" 2>/dev/null; sync"), "it can be filled");
+    server.restart_unawaited();
+    if server.wait_for_log("ready to serve client requests", CALL_TIMEOUT) {
+        assert_keys(&server, &keys);
+        server.kill();
+    } else {
+        assert_ends(&mut server, &["No space left on device"]);
+    }
+    assert!(disk.run("rm \"$0/filler\""), "the filler can be removed");
+    server.restart();
+    assert_keys(&server, &keys);
+    assert_no_panic(&server.log());
+}
