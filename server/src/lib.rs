@@ -1,6 +1,7 @@
 //! The outside of varve: sockets, gRPC, HTTP, clocks, watch fan-out.
 
 pub mod apply;
+pub mod authority;
 pub mod background;
 pub mod cluster;
 pub mod config;

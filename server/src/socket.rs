@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::authority::AuthorityFilter;
 use crate::grpc::PeerAddress;
 
 /// What a listener serves.
@@ -52,11 +53,12 @@ pub enum AcceptedSocket {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// A socket of this thread; counts what it receives.
+/// A socket of this thread; counts what it receives, and mends the authority of old clients.
 #[derive(Debug)]
 pub struct Socket {
     stream: Stream,
     received_bytes: Rc<Cell<u64>>,
+    authority: AuthorityFilter,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,7 @@ impl Socket {
             AcceptedSocket::Tcp(socket) => Stream::Tcp(TcpStream::from_std(socket)?),
             AcceptedSocket::Unix(socket) => Stream::Unix(UnixStream::from_std(socket)?),
         };
-        Ok(Self { stream, received_bytes: Rc::default() })
+        Ok(Self { stream, received_bytes: Rc::default(), authority: AuthorityFilter::default() })
     }
 
     /// A view of the number of bytes received so far.
@@ -97,6 +99,7 @@ impl AsyncRead for Socket {
         };
         ready!(result)?;
         let received = (buffer.filled().len() - before) as u64;
+        self.authority.pass(&mut buffer.filled_mut()[before..]);
         self.received_bytes.set(self.received_bytes.get() + received);
         Poll::Ready(Ok(()))
     }
