@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use support::{dir, small_options};
+use support::{dir, settle, small_options};
 use varve_disk::sim::{Random, SimDisk};
 use varve_lsm::{
     Commit, Db, Delta, Entry, KeyRange, Keyspace, Kind, Meta, Revision, Snapshot, Values, Work,
@@ -176,7 +176,7 @@ fn views_are_whole_while_memtables_are_flushed_and_tables_merged() {
         }
         is_done.store(true, Ordering::Release);
     });
-    while db.work().unwrap() != Work::Idle {}
+    settle(&db).unwrap();
     audit(&db.snapshot(), &mut Random::new(5));
     let report = db.check().unwrap();
     assert!(report.violations.is_empty(), "{report:#?}");

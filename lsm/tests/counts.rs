@@ -7,9 +7,9 @@
 mod support;
 
 use proptest::prelude::*;
-use support::{Batch, Change, Model, commit, open, write};
+use support::{Batch, Change, Model, commit, open, settle, write};
 use varve_disk::sim::SimDisk;
-use varve_lsm::{Delta, KeyRange, Keyspace, Revision, Work};
+use varve_lsm::{Delta, KeyRange, Keyspace, Revision};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -76,7 +76,9 @@ proptest! {
             } else {
                 writer.freeze().expect("freezes");
                 db.work().expect("flushes");
-                while matches!(step, Step::Settle) && db.work().expect("works") != Work::Idle {}
+                if matches!(step, Step::Settle) {
+                    settle(&db).expect("settles");
+                }
             }
             let snapshot = db.snapshot();
             for at in model.compacted()..=model.visible() {

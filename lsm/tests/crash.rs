@@ -12,7 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use support::{
-    Batch, Model, batches_of, commit, compare, dir, open, random_batch, small_options, write,
+    Batch, Model, batches_of, commit, compare, dir, open, random_batch, settle, small_options,
+    write,
 };
 use varve_disk::Disk;
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
@@ -55,10 +56,13 @@ fn run(disk: &SimDisk, batches: &[Batch], flushed: &mut usize) -> Result<()> {
         }
     }
     writer.freeze()?;
-    while db.work()? != Work::Idle {
+    for _ in 0..1_000 {
+        if db.work()? == Work::Idle {
+            return Ok(());
+        }
         *flushed = db.flushed_mark().map_or(0, |mark| batches_of(&mark));
     }
-    Ok(())
+    panic!("background work finds no end");
 }
 
 fn look(found: &SimDisk, model: &Model, flushed: usize, what: &str) {
@@ -77,7 +81,7 @@ fn look(found: &SimDisk, model: &Model, flushed: usize, what: &str) {
         commit(&mut writer, batch, state.batches.len()).unwrap();
     }
     writer.freeze().unwrap();
-    while db.work().unwrap() != Work::Idle {}
+    settle(&db).unwrap();
     compare(&db.snapshot(), model, &mut random, 0);
 }
 
@@ -141,7 +145,7 @@ fn a_crash_during_an_installation_leaves_the_old_state_or_the_new_one() {
             stage(disk, &db, checkpoint, staged)?;
             writer.install(&checkpoint.manifest, staged)?;
             *installed = batches_of(&checkpoint.mark);
-            while db.work()? != Work::Idle {}
+            settle(&db)?;
         }
         Ok(())
     };
@@ -185,6 +189,7 @@ fn a_damaged_or_missing_file_of_a_checkpoint_changes_nothing() {
         } else {
             disk.flip_bit(&path, file.content.len() as u64 / 2, 3).unwrap();
         }
+        assert!(db.check_checkpoint(&checkpoint.manifest, staged).is_err());
         let error = writer.install(&checkpoint.manifest, staged).unwrap_err();
         assert!(matches!(&error, Error::Corrupt { file: name, .. } if name.contains(&file.name)));
         compare(&db.snapshot(), &model, &mut Random::new(1), 1);
@@ -192,7 +197,10 @@ fn a_damaged_or_missing_file_of_a_checkpoint_changes_nothing() {
     stage(&disk, &db, &checkpoint, staged).unwrap();
     let mut damaged = checkpoint.manifest.to_vec();
     damaged[100] ^= 1;
+    assert!(db.check_checkpoint(&damaged, staged).is_err());
     assert!(writer.install(&damaged.into(), staged).is_err());
+    let mark = db.check_checkpoint(&checkpoint.manifest, staged).unwrap();
+    assert_eq!(mark.as_ref(), Some(&checkpoint.mark));
     writer.install(&checkpoint.manifest, staged).unwrap();
     assert_eq!(batches_of(db.snapshot().mark()), batches.len());
 }

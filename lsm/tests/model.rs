@@ -10,10 +10,10 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use support::{Model, batches_of, commit, compare, dir, mark, open, random_batch, write};
+use support::{Model, batches_of, commit, compare, dir, mark, open, random_batch, settle, write};
 use varve_disk::Disk;
 use varve_disk::sim::{Random, SimDisk};
-use varve_lsm::{Db, Snapshot, Work, Writer};
+use varve_lsm::{Db, Snapshot, Writer};
 
 #[test]
 fn the_engine_answers_like_the_model_through_flushes_merges_restarts_and_crashes() {
@@ -65,7 +65,7 @@ impl Run {
         }
         self.compare();
         self.handles().1.freeze().unwrap();
-        while self.handles().0.work().unwrap() != Work::Idle {}
+        settle(&self.handles().0).unwrap();
         self.compare();
         self.check();
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use varve_disk::sim::{Random, SimDisk};
 use varve_lsm::{
     Commit, Db, Delta, Entry, KeyRange, Keyspace, Kind, Meta, Options, Result, Revision, Snapshot,
-    Values, Writer,
+    Values, Work, Writer,
 };
 
 /// Both keyspaces.
@@ -161,6 +161,16 @@ pub fn write(writer: &mut Writer, changes: &[Change]) {
             None => writer.delete(keyspace, key, revision),
         }
     }
+}
+
+/// Works until nothing is left to do, which must not take for ever. Returns the steps taken.
+pub fn settle(db: &Db) -> Result<usize> {
+    for step in 0..10_000 {
+        if db.work()? == Work::Idle {
+            return Ok(step);
+        }
+    }
+    panic!("background work finds no end");
 }
 
 /// Commits `batch` as the `number`th.
