@@ -25,8 +25,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub mod durable;
 pub mod os;
 pub mod sim;
+
+use durable::{Backend, DurableWriter};
 
 /// A sector is the unit that a disk writes whole: 512 bytes everywhere.
 pub const SECTOR_BYTES: u64 = 512;
@@ -47,6 +50,17 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> Result<Arc<dyn File>>;
+
+    /// Opens an existing file, beside other handles on it, for writes that are durable at once.
+    ///
+    /// # Errors
+    /// Those of [`Disk::open`]; and when this disk cannot have `backend` for this file, with the
+    /// system's error number. Some of them can be told only by the first write.
+    fn open_durable(&self, path: &Path, backend: Backend) -> Result<Box<dyn DurableWriter>>;
+
+    /// The backends among which there is something to choose on this disk, most wanted first. The
+    /// last one, [`Backend::Fdatasync`], works always.
+    fn backends(&self) -> &'static [Backend];
 
     /// Maps an existing, complete, never again changed file read-only.
     ///

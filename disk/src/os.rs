@@ -4,8 +4,13 @@
 //! after `EINTR`. Data is synced with `fdatasync`, names with `fsync` on the directory, as the
 //! crate's "What we assume of a disk" asks for; nothing is synced implicitly.
 //!
-//! What it does not do: no `O_DIRECT`, no asynchronous calls, no removal of stale locks (the kernel
+//! Durable writes, which may go past the page cache, are in `os/durable.rs`.
+//!
+//! What it does not do: no removal of stale locks (the kernel
 //! releases a `flock` when its process dies, so there are none).
+
+mod durable;
+mod ring;
 
 use std::ffi::CString;
 use std::fs::{DirBuilder, OpenOptions, TryLockError};
@@ -19,6 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::durable::{Backend, DurableWriter};
 use crate::{DirLock, Disk, Error, File, LOCK_FILE_NAME, Result};
 
 /// Directories are the owner's only: they hold password hashes and private data.
@@ -56,6 +62,14 @@ impl Disk for OsDisk {
             .open(path)
             .map_err(|error| Error::new("open", path, error))?;
         Ok(Arc::new(OsFile { file, path: path.to_path_buf() }))
+    }
+
+    fn open_durable(&self, path: &Path, backend: Backend) -> Result<Box<dyn DurableWriter>> {
+        durable::open(path, backend)
+    }
+
+    fn backends(&self) -> &'static [Backend] {
+        &Backend::ALL
     }
 
     fn map(&self, path: &Path) -> Result<Bytes> {

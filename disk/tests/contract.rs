@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use varve_disk::durable::{Backend, DurableWriter};
 use varve_disk::os::OsDisk;
 use varve_disk::sim::SimDisk;
 use varve_disk::{Disk, File, LOCK_FILE_NAME};
@@ -71,6 +72,13 @@ contract! {
     there_is_space_left
     an_error_names_the_operation_and_the_path
     a_file_is_shared_between_threads
+    a_durable_write_is_read_back_through_any_handle
+    a_durable_write_is_seen_where_the_old_bytes_were_cached
+    a_durable_write_needs_no_alignment
+    a_durable_write_keeps_what_is_beside_it
+    a_durable_writer_moves_between_threads
+    durable_writes_to_a_missing_file_fail
+    the_last_backend_is_the_one_that_works_everywhere
 }
 
 #[track_caller]
@@ -93,6 +101,33 @@ fn expect_content(file: &dyn File, expected: &[u8]) {
     let mut found = vec![0xee; expected.len()];
     file.read_exact_at(0, &mut found).unwrap();
     assert!(found == expected, "the content differs from the expected {} bytes", expected.len());
+}
+
+/// A file of 64 KiB of 1s, synced.
+fn file_of_ones(disk: &dyn Disk, path: &Path) -> Arc<dyn File> {
+    let file = write_file(disk, path, &[1; 64 << 10]);
+    file.sync().unwrap();
+    file
+}
+
+/// Backends that this machine has for a file in `dir`; at least the last one.
+fn backends_here(disk: &dyn Disk, path: &Path) -> Vec<(Backend, Box<dyn DurableWriter>)> {
+    let mut found = Vec::new();
+    for &backend in disk.backends() {
+        if let Ok(writer) = disk.open_durable(path, backend) {
+            found.push((backend, writer));
+        }
+    }
+    assert_eq!(found.last().map(|(backend, _)| *backend), Some(Backend::Fdatasync));
+    found
+}
+
+/// `length` bytes at an address that is a multiple of 4096.
+fn aligned(memory: &mut Vec<u8>, length: usize, byte: u8) -> &[u8] {
+    memory.resize(length + 4096, 0);
+    let start = memory.as_ptr().align_offset(4096);
+    memory[start..start + length].fill(byte);
+    &memory[start..start + length]
 }
 
 fn a_created_file_exists_and_is_empty(disk: &dyn Disk, dir: &Path) {
@@ -372,4 +407,115 @@ fn a_file_is_shared_between_threads(disk: &dyn Disk, dir: &Path) {
         }
     });
     expect_content(&*file, &[[0; 100], [1; 100], [2; 100], [3; 100]].concat());
+}
+
+fn a_durable_write_is_read_back_through_any_handle(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("a");
+    let file = file_of_ones(disk, &path);
+    let mut memory = Vec::new();
+    for (round, (_, mut writer)) in backends_here(disk, &path).into_iter().enumerate() {
+        let byte = 10 + round as u8;
+        writer.write_durable_at(8192, aligned(&mut memory, 12288, byte)).unwrap();
+        let expected = [vec![1; 8192], vec![byte; 12288], vec![1; (64 << 10) - 20480]].concat();
+        expect_content(&*file, &expected);
+        expect_content(&*disk.open(&path).unwrap(), &expected);
+    }
+}
+
+/// Reads before, between and after: what is cached must not outlive a write past the cache.
+fn a_durable_write_is_seen_where_the_old_bytes_were_cached(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("a");
+    let file = file_of_ones(disk, &path);
+    let mut memory = Vec::new();
+    let mut expected = vec![1; 64 << 10];
+    for (round, (backend, mut writer)) in backends_here(disk, &path).into_iter().enumerate() {
+        for block in 0..16 {
+            expect_content(&*file, &expected);
+            let byte = 20 + (round * 16 + block) as u8;
+            writer.write_durable_at(block as u64 * 4096, aligned(&mut memory, 4096, byte)).unwrap();
+            expected[block * 4096..(block + 1) * 4096].fill(byte);
+            let mut buffer = [0; 4096];
+            file.read_exact_at(block as u64 * 4096, &mut buffer).unwrap();
+            assert!(buffer.iter().all(|found| *found == byte), "{backend}, block {block}");
+        }
+        // Dirty pages of the cache under a later direct write: the later one counts.
+        file.write_at(0, &[3; 4096]).unwrap();
+        writer.write_durable_at(0, aligned(&mut memory, 4096, 4)).unwrap();
+        expected[..4096].fill(4);
+        expect_content(&*file, &expected);
+    }
+}
+
+fn a_durable_write_needs_no_alignment(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("a");
+    let file = file_of_ones(disk, &path);
+    let mut memory = Vec::new();
+    let mut expected = vec![1; 64 << 10];
+    for (round, (_, mut writer)) in backends_here(disk, &path).into_iter().enumerate() {
+        for (step, (offset, length)) in
+            [(1, 3), (512, 512), (4096, 100), (4097, 4096), (0, 8192), (600, 9000)]
+                .into_iter()
+                .enumerate()
+        {
+            let byte = 100 + (round * 6 + step) as u8;
+            writer.write_durable_at(offset as u64, aligned(&mut memory, length, byte)).unwrap();
+            expected[offset..offset + length].fill(byte);
+            expect_content(&*file, &expected);
+            // The same at an address that no device likes.
+            let odd = vec![byte; length + 1];
+            writer.write_durable_at(offset as u64, &odd[1..]).unwrap();
+            expect_content(&*file, &expected);
+        }
+        writer.write_durable_at(5, &[]).unwrap();
+        expect_content(&*file, &expected);
+    }
+}
+
+fn a_durable_write_keeps_what_is_beside_it(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("a");
+    let file = file_of_ones(disk, &path);
+    let mut memory = Vec::new();
+    for (_, mut writer) in backends_here(disk, &path) {
+        // Not synced, and in pages beside the one that is written past the cache.
+        file.write_at(4096, &[5; 4096]).unwrap();
+        file.write_at(12288, &[6; 100]).unwrap();
+        writer.write_durable_at(8192, aligned(&mut memory, 4096, 7)).unwrap();
+        let mut expected = vec![1; 64 << 10];
+        expected[4096..8192].fill(5);
+        expected[8192..12288].fill(7);
+        expected[12288..12388].fill(6);
+        expect_content(&*file, &expected);
+    }
+}
+
+fn a_durable_writer_moves_between_threads(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("a");
+    let file = file_of_ones(disk, &path);
+    for (_, mut writer) in backends_here(disk, &path) {
+        for byte in 2..5 {
+            writer = std::thread::spawn(move || {
+                let mut memory = Vec::new();
+                writer.write_durable_at(4096, aligned(&mut memory, 4096, byte)).unwrap();
+                writer
+            })
+            .join()
+            .unwrap();
+        }
+        let mut buffer = [0; 4096];
+        file.read_exact_at(4096, &mut buffer).unwrap();
+        assert_eq!(buffer, [4; 4096]);
+    }
+}
+
+fn durable_writes_to_a_missing_file_fail(disk: &dyn Disk, dir: &Path) {
+    for &backend in disk.backends() {
+        expect_error(disk.open_durable(&dir.join("a"), backend), ErrorKind::NotFound);
+    }
+}
+
+fn the_last_backend_is_the_one_that_works_everywhere(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("a");
+    file_of_ones(disk, &path);
+    assert_eq!(disk.backends().last(), Some(&Backend::Fdatasync));
+    assert!(disk.open_durable(&path, Backend::Fdatasync).is_ok());
 }

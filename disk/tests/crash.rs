@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use varve_disk::durable::Backend;
 use varve_disk::sim::{CrashStyle, Fault, FaultRule, OperationKind, Random, SimDisk};
 use varve_disk::{Disk, File};
 
@@ -360,5 +361,44 @@ fn every_operation_can_be_the_one_before_which_power_is_lost() {
                 assert_eq!(content(&found), [9; 2000], "operation {operation}, seed {seed}");
             }
         }
+    }
+}
+
+#[test]
+fn a_durable_write_is_never_lost_and_vouches_for_nothing_else() {
+    let (disk, file) = disk_with_ones(4);
+    let mut writer = disk.open_durable(path("/a"), Backend::Fdatasync).unwrap();
+    file.write_at(0, &[2; SECTOR]).unwrap();
+    writer.write_durable_at(SECTOR as u64, &[3; 2 * SECTOR]).unwrap();
+    file.write_at(3 * SECTOR as u64, &[4; SECTOR]).unwrap();
+    let found = outcomes(&disk, sectors);
+    let expected = [[1, 3, 3, 1], [2, 3, 3, 1], [1, 3, 3, 4], [2, 3, 3, 4]];
+    assert_eq!(found, BTreeSet::from(expected.map(Vec::from)));
+    file.sync().unwrap();
+    assert_eq!(sectors(&disk.crash_with(CrashStyle::LoseAll)), [2, 3, 3, 4]);
+}
+
+#[test]
+fn a_durable_write_that_lost_its_power_leaves_any_subset() {
+    let (disk, _file) = disk_with_ones(2);
+    let mut writer = disk.open_durable(path("/a"), Backend::Fdatasync).unwrap();
+    // Its first operation is the write, its second one the sync.
+    disk.stop_at_operation(1);
+    assert!(writer.write_durable_at(0, &[2; 2 * SECTOR]).is_err());
+    let found = outcomes(&disk, sectors);
+    let expected = [[1, 1], [1, 2], [2, 1], [2, 2]];
+    assert_eq!(found, BTreeSet::from(expected.map(Vec::from)));
+}
+
+#[test]
+fn a_durable_write_that_failed_is_not_made_good_by_another() {
+    for kind in [OperationKind::Write, OperationKind::Sync] {
+        let (disk, _file) = disk_with_ones(2);
+        let mut writer = disk.open_durable(path("/a"), Backend::Fdatasync).unwrap();
+        disk.inject(FaultRule::new(Fault::Io).on(kind));
+        assert!(writer.write_durable_at(0, &[2; 2 * SECTOR]).is_err());
+        writer.write_durable_at(SECTOR as u64, &[3; SECTOR]).unwrap();
+        let found = outcomes(&disk, sectors);
+        assert!(found.contains(&vec![1, 3]), "{kind:?}: {found:?}");
     }
 }

@@ -15,6 +15,7 @@ use super::fault::{Admitted, OperationKind, power_is_out};
 use super::names::NodeId;
 use super::tree::occupied_bytes;
 use super::{SimDisk, State};
+use crate::durable::{Backend, DurableWriter};
 use crate::{DirLock, Disk, Error, File, LOCK_FILE_NAME, Result, SECTOR_BYTES};
 
 impl State {
@@ -48,9 +49,17 @@ impl State {
 }
 
 impl SimDisk {
-    fn handle(&self, state: &mut State, node: NodeId, path: &Path) -> Arc<dyn File> {
+    fn handle(&self, state: &mut State, node: NodeId, path: &Path) -> SimFile {
         state.tree.count_handle(node, 1);
-        Arc::new(SimFile { disk: self.clone(), node, path: path.to_path_buf() })
+        SimFile { disk: self.clone(), node, path: path.to_path_buf() }
+    }
+
+    fn open_file(&self, path: &Path) -> Result<SimFile> {
+        let mut state = self.lock_state();
+        state.begin(OperationKind::Open, "open", path)?;
+        let found = state.tree.lookup_file(path);
+        let node = found.map_err(|error| Error::new("open", path, error))?;
+        Ok(self.handle(&mut state, node, path))
     }
 }
 
@@ -60,15 +69,20 @@ impl Disk for SimDisk {
         let operation = state.begin(OperationKind::Create, "create", path)?;
         let created = state.tree.create_file(operation, path);
         let node = created.map_err(|error| Error::new("create", path, error))?;
-        Ok(self.handle(&mut state, node, path))
+        Ok(Arc::new(self.handle(&mut state, node, path)))
     }
 
     fn open(&self, path: &Path) -> Result<Arc<dyn File>> {
-        let mut state = self.lock_state();
-        state.begin(OperationKind::Open, "open", path)?;
-        let found = state.tree.lookup_file(path);
-        let node = found.map_err(|error| Error::new("open", path, error))?;
-        Ok(self.handle(&mut state, node, path))
+        Ok(Arc::new(self.open_file(path)?))
+    }
+
+    /// Every backend does the same here: a write, then a sync of what it wrote.
+    fn open_durable(&self, path: &Path, _backend: Backend) -> Result<Box<dyn DurableWriter>> {
+        Ok(Box::new(self.open_file(path)?))
+    }
+
+    fn backends(&self) -> &'static [Backend] {
+        &[Backend::Fdatasync]
     }
 
     fn map(&self, path: &Path) -> Result<Bytes> {
@@ -267,6 +281,23 @@ impl File for SimFile {
         if self.read_at(offset, buffer)? < buffer.len() {
             return Err(self.fail("read", io::ErrorKind::UnexpectedEof.into()));
         }
+        Ok(())
+    }
+}
+
+impl DurableWriter for SimFile {
+    /// Two operations, so that a crash or a fault can come between them.
+    fn write_durable_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        self.write_at(offset, data)?;
+        let mut state = self.disk.lock_state();
+        let admitted = state.faults.admit(OperationKind::Sync, "sync", &self.path)?;
+        let file = state.tree.file_mut(self.node);
+        if let Some(fault) = admitted.fault {
+            file.abandon();
+            return Err(self.fail("sync", fault.to_io_error()));
+        }
+        // Other unsynced writes stay unsynced: a caller that relies on more is found out.
+        file.sync_range(offset, data.len() as u64);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@
 //! What it does not do: names, capacity, and the choice of versions (`crash.rs`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -199,6 +200,20 @@ impl FileState {
 
     /// Makes durable all that was written since the last sync, succeeded or failed.
     pub(super) fn sync(&mut self) {
+        self.sync_sectors(0..u64::MAX);
+        if self.sectors.is_empty() && self.lengths.is_empty() {
+            assert_eq!(self.durable.len(), self.current.len(), "a sync left lengths apart");
+        }
+    }
+
+    /// Makes durable what was written to a range of bytes, and the length. The sectors that the
+    /// range touches are whole, as ever.
+    pub(super) fn sync_range(&mut self, offset: u64, length_bytes: u64) {
+        let end = offset.saturating_add(length_bytes);
+        self.sync_sectors(offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES));
+    }
+
+    fn sync_sectors(&mut self, synced: Range<u64>) {
         let durable = &mut self.durable;
         // The length first: it decides which sectors there are.
         if let Some(last) = self.lengths.last()
@@ -207,16 +222,16 @@ impl FileState {
             durable.cut_or_extend(last.value);
             self.lengths.clear();
         }
-        self.sectors.retain(|&number, versions| {
+        self.sectors.retain(|number, versions| {
+            if !synced.contains(number) {
+                return true;
+            }
             let last = versions.last().expect("a sector is listed for its versions");
             if !last.abandoned {
-                durable.put_sector(number, last.value.clone());
+                durable.put_sector(*number, last.value.clone());
             }
             last.abandoned
         });
-        if self.sectors.is_empty() && self.lengths.is_empty() {
-            assert_eq!(self.durable.len(), self.current.len(), "a sync left lengths apart");
-        }
     }
 
     /// A sync that failed: what was unsynced may or may not be on the medium, for good.

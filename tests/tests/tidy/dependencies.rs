@@ -52,10 +52,11 @@ pub const RULES: [Rule; 7] = [
 ];
 
 /// External crates that one crate of the workspace alone may name, so that its types stay there.
-const NAMED_ONCE: [(&str, &str); 5] = [
+const NAMED_ONCE: [(&str, &str); 6] = [
     ("raft", "raftnode"),
     ("protobuf", "raftnode"),
     ("slog", "raftnode"),
+    ("io-uring", "disk"),
     ("memmap2", "disk"),
     ("tokio", "server"),
 ];
