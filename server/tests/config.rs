@@ -88,11 +88,11 @@ fn without_flags_everything_is_as_in_etcd() {
 #[test]
 fn flags_come_in_all_of_gos_forms() {
     let config = configured(
-        &["-name=m1", "--max-txn-ops", "0x10", "--pre-vote=false", "-force-new-cluster", "--"],
+        &["-name=m1", "--max-txn-ops", "0x10", "--pre-vote=false", "-unsafe-no-fsync", "--"],
         &[],
     );
     assert_eq!((config.name.as_str(), config.txn_ops_max), ("m1", 16));
-    assert!(!config.pre_vote && config.force_new_cluster);
+    assert!(!config.pre_vote && config.unsafe_no_fsync);
     assert_eq!(config.initial_cluster, "m1=http://localhost:2380");
     assert_eq!(config.data_dir.to_str(), Some("m1.etcd"));
     // The last one counts.

@@ -53,8 +53,12 @@ pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError>
     check::refuse_unsupported(&config, settings)?;
     for (name, value) in settings.given() {
         let flag = flags::find(name).expect("settings have only names of the table");
-        if flag.support == Support::Ignored && value != flag.default {
-            let message = "flag has no effect here";
+        let message = match flag.support {
+            Support::Ignored => "flag has no effect here",
+            Support::Later => "flag has no effect yet",
+            Support::Works | Support::Refused => continue,
+        };
+        if value != flag.default {
             notes.push(Note::warn(message, &[("flag", name), ("value", value)]));
         }
     }

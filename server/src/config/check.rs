@@ -112,7 +112,11 @@ pub(super) fn refuse_unsupported(config: &Config, settings: &Settings) -> Result
             _ => value == flag.default,
         };
         if flag.support == Support::Refused && !is_default {
-            let what = if name.starts_with("discovery") { "discovery" } else { "TLS" };
+            let what = match *name {
+                "force-new-cluster" => "founding a new cluster from old data",
+                name if name.starts_with("discovery") => "discovery",
+                _ => "TLS",
+            };
             return Err(format!("--{name}: {what} is not supported yet").into());
         }
     }

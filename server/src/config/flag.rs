@@ -28,6 +28,8 @@ pub struct Flag {
 pub enum Support {
     /// It does what it does in etcd.
     Works,
+    /// It will do what it does in etcd; for now it is checked and accepted, with a warning.
+    Later,
     /// It has no meaning here, and ignoring it harms nobody: accepted, with a warning.
     Ignored,
     /// Ignoring it would be wrong: refused unless it has its default value.

@@ -32,7 +32,7 @@ pub const SECTIONS: &[Section] = &[
             "Milliseconds between heartbeats of the leader."),
         works("election-timeout", Uint, "1000",
             "Milliseconds without a leader after which a member stands for election."),
-        works("initial-election-tick-advance", Bool, "true",
+        later("initial-election-tick-advance", Bool, "true",
             "Hold the first election sooner after a start."),
         works("listen-peer-urls", Urls, "http://localhost:2380",
             "URLs to accept other members on."),
@@ -46,7 +46,7 @@ pub const SECTIONS: &[Section] = &[
             "Number of log files to keep."),
         ignored("memory-mlock", Bool, "false",
             "Keep pages of the process in memory."),
-        works("quota-backend-bytes", Int, "0",
+        later("quota-backend-bytes", Int, "0",
             "Size of the store at which writes are refused: 0 is 2 GiB, negative is no limit."),
         ignored("backend-bbolt-freelist-type", Text, "",
             "Free list of bbolt."),
@@ -76,7 +76,7 @@ pub const SECTIONS: &[Section] = &[
             "Read timeout of connections between members."),
         ignored("raft-write-timeout", Duration, "5s",
             "Write timeout of connections between members."),
-        works("feature-gates", FeatureGates, "",
+        later("feature-gates", FeatureGates, "",
             "Features to switch, as Name=true,Other=false."),
     ] },
     Section { title: "Clustering", flags: &[
@@ -122,13 +122,13 @@ pub const SECTIONS: &[Section] = &[
             "DNS domain to find the founders in."),
         refused("discovery-srv-name", Text, "",
             "Suffix of the DNS service name."),
-        works("strict-reconfig-check", Bool, "true",
+        later("strict-reconfig-check", Bool, "true",
             "Refuse membership changes that would lose the quorum."),
         works("pre-vote", Bool, "true",
             "Ask before standing for election, so that a rejoining member does not disturb."),
-        works("auto-compaction-retention", Text, "0",
+        later("auto-compaction-retention", Text, "0",
             "How much history to keep; 0 is all."),
-        works("auto-compaction-mode", Text, "periodic",
+        later("auto-compaction-mode", Text, "periodic",
             "'periodic': the retention is a duration, hours if it has no unit; 'revision': a number of revisions."),
         ignored("v2-deprecation", OneOf(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only",
             "Phase of the end of etcd's v2 store."),
@@ -190,9 +190,9 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "Auth", flags: &[
         works("auth-token", Text, "simple",
             "Kind of auth tokens; only 'simple' so far."),
-        works("bcrypt-cost", Uint, "10",
+        later("bcrypt-cost", Uint, "10",
             "Cost of hashing passwords, 4 to 31."),
-        works("auth-token-ttl", Uint, "300",
+        later("auth-token-ttl", Uint, "300",
             "Seconds that an auth token lives."),
     ] },
     Section { title: "Monitoring and logging", flags: &[
@@ -214,9 +214,9 @@ pub const SECTIONS: &[Section] = &[
             "Rotate a log file."),
         ignored("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#,
             "How to rotate a log file."),
-        works("warning-unary-request-duration", Duration, "300ms",
+        later("warning-unary-request-duration", Duration, "300ms",
             "Calls that take longer are logged."),
-        works("warning-apply-duration", Duration, "100ms",
+        later("warning-apply-duration", Duration, "100ms",
             "Executions that take longer are logged."),
         ignored("enable-distributed-tracing", Bool, "false",
             "Send traces."),
@@ -230,9 +230,9 @@ pub const SECTIONS: &[Section] = &[
             "Traces per million requests."),
     ] },
     Section { title: "Tuning", flags: &[
-        works("corrupt-check-time", Duration, "0s",
+        later("corrupt-check-time", Duration, "0s",
             "Time between comparisons of members' data; 0 is never."),
-        works("compact-hash-check-time", Duration, "1m",
+        later("compact-hash-check-time", Duration, "1m",
             "Time between comparisons of hashes of compactions."),
         ignored("compaction-batch-limit", Int, "0",
             "Most revisions in a step of a compaction."),
@@ -242,7 +242,7 @@ pub const SECTIONS: &[Section] = &[
             "Time between progress notifications; 0 is 10 minutes."),
         ignored("bootstrap-defrag-threshold-megabytes", Uint, "0",
             "Defragment at the start if it frees so much."),
-        works("max-learners", Int, "1",
+        later("max-learners", Int, "1",
             "Most learners in the cluster."),
         ignored("downgrade-check-time", Duration, "5s",
             "Time between checks of a downgrade."),
@@ -250,9 +250,9 @@ pub const SECTIONS: &[Section] = &[
             "Entries that stay in the log for slow members when it is truncated."),
     ] },
     Section { title: "Unsafe", flags: &[
-        works("force-new-cluster", Bool, "false",
+        refused("force-new-cluster", Bool, "false",
             "Make this member the only one of its cluster, with its data."),
-        works("unsafe-no-fsync", Bool, "false",
+        later("unsafe-no-fsync", Bool, "false",
             "Do not make anything durable. Loses data."),
     ] },
     Section { title: "Invocation", flags: &[
@@ -265,6 +265,10 @@ pub const SECTIONS: &[Section] = &[
 
 const fn works(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
     Flag { name, kind, default, support: Support::Works, help }
+}
+
+const fn later(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, kind, default, support: Support::Later, help }
 }
 
 const fn ignored(

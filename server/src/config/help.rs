@@ -36,6 +36,7 @@ pub fn flags() -> String {
             };
             let remark = match flag.support {
                 Support::Works => "",
+                Support::Later => " (Accepted, without effect yet.)",
                 Support::Ignored => " (Accepted, without effect.)",
                 Support::Refused => " (Not supported yet.)",
             };
