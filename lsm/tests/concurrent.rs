@@ -102,6 +102,17 @@ impl Bank {
     }
 }
 
+/// Ends the other threads when one of them has failed, so that the test fails and does not hang.
+struct EndAll<'a>(&'a AtomicBool);
+
+impl Drop for EndAll<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// Checks all that one view can know.
 fn audit(snapshot: &Snapshot, random: &mut Random) {
     let visible = snapshot.visible();
@@ -142,6 +153,7 @@ fn views_are_whole_while_memtables_are_flushed_and_tables_merged() {
         for seed in 0..2 {
             let (db, is_done, audits) = (db.clone(), &is_done, &audits);
             scope.spawn(move || {
+                let _end_all = EndAll(is_done);
                 let mut random = Random::new(seed);
                 let mut held = db.snapshot();
                 while !is_done.load(Ordering::Acquire) {
@@ -155,6 +167,7 @@ fn views_are_whole_while_memtables_are_flushed_and_tables_merged() {
             });
         }
         scope.spawn(|| {
+            let _end_all = EndAll(&is_done);
             while !is_done.load(Ordering::Acquire) {
                 match db.work().unwrap() {
                     Work::Idle => std::thread::yield_now(),
@@ -163,10 +176,11 @@ fn views_are_whole_while_memtables_are_flushed_and_tables_merged() {
                 }
             }
         });
+        let _end_all = EndAll(&is_done);
         let mut random = Random::new(99);
         let mut compacted = 0;
         for _ in 0..batches {
-            while db.is_writer_ahead() {
+            while db.is_writer_ahead() && !is_done.load(Ordering::Acquire) {
                 std::thread::yield_now();
             }
             if random.one_in(200) {

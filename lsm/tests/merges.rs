@@ -1,0 +1,247 @@
+//! What merges leave alone, what they give back, and when files go.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use support::{dir, open, settle};
+use varve_disk::Disk;
+use varve_disk::sim::SimDisk;
+use varve_lsm::{
+    Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Revision, Snapshot, Values, Writer,
+};
+
+/// A simple user: one change a commit.
+struct User {
+    disk: SimDisk,
+    db: Db,
+    writer: Writer,
+    main: u64,
+    compacted: u64,
+}
+
+impl User {
+    fn new() -> Self {
+        let disk = SimDisk::new(1);
+        let (db, writer) = open(&disk).unwrap();
+        Self { disk, db, writer, main: 0, compacted: 0 }
+    }
+
+    fn commit(&mut self) {
+        let mark = Bytes::copy_from_slice(&self.main.to_le_bytes());
+        let (kv_visible, compacted) = (self.main, self.compacted);
+        self.writer.commit(Commit { mark, kv_visible, compacted }).unwrap();
+        while self.db.is_writer_ahead() {
+            self.db.work().unwrap();
+        }
+    }
+
+    fn put(&mut self, number: u32, delta: Delta, value_bytes: usize) {
+        self.main += 1;
+        let revision = Revision { main: self.main, sub: 0 };
+        let value = vec![number as u8; value_bytes];
+        self.writer.put(Keyspace::Kv, &key(number), revision, delta, Meta::EMPTY, &value);
+        self.commit();
+    }
+
+    fn delete(&mut self, number: u32) {
+        self.main += 1;
+        let revision = Revision { main: self.main, sub: 0 };
+        self.writer.delete(Keyspace::Kv, &key(number), revision);
+        self.commit();
+    }
+
+    /// Compacts at the newest revision, and lets background work come to rest.
+    fn compact_and_settle(&mut self) {
+        self.compacted = self.main;
+        self.main += 1;
+        self.commit();
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.writer.freeze().unwrap();
+        settle(&self.db).unwrap();
+    }
+
+    fn names(&self, suffix: &str) -> BTreeSet<String> {
+        let names = self.disk.list(dir()).unwrap().into_iter();
+        names.filter(|name| name.ends_with(suffix)).collect()
+    }
+
+    fn assert_sound(&self) {
+        let report = self.db.check().unwrap();
+        assert!(report.violations.is_empty(), "{report:#?}");
+    }
+}
+
+fn key(number: u32) -> Vec<u8> {
+    format!("/registry/things/{number:06}").into_bytes()
+}
+
+fn live(snapshot: &Snapshot) -> usize {
+    snapshot.range(Keyspace::Kv, KeyRange::all(), u64::MAX, Values::Load).count()
+}
+
+#[test]
+fn bottom_tables_that_level_0_does_not_touch_stay_as_they_are() {
+    let mut user = User::new();
+    (0..4_000).for_each(|number| user.put(number * 10, Delta::Plus, 30));
+    user.compact_and_settle();
+    let before = user.names(".kt");
+    assert!(before.len() > 20, "{} tables are too few to tell", before.len());
+    // New keys and changed ones in three small places, with much untouched between them.
+    for round in 0..4 {
+        for place in [500, 17_000, 39_990] {
+            for number in 0..10 {
+                let is_new = round == 0 && number > 0;
+                let delta = if is_new { Delta::Plus } else { Delta::Zero };
+                user.put(place + number, delta, 30);
+            }
+        }
+        user.settle();
+    }
+    user.compact_and_settle();
+    let after = user.names(".kt");
+    let kept = before.intersection(&after).count();
+    assert!(kept + 8 >= before.len(), "{kept} of {} tables stayed", before.len());
+    assert_eq!(live(&user.db.snapshot()), 4_000 + 27);
+    user.assert_sound();
+}
+
+#[test]
+fn overwritten_values_give_their_space_back_after_a_compaction() {
+    let mut user = User::new();
+    (0..300).for_each(|number| user.put(number, Delta::Plus, 500));
+    for round in 0..20 {
+        // Some are never touched again: their values must be moved out of the way.
+        (0..300).filter(|number| number % 7 != 0).for_each(|number| {
+            user.put(number, Delta::Zero, 500 + round);
+        });
+        user.compact_and_settle();
+    }
+    let live_bytes = 300 * 520;
+    let sizes = user.db.sizes();
+    assert!(sizes.disk_bytes < 3 * live_bytes, "{sizes:?} for {live_bytes} bytes");
+    assert!(sizes.live_bytes <= sizes.disk_bytes && sizes.live_bytes > live_bytes / 2, "{sizes:?}");
+    assert_eq!(live(&user.db.snapshot()), 300);
+    user.assert_sound();
+}
+
+#[test]
+fn nothing_is_left_of_keys_that_were_deleted_and_compacted() {
+    let mut user = User::new();
+    (0..500).for_each(|number| user.put(number, Delta::Plus, 200));
+    user.settle();
+    (0..500).for_each(|number| user.delete(number));
+    user.settle();
+    assert_eq!(user.db.snapshot().count(Keyspace::Kv, &KeyRange::all(), u64::MAX).unwrap(), 0);
+    let at_500 = user.db.snapshot().count(Keyspace::Kv, &KeyRange::all(), 500).unwrap();
+    assert_eq!(at_500, 500);
+    // The last tombstone is at the compacted revision, and stays.
+    user.compact_and_settle();
+    let tombstone = user.db.snapshot().get(Keyspace::Kv, &key(499), u64::MAX).unwrap().unwrap();
+    assert_eq!((tombstone.kind, tombstone.revision.main), (Kind::Delete, 1_000));
+    user.compact_and_settle();
+    assert!(user.db.snapshot().get(Keyspace::Kv, &key(499), u64::MAX).unwrap().is_none());
+    assert_eq!((user.names(".kt").len(), user.names(".vs").len()), (0, 0));
+    user.assert_sound();
+}
+
+#[test]
+fn dropped_files_are_removed_when_their_last_reader_is_gone() {
+    let mut user = User::new();
+    (0..200).for_each(|number| user.put(number, Delta::Plus, 300));
+    user.settle();
+    let pinned = user.db.snapshot();
+    let before: BTreeSet<String> = [user.names(".kt"), user.names(".vs")].concat_all();
+    for _ in 0..5 {
+        (0..200).for_each(|number| user.put(number, Delta::Zero, 300));
+        user.compact_and_settle();
+    }
+    let during: BTreeSet<String> = [user.names(".kt"), user.names(".vs")].concat_all();
+    assert!(before.is_subset(&during), "a pinned file was removed");
+    assert_eq!(live(&pinned), 200);
+    assert_eq!(pinned.visible(), 200);
+    drop(pinned);
+    user.settle();
+    let after: BTreeSet<String> = [user.names(".kt"), user.names(".vs")].concat_all();
+    assert!(before.is_disjoint(&after), "{:?}", before.intersection(&after));
+    user.assert_sound();
+}
+
+#[test]
+fn the_state_rows_keep_their_newest_version_only() {
+    let mut user = User::new();
+    for round in 1..=30 {
+        for row in 0..50_u32 {
+            let delta = if round == 1 { Delta::Plus } else { Delta::Zero };
+            let revision = Revision { main: round, sub: row };
+            let value = vec![round as u8; 200];
+            user.writer.put(Keyspace::Sys, &key(row), revision, delta, Meta::EMPTY, &value);
+        }
+        user.commit();
+        user.settle();
+    }
+    let report = user.db.check().unwrap();
+    assert!(report.violations.is_empty(), "{report:#?}");
+    assert!(report.rows <= 50 * 3, "{report:?}");
+    let snapshot = user.db.snapshot();
+    assert_eq!(snapshot.count(Keyspace::Sys, &KeyRange::all(), 0).unwrap(), 50);
+    assert_eq!(snapshot.get(Keyspace::Sys, &key(9), 0).unwrap().unwrap().value[0], 30);
+}
+
+#[test]
+fn a_freeze_without_changes_still_records_the_mark() {
+    let mut user = User::new();
+    user.put(1, Delta::Plus, 10);
+    user.settle();
+    assert_eq!(user.db.flushed_mark().unwrap()[..], 1_u64.to_le_bytes());
+    // An entry of the log that changes nothing, such as an empty one of a new leader.
+    user.main = 9;
+    user.commit();
+    user.settle();
+    assert_eq!(user.db.flushed_mark().unwrap()[..], 9_u64.to_le_bytes());
+    let tables = user.names(".kt");
+    user.settle();
+    assert_eq!(user.names(".kt"), tables);
+}
+
+#[test]
+fn a_directory_of_another_node_is_refused() {
+    let user = User::new();
+    let disk = user.disk.clone();
+    let second = open(&disk).err().unwrap().to_string();
+    assert!(second.contains("LOCK"), "{second}");
+    drop(user);
+    let mut options = support::small_options();
+    options.identity[3] ^= 1;
+    let error = Db::open(std::sync::Arc::new(disk.clone()), dir(), options).err().unwrap();
+    assert!(error.to_string().contains("expected identity"), "{error}");
+    open(&disk).unwrap();
+}
+
+#[test]
+fn data_files_without_a_manifest_are_refused() {
+    let mut user = User::new();
+    user.put(1, Delta::Plus, 10);
+    user.settle();
+    let disk = user.disk.clone();
+    drop(user);
+    disk.remove(&dir().join("CURRENT")).unwrap();
+    let error = open(&disk).err().unwrap().to_string();
+    assert!(error.contains("CURRENT") && error.contains(".kt"), "{error}");
+}
+
+trait ConcatAll {
+    fn concat_all(self) -> BTreeSet<String>;
+}
+
+impl ConcatAll for [BTreeSet<String>; 2] {
+    fn concat_all(self) -> BTreeSet<String> {
+        self.into_iter().flatten().collect()
+    }
+}
