@@ -112,7 +112,7 @@ pub(super) fn refuse_unsupported(config: &Config, settings: &Settings) -> Result
             _ => value == flag.default,
         };
         if flag.support == Support::Refused && !is_default {
-            let what = match *name {
+            let what = match name {
                 "force-new-cluster" => "founding a new cluster from old data",
                 name if name.starts_with("discovery") => "discovery",
                 _ => "TLS",
