@@ -4,7 +4,7 @@
 //! the same run and directory; the difference is what the log adds. The directory is cargo's for
 //! benches, below `target/`, which must be on a disk.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use tempfile::TempDir;
 use varve_disk::os::OsDisk;
 use varve_wal::{BLOCK_BYTES, Batch, Options, Wal};
@@ -47,63 +47,61 @@ fn fill(batch: &mut Batch, next: u64, records: usize, payload: &Bytes) {
     }
 }
 
+/// For each size an append, and right after it the floor.
 fn append(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("wal/append");
+    let directory = directory();
+    let file = written_file(&directory.path().join("floor"));
     for record_bytes in RECORD_BYTES {
         for records in BATCHES {
+            let mut group =
+                criterion.benchmark_group(format!("wal/{records} records of {record_bytes} B"));
             group.throughput(Throughput::Elements(records as u64));
-            let name = BenchmarkId::new(format!("{record_bytes} B"), records);
-            group.bench_function(name, |bencher| {
-                let directory = directory();
-                let mut wal = open(directory.path());
-                let payload = Bytes::from(vec![7; record_bytes]);
-                let mut batch = Batch::default();
-                bencher.iter(|| {
-                    let next = wal.last_index() + 1;
-                    fill(&mut batch, next, records, &payload);
-                    wal.append(&batch).expect("the log appends");
-                    if next - wal.first_index() > 2 * ENTRIES_KEPT {
-                        wal.truncate_front(next - ENTRIES_KEPT).expect("the log forgets");
-                    }
-                });
-            });
+            group.bench_function("append", |bencher| append_some(bencher, records, record_bytes));
+            let bytes = FRAME_OVERHEAD_BYTES + records * (record_bytes + RECORD_OVERHEAD_BYTES);
+            let frame = vec![7; bytes.next_multiple_of(BLOCK_BYTES as usize)];
+            group.bench_function("floor", |bencher| write_and_sync(bencher, &file, &frame));
+            group.finish();
         }
     }
-    group.finish();
 }
 
-/// As many bytes written at the next block of a file whose blocks were all written before, and a
-/// sync.
-fn floor(criterion: &mut Criterion) {
+fn append_some(bencher: &mut Bencher<'_>, records: usize, record_bytes: usize) {
     let directory = directory();
-    let path = directory.path().join("floor");
+    let mut wal = open(directory.path());
+    let payload = Bytes::from(vec![7; record_bytes]);
+    let mut batch = Batch::default();
+    bencher.iter(|| {
+        let next = wal.last_index() + 1;
+        fill(&mut batch, next, records, &payload);
+        wal.append(&batch).expect("the log appends");
+        if next - wal.first_index() > 2 * ENTRIES_KEPT {
+            wal.truncate_front(next - ENTRIES_KEPT).expect("the log forgets");
+        }
+    });
+}
+
+/// A file all of whose blocks were written.
+fn written_file(path: &Path) -> File {
     let file = OpenOptions::new().write(true).create_new(true).open(path).expect("a new file");
     let zeros = vec![0; 1 << 20];
     for at in 0..FLOOR_BYTES >> 20 {
         file.write_all_at(&zeros, at << 20).expect("the disk has room");
     }
     file.sync_all().expect("the disk syncs");
-    let mut group = criterion.benchmark_group("wal/floor");
-    for record_bytes in RECORD_BYTES {
-        for records in BATCHES {
-            group.throughput(Throughput::Elements(records as u64));
-            let bytes = FRAME_OVERHEAD_BYTES + records * (record_bytes + RECORD_OVERHEAD_BYTES);
-            let frame = vec![7; bytes.next_multiple_of(BLOCK_BYTES as usize)];
-            let name = BenchmarkId::new(format!("{record_bytes} B"), records);
-            group.bench_function(name, |bencher| {
-                let mut offset = 0;
-                bencher.iter(|| {
-                    if offset + frame.len() as u64 > FLOOR_BYTES {
-                        offset = 0;
-                    }
-                    file.write_all_at(&frame, offset).expect("the disk writes");
-                    file.sync_data().expect("the disk syncs");
-                    offset += frame.len() as u64;
-                });
-            });
+    file
+}
+
+/// Writes a frame behind the last one, from the front again at the end, and syncs.
+fn write_and_sync(bencher: &mut Bencher<'_>, file: &File, frame: &[u8]) {
+    let mut offset = 0;
+    bencher.iter(|| {
+        if offset + frame.len() as u64 > FLOOR_BYTES {
+            offset = 0;
         }
-    }
-    group.finish();
+        file.write_all_at(frame, offset).expect("the disk writes");
+        file.sync_data().expect("the disk syncs");
+        offset += frame.len() as u64;
+    });
 }
 
 fn recovery(criterion: &mut Criterion) {
@@ -147,5 +145,5 @@ fn quick() -> Criterion {
         .configure_from_args()
 }
 
-criterion_group! { name = benches; config = quick(); targets = append, floor, recovery }
+criterion_group! { name = benches; config = quick(); targets = append, recovery }
 criterion_main!(benches);

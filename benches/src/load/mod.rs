@@ -209,7 +209,8 @@ impl Part<'_> {
         barrier.wait();
         barrier.wait();
         let connections = connections?;
-        let start = started.lock().unwrap_or_else(PoisonError::into_inner);
+        // Copied, so that no thread holds the lock while it runs.
+        let start = *started.lock().unwrap_or_else(PoisonError::into_inner);
         let start = start.expect("it is set between the two waits");
         Ok(runtime.block_on(self.call(start, &connections)))
     }
