@@ -120,12 +120,13 @@ impl Server {
     /// # Errors
     /// It does not serve, or the directory is not on a disk.
     pub fn start(program: &Program, directory: &Path) -> Result<Self, Error> {
+        std::fs::create_dir_all(directory).map_err(system(directory.display()))?;
+        if file_system(directory)? == TMPFS_MAGIC {
+            return Err(Error::NoDisk(directory.to_path_buf()));
+        }
         let directory = directory.join(format!("{}-{}", program.label, std::process::id()));
         remove(&directory)?;
         std::fs::create_dir_all(&directory).map_err(system(directory.display()))?;
-        if file_system(&directory)? == TMPFS_MAGIC {
-            return Err(Error::NoDisk(directory));
-        }
         let mut server = Self {
             program: program.clone(),
             directory,

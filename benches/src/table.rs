@@ -93,8 +93,8 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Adds a row that divides the row `first` by the row `second`, counted from the last one, which
-    /// is 0. Words stay where both rows have the same.
+    /// Adds a row that divides the row `first` by the row `second`, counted from the last one,
+    /// which is 0. Words stay where both rows have the same.
     ///
     /// # Panics
     /// If there are not as many rows.

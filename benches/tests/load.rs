@@ -27,13 +27,14 @@ enum Manner {
 
 /// Starts a server that lives as long as the test program.
 fn serve(manner: Manner) -> SocketAddr {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.set_nonblocking(true).expect("a socket");
+    let address = listener.local_addr().expect("a bound socket");
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async move {
-            let listener = TcpListener::from_std(listener).unwrap();
+            let listener = TcpListener::from_std(listener).expect("it is non-blocking");
             while let Ok((socket, _)) = listener.accept().await {
                 tokio::spawn(serve_connection(socket, manner.clone()));
             }

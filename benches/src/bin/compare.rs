@@ -6,7 +6,8 @@
 //!     [--dir target/compare]    where data go; a disk, not tmpfs
 //!     [--rounds 2] [--seconds 5] [--threads 1] [--seed 1]
 //!     [--clients 1,100,1000] [--value-bytes 256] [--key-space 100000]   put, get
-//!     [--keys 300000] [--rate 2000] [--readers 2] [--reading whole|pages|stream]  long-reads
+//!     [--keys 300000] [--rate 2000] [--readers 2] [--reading whole|pages|stream]
+//!     [--read-rate READS_PER_SECOND]                     long-reads; the default is a loop
 //!     [--objects 1000000] [--rewrites 200000]            million, in one round
 //! ```
 //!
@@ -99,6 +100,7 @@ fn parse() -> Result<Plan, String> {
             value_bytes: 256,
             rate: arguments.value("rate", 2000.0)?,
             readers: arguments.value("readers", 2)?,
+            read_rate: arguments.optional("read-rate")?,
             reading: reading(&arguments.value("reading", "whole".to_owned())?)?,
         },
         million: Million {
@@ -172,10 +174,12 @@ fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
             print!("{}", calls::run(settings, &calls)?.markdown());
         }
         "long-reads" => {
-            let LongReads { keys, value_bytes, rate, readers, reading } = &plan.long_reads;
+            let LongReads { keys, value_bytes, rate, readers, read_rate, reading } =
+                &plan.long_reads;
+            let pace = read_rate.map_or("in a loop".to_owned(), |rate| format!("{rate} reads/s"));
             println!(
                 "\n### long reads: {keys} keys of {value_bytes} B, {rate} puts/s, \
-                 {readers} readers ({reading}), {rounds}\n"
+                 {readers} readers ({reading}, {pace}), {rounds}\n"
             );
             let (puts, reads) = long_reads::run(settings, &plan.long_reads)?;
             print!("{}\n{}", puts.markdown(), reads.markdown());

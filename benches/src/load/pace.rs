@@ -1,7 +1,7 @@
 //! When the next call is due.
 //!
-//! One idea: clients ask one [`Pace`] for their next call and get its number and the time from which
-//! its latency counts: now in a closed loop, the time on the schedule in an open one. Of the
+//! One idea: clients ask one [`Pace`] for their next call and get its number and the time from
+//! which its latency counts: now in a closed loop, the time on the schedule in an open one. Of the
 //! clients that are idle one waits for the timer and the others wait for it, in order.
 //!
 //! Invariants: numbers are given once; those of different threads differ.

@@ -30,6 +30,9 @@ pub struct LongReads {
     pub rate: f64,
     /// Clients that read everything in a loop.
     pub readers: usize,
+    /// Reads of all of them that are due each second; without it each reads again at once, so that
+    /// a faster server is read more often.
+    pub read_rate: Option<f64>,
     /// How they read.
     pub reading: Reading,
 }
@@ -112,6 +115,7 @@ fn beside(
     let mut reads = settings.spec(server, operation, scenario.readers, workload);
     reads.connections = scenario.readers;
     reads.threads = scenario.readers;
+    reads.rate = scenario.read_rate;
     reads.limit = Limit::Time(READERS_AHEAD + settings.time);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| load::run(&reads));
