@@ -9,7 +9,7 @@
 //! swapped by rename: before it a restart finds the old state, after it the new one.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -81,6 +81,56 @@ impl Db {
         }
         true
     }
+
+    /// Whether what was received could be installed: the manifest is sound, and each file that it
+    /// names is here or in `staged`, complete. Changes nothing. Gives the mark of what the files
+    /// contain; `None` when they hold no commit.
+    ///
+    /// [`Writer::install`](crate::Writer::install) checks the same, but too late for a receiver
+    /// that could still refuse.
+    ///
+    /// # Errors
+    /// As `install`.
+    pub fn check_checkpoint(&self, manifest: &[u8], staged: &Path) -> Result<Option<Bytes>> {
+        let state = manifest::parse(&staged.join("manifest"), manifest)?;
+        verified_files(&self.shared, &state, staged)?;
+        Ok(state.mark)
+    }
+}
+
+/// The staged files that `state` needs, verified, with the names that they will have.
+fn verified_files(
+    shared: &Shared,
+    state: &State,
+    staged: &Path,
+) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let (disk, dir) = (&shared.place.disk, &shared.place.dir);
+    let current = Arc::clone(&shared.current.load().version);
+    let pins = shared.pins();
+    let here: BTreeMap<&str, u128> =
+        guards(&current).chain(pins.iter()).map(|guard| (guard.name(), guard.digest())).collect();
+    let tables = state.tables.iter().map(|table| &table.info);
+    let tables = tables.map(|info| (table_name(info.id), info.bytes, info.digest));
+    let segments = state.segments.values();
+    let segments = segments.map(|info| (segment_name(info.id), info.bytes, info.digest));
+    let mut moves = Vec::new();
+    for (name, bytes, digest) in tables.chain(segments) {
+        let path = staged.join(&name);
+        match here.get(name.as_str()) {
+            Some(known) if *known == digest => continue,
+            Some(known) => {
+                let expected = format!("digest {known:032x}, as the file here has");
+                return Err(Error::corrupt(&path, 0, expected, format!("{digest:032x}")));
+            }
+            None => {}
+        }
+        if !disk.exists(&path)? {
+            return Err(Error::corrupt(&path, 0, "a file of the checkpoint", "none"));
+        }
+        map_verified(&**disk, &path, bytes, digest)?;
+        moves.push((path, dir.join(&name)));
+    }
+    Ok(moves)
 }
 
 fn guards(version: &Version) -> impl Iterator<Item = &Arc<FileGuard>> {
@@ -132,39 +182,10 @@ impl Worker {
     /// Brings all files of `state` into the directory, verified and durable.
     fn take_files(&mut self, shared: &Shared, state: &State, staged: &Path) -> Result<()> {
         let (disk, dir) = (&shared.place.disk, &shared.place.dir);
-        let current = Arc::clone(&shared.current.load().version);
-        let pins = shared.pins();
-        let here: BTreeMap<&str, u128> = guards(&current)
-            .chain(pins.iter())
-            .map(|guard| (guard.name(), guard.digest()))
-            .collect();
-        let tables = state.tables.iter().map(|table| &table.info);
-        let tables = tables.map(|info| (table_name(info.id), info.bytes, info.digest));
-        let segments = state.segments.values();
-        let segments = segments.map(|info| (segment_name(info.id), info.bytes, info.digest));
-        let mut moves = Vec::new();
-        for (name, bytes, digest) in tables.chain(segments) {
-            match here.get(name.as_str()) {
-                Some(known) if *known == digest => continue,
-                Some(known) => {
-                    let expected = format!("digest {known:032x}, as the file here has");
-                    return Err(Error::corrupt(
-                        &staged.join(&name),
-                        0,
-                        expected,
-                        format!("{digest:032x}"),
-                    ));
-                }
-                None => {}
-            }
-            let path = staged.join(&name);
-            if !disk.exists(&path)? {
-                return Err(Error::corrupt(&path, 0, "a file of the checkpoint", "none"));
-            }
-            map_verified(&**disk, &path, bytes, digest)?;
+        let moves = verified_files(shared, state, staged)?;
+        for (path, _) in &moves {
             // After this, the content is durable; the name will be after the directory's sync.
-            disk.open(&path)?.sync()?;
-            moves.push((path, dir.join(&name)));
+            disk.open(path)?.sync()?;
         }
         for (from, to) in &moves {
             disk.rename(from, to)?;
@@ -175,7 +196,6 @@ impl Worker {
             disk.sync_dir(dir)?;
             disk.sync_dir(staged)?;
         }
-        drop(pins);
         Ok(())
     }
 

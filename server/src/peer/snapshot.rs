@@ -217,11 +217,39 @@ pub(super) async fn receive(
     );
 
     let message = receive_files(context, stream, &staged, &files, &wanted).await?;
+    let staged = check(context, staged, &message).await?;
     let input = RaftInput::Snapshot { from: node(from), message, staged };
     let raft = context.raft.clone();
     let _ = tokio::task::spawn_blocking(move || raft.send(input)).await;
     frame::write(stream, FrameKind::SnapshotDone, &[]).await?;
     Ok(())
+}
+
+/// What was received is what was announced, and can be installed. Once it is with the Raft thread
+/// nobody can refuse it any more.
+async fn check(context: &Context, staged: Staged, message: &Bytes) -> Result<Staged, FrameError> {
+    let announced = Node::snapshot_mark(message)
+        .ok_or_else(|| FrameError::malformed("the announcement of a snapshot", "none"))?;
+    let db = context.db.clone();
+    // Reads all files once.
+    let checked = tokio::task::spawn_blocking(move || {
+        let mark = db.check_checkpoint(&staged.manifest, &staged.dir);
+        (staged, mark)
+    });
+    let (staged, mark) = checked.await.map_err(own_state)?;
+    let mark = match mark {
+        Ok(mark) => Mark::decode(&mark.unwrap_or_default())
+            .map_err(|error| FrameError::malformed("a snapshot's mark", error.to_string()))?,
+        Err(varve_lsm::Error::Disk(error)) => return Err(own_disk(error)),
+        Err(error) => return Err(FrameError::malformed("a sound snapshot", error.to_string())),
+    };
+    if (mark.index, mark.term) != (announced.index.0, announced.term.0) {
+        return Err(FrameError::malformed(
+            format!("the snapshot {announced:?}"),
+            format!("{mark:?}"),
+        ));
+    }
+    Ok(staged)
 }
 
 /// Writes the wanted files; returns the Raft message that ends the transfer.
