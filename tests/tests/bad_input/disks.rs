@@ -17,9 +17,12 @@ use crate::{
 };
 
 /// Room for one segment of the log and a little more.
-const IMAGE_BYTES: u64 = 96 << 20;
-/// From the first write that fails to the end of the process.
-const STOP_WITHIN: Duration = Duration::from_secs(1);
+const SMALL_BYTES: u64 = 96 << 20;
+/// Room for three segments of the log.
+const LARGER_BYTES: u64 = 256 << 20;
+/// From the beginning of the first write that fails to the end of the process: one second, and one
+/// more for a slow machine.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// An image of a file system and the directory where servers mount it.
 struct SmallDisk {
@@ -30,12 +33,12 @@ struct SmallDisk {
 
 impl SmallDisk {
     /// `None`, with a message, where mounting is not permitted.
-    fn new() -> Option<SmallDisk> {
+    fn new(image_bytes: u64) -> Option<SmallDisk> {
         let directory = fresh_directory("small-disk");
         let (image, mount_point) = (directory.join("image"), directory.join("data"));
         std::fs::create_dir(&mount_point).expect("a fresh directory");
         let file = std::fs::File::create(&image).expect("a fresh directory");
-        file.set_len(IMAGE_BYTES).expect("a sparse file");
+        file.set_len(image_bytes).expect("a sparse file");
         let disk = SmallDisk { directory, image, mount_point };
         let made =
             Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&disk.image).status();
@@ -88,29 +91,56 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Writes a file until there is no room.
+/// Takes all room with one file, first in large steps, then in small ones.
 fn fill(path: &Path) {
-    use std::io::Write as _;
-    let mut file = std::fs::File::create(path).expect("there is an inode left");
-    for chunk_bytes in [1 << 20, 4 << 10] {
-        while file.write_all(&vec![0x55; chunk_bytes]).and_then(|()| file.sync_data()).is_ok() {}
+    use std::os::fd::AsRawFd as _;
+    let file = std::fs::File::create(path).expect("there is an inode left");
+    let mut length = 0;
+    for step_bytes in [1 << 20, 1 << 10] {
+        // SAFETY: the call takes integers only, and the file is open.
+        while unsafe { libc::fallocate(file.as_raw_fd(), 0, length, step_bytes) } == 0 {
+            length += step_bytes;
+        }
     }
+    file.sync_all().expect("nothing is left to be allocated");
 }
 
 #[test]
-fn a_full_disk_stops_the_server_at_once_and_acknowledged_writes_are_there_when_there_is_room() {
-    let Some(disk) = SmallDisk::new() else { return };
-    // Small tables soon: the engine is what asks for room first.
-    let options = disk.options(&["--snapshot-count", "50", "--snapshot-catchup-entries", "10"]);
+fn an_engine_without_room_stops_the_server_at_once_and_acknowledged_writes_are_there_later() {
+    // Tables soon, from small values: the engine is what asks for room first.
+    full(
+        &["--snapshot-count", "50", "--snapshot-catchup-entries", "10"],
+        64 << 10,
+        "/engine/",
+        SMALL_BYTES,
+    );
+}
+
+#[test]
+fn a_log_without_room_stops_the_server_at_once_and_acknowledged_writes_are_there_later() {
+    // Tables late: the first segment of the log is full before the first memtable is.
+    full(&["--max-request-bytes", "8000000"], 4 << 20, "/log/", LARGER_BYTES);
+}
+
+/// Fills the disk under a server, writes until one fails, and makes room again. The error names a
+/// file below `part` of the data directory.
+fn full(flags: &[&str], value_bytes: usize, part: &str, image_bytes: u64) {
+    let Some(disk) = SmallDisk::new(image_bytes) else { return };
+    let options = disk.options(flags);
     let mut server = Server::start_with(&Program::varve(), options).expect("it serves");
     let mut keys = put_keys(&server, "before", 20);
+    // A founded member makes its first table right away.
+    assert!(server.wait_for_log("saved snapshot", CALL_TIMEOUT), "{}", server.log());
     fill(&disk.seen_by(&server).join("filler"));
-    let (more, failed_at) = block_on(write_until_failure(&server));
+    let (more, began) = block_on(write_until_failure(&server, value_bytes));
     assert!(server.wait_exit(EXIT_TIMEOUT).is_some_and(|status| status.code() == Some(1)));
-    let took = failed_at.elapsed();
-    assert!(took < STOP_WITHIN + CALL_TIMEOUT, "it stopped after {took:?}:\n{}", server.log());
+    let took = began.elapsed();
+    println!("{} writes fit, the process ended {took:?} after the next one began", more.len());
+    assert!(took < STOP_WITHIN, "it stopped after {took:?}:\n{}", server.log());
     let log = server.log();
-    assert!(log.contains("No space left on device") && log.contains("stopping"), "{log}");
+    for text in ["No space left on device", "stopping", part] {
+        assert!(log.contains(text), "{text:?} in\n{log}");
+    }
     assert_no_panic(&log);
     keys.extend(more);
 
@@ -130,26 +160,27 @@ fn a_full_disk_stops_the_server_at_once_and_acknowledged_writes_are_there_when_t
     put_keys(&server, "after", 100);
 }
 
-/// Puts until one fails; what was acknowledged, and when the first failed.
-async fn write_until_failure(server: &Server) -> (Vec<Acknowledged>, Instant) {
+/// Puts until one fails; what was acknowledged, and when the one that failed began.
+async fn write_until_failure(server: &Server, value_bytes: usize) -> (Vec<Acknowledged>, Instant) {
     let client = Client::new(&server.client_address(), CALL_TIMEOUT);
-    let value = "v".repeat(64 << 10);
+    let value = "v".repeat(value_bytes);
     let mut acknowledged = Vec::new();
     for number in 0..5_000 {
         let key = format!("filling/{number:06}");
+        let began = Instant::now();
         match put(&client, &key, &value).await {
             Ok(revision) => {
                 acknowledged.push(Acknowledged { key, value: value.clone(), revision });
             }
-            Err(_) => return (acknowledged, Instant::now()),
+            Err(_) => return (acknowledged, began),
         }
     }
-    panic!("5000 values of 64 KiB fit on a full disk of 96 MiB");
+    panic!("5000 values of {value_bytes} bytes fit on a disk that does not take any more");
 }
 
 #[test]
 fn a_disk_that_is_full_from_the_start_is_refused_and_starts_when_there_is_room() {
-    let Some(disk) = SmallDisk::new() else { return };
+    let Some(disk) = SmallDisk::new(SMALL_BYTES) else { return };
     assert!(disk.run("cat /dev/zero > \"$0/filler\" 2>/dev/null; sync"), "it can be filled");
     let mut server = Server::spawn(&Program::varve(), disk.options(&[]));
     assert_ends(&mut server, &["No space left on device"]);
@@ -163,7 +194,7 @@ fn a_disk_that_is_full_from_the_start_is_refused_and_starts_when_there_is_room()
 
 #[test]
 fn a_read_only_disk_is_refused_by_name_and_starts_when_it_is_writable() {
-    let Some(disk) = SmallDisk::new() else { return };
+    let Some(disk) = SmallDisk::new(SMALL_BYTES) else { return };
     let writable = disk.options(&[]);
     let mut read_only = writable.clone();
     read_only.launcher = disk.launcher("ro");
@@ -182,7 +213,7 @@ fn a_read_only_disk_is_refused_by_name_and_starts_when_it_is_writable() {
 /// The file system turns read-only under a running server, as ext4 does after an error.
 #[test]
 fn a_disk_that_turns_read_only_stops_the_server_and_loses_nothing() {
-    let Some(disk) = SmallDisk::new() else { return };
+    let Some(disk) = SmallDisk::new(SMALL_BYTES) else { return };
     let options = disk.options(&["--snapshot-count", "20"]);
     let mut server = Server::start_with(&Program::varve(), options).expect("it serves");
     let mut keys = put_keys(&server, "before", 10);
@@ -192,7 +223,7 @@ fn a_disk_that_turns_read_only_stops_the_server_and_loses_nothing() {
         eprintln!("SKIPPED: this file system cannot be shut down");
         return;
     }
-    let (more, _) = block_on(write_until_failure(&server));
+    let (more, _) = block_on(write_until_failure(&server, 1_000));
     keys.extend(more);
     let status = server.wait_exit(EXIT_TIMEOUT);
     assert_eq!(status.and_then(|status| status.code()), Some(1), "{}", server.log());
@@ -214,7 +245,7 @@ fn shut_down(directory: &Path) -> bool {
 
 #[test]
 fn a_stopped_server_with_a_full_disk_starts_or_says_why_not() {
-    let Some(disk) = SmallDisk::new() else { return };
+    let Some(disk) = SmallDisk::new(SMALL_BYTES) else { return };
     let mut server = Server::start_with(&Program::varve(), disk.options(&[])).expect("it serves");
     let keys = put_keys(&server, "k", 5);
     assert!(server.terminate().is_some_and(|status| status.success()));

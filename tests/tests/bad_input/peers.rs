@@ -20,6 +20,7 @@ const HELLO: u8 = 1;
 const RAFT: u8 = 2;
 const LEASE_QUESTION: u8 = 3;
 const SNAPSHOT_OFFER: u8 = 5;
+const SNAPSHOT_END: u8 = 8;
 const REFUSED: u8 = 10;
 
 const SMALL: u8 = 1;
@@ -212,6 +213,13 @@ fn entry(kind: u8, index: u64, term: u64, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A snapshot's mark, of a group of one member.
+fn mark(index: u64, term: u64, member: u64) -> Vec<u8> {
+    let numbers = [index.to_le_bytes(), term.to_le_bytes()].concat();
+    let counts = [1_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat();
+    [numbers, counts, member.to_le_bytes().to_vec()].concat()
+}
+
 /// Position of the member that leads.
 fn leader(cluster: &Cluster) -> usize {
     for _ in 0..200 {
@@ -296,9 +304,7 @@ fn lies(own: Ids, peer: u64) -> Vec<(&'static str, Vec<u8>)> {
     };
     let proposal = |entry| Message { kind: PROPOSE, term: 0, entries: 1, tail: entry, ..sound() };
     let gap = [entry(0, 6, 1, b""), entry(0, 9, 1, b"")].concat();
-    let numbers = [5_u64.to_le_bytes(), 1_u64.to_le_bytes()].concat();
-    let counts = [1_u32.to_le_bytes(), 0_u32.to_le_bytes()].concat();
-    let mark = [numbers, counts, own.member.to_le_bytes().to_vec()].concat();
+    let mark = mark(5, 1, own.member);
     let messages = [
         ("it says that it is from 7", Message { from: 7, ..sound() }),
         ("it is for 7", Message { to: 7, ..sound() }),
@@ -322,4 +328,53 @@ fn lies(own: Ids, peer: u64) -> Vec<(&'static str, Vec<u8>)> {
         ("membership change", proposal(entry(1, 0, 0, &[1, 0]))),
     ];
     messages.into_iter().map(|(reason, message)| (reason, message.encode())).collect()
+}
+
+#[test]
+fn a_snapshot_of_garbage_is_refused_and_the_sound_one_after_it_is_installed() {
+    let flags = ["--snapshot-count", "20", "--snapshot-catchup-entries", "5"];
+    let mut cluster = Cluster::start(&Program::varve(), 3, &flags);
+    let leads = leader(&cluster);
+    let (follows, other) = ((leads + 1) % 3, (leads + 2) % 3);
+    let keys = put_keys(&cluster.servers[leads], "before", 5);
+    let (own, peer) = (ids(&cluster.servers[follows]), ids(&cluster.servers[other]));
+    let announcement = |index, term| {
+        let message = Message {
+            kind: SNAPSHOT_MESSAGE,
+            flags: 2,
+            to: own.member,
+            from: peer.member,
+            term: own.term,
+            log_term: 0,
+            index: 0,
+            commit: 0,
+            entries: 0,
+            tail: mark(index, term, own.member),
+        };
+        frame(SNAPSHOT_END, &message.encode())
+    };
+    // A manifest of four bytes, no files.
+    let offer = frame(SNAPSHOT_OFFER, b"\x04\0\0\0junk\0\0\0\0");
+    let greeting = hello(own.cluster, peer.member, own.member, SNAPSHOT);
+    for (end, reason) in [
+        (announcement(1 << 30, own.term), "expected a sound snapshot"),
+        (frame(SNAPSHOT_END, b"no message"), "expected the announcement of a snapshot"),
+        (frame(7, &[0; 12]), "expected the wanted files in order"),
+    ] {
+        send(&cluster.servers[follows], &[&greeting[..], &offer, &end].concat());
+        let server = &cluster.servers[follows];
+        assert!(server.wait_for_log(reason, CALL_TIMEOUT), "{reason:?} in\n{}", server.log());
+    }
+    assert_keys(&cluster.servers[follows], &keys);
+
+    cluster.servers[follows].kill();
+    let more = put_keys(&cluster.servers[leads], "meanwhile", 200);
+    cluster.servers[follows].restart();
+    let server = &cluster.servers[follows];
+    assert!(server.wait_for_log("applied snapshot", CALL_TIMEOUT), "{}", server.log());
+    for server in &cluster.servers {
+        assert_keys(server, &keys);
+        assert_keys(server, &more);
+        assert_no_panic(&server.log());
+    }
 }
