@@ -46,10 +46,11 @@ pub enum ApplyInput {
         /// Tokens.
         failed: Vec<u64>,
     },
-    /// Leadership moved.
-    LeaderChanged {
-        /// Whether this member leads now.
-        is_leader: bool,
+    /// The lessor's clock runs in this term, or not at all. What the term's leader must know is
+    /// in the inputs before this one.
+    Lead {
+        /// The term in which this member leads.
+        term: Option<u64>,
     },
     /// Replace the state by a received snapshot.
     Install {
@@ -149,7 +150,7 @@ impl ApplyThread {
                         self.reply(&mut outbox, token, ToWorker::ReadFailed(token));
                     }
                 }
-                ApplyInput::LeaderChanged { is_leader } => self.lessor.leadership(is_leader),
+                ApplyInput::Lead { term } => self.lessor.lead(term),
                 ApplyInput::Install { applied, staged } => {
                     self.install(&mut outbox, &applied, staged)?;
                 }

@@ -35,6 +35,9 @@ pub struct Cluster {
     last: AtomicU64,
     /// Written by the Raft thread.
     leader_changes: AtomicU64,
+    /// Written by the Raft thread. So many bytes of committed entries wait for the apply thread
+    /// that requests are refused.
+    is_behind: AtomicBool,
 }
 
 impl Cluster {
@@ -50,6 +53,7 @@ impl Cluster {
             applied: AtomicU64::new(0),
             last: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
+            is_behind: AtomicBool::new(false),
         }
     }
 
@@ -70,6 +74,16 @@ impl Cluster {
             self.leader_changes.fetch_add(1, Ordering::Relaxed);
         }
         changed
+    }
+
+    /// Publishes whether the apply thread is too far behind; the Raft thread's call.
+    pub fn publish_behind(&self, is_behind: bool) {
+        self.is_behind.store(is_behind, Ordering::Relaxed);
+    }
+
+    /// See the field.
+    pub fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Relaxed)
     }
 
     /// Publishes how far the state machine is; the apply thread's call.

@@ -103,14 +103,16 @@ pub const RAFT_INBOX_MAX: usize = 16_384;
 pub const RAFT_INPUTS_PER_TURN: usize = 8_192;
 /// An entry is proposed when its commands hold this many bytes, without waiting for more.
 pub const ENTRY_BYTES_TARGET: usize = 1 << 20;
-/// Proposals that wait for a leader, in bytes.
-pub const HELD_PROPOSAL_BYTES_MAX: usize = 16 << 20;
+/// Bytes of requests that wait for consensus, of all clients together; beyond, "too many requests".
+pub const PROPOSAL_BYTES_IN_FLIGHT_MAX: usize = 256 << 20;
+/// Proposals that wait for a leader or for room, in bytes: whatever may be in flight.
+pub const HELD_PROPOSAL_BYTES_MAX: usize = PROPOSAL_BYTES_IN_FLIGHT_MAX;
 /// And in time: their clients have given up by then (`request_timeout` is 7 s by default).
 pub const HELD_PROPOSAL_AGE_MAX: Duration = Duration::from_secs(5);
 /// Inputs that wait for the apply thread; what has no room stays with the Raft thread.
 pub const APPLY_QUEUE_MAX: usize = 256;
-/// Bytes of committed entries that wait for the apply thread before peers' bulk messages are
-/// dropped.
+/// Bytes of committed entries handed to the apply thread and not applied, beyond which requests
+/// are refused and peers' bulk messages dropped.
 pub const APPLY_BACKLOG_BYTES_MAX: usize = 64 << 20;
 /// A peer's message up to this size is never dropped for the sake of the backlog: it may be a
 /// heartbeat.

@@ -8,21 +8,28 @@
 //!
 //! Invariants:
 //! - Committed entries go to the apply thread in order, each once.
-//! - When the apply thread is behind by more than `APPLY_BACKLOG_BYTES_MAX`, proposals are
-//!   refused and bulk messages of peers are dropped (Raft sends them again).
+//! - What is committed is published before it is handed to the apply thread or to a peer: whoever
+//!   hears of an entry in any way finds at least it in `Cluster::committed`.
+//! - When the apply thread is behind by more than `APPLY_BACKLOG_BYTES_MAX`, requests are refused
+//!   (`Cluster::is_behind`) and bulk messages of peers are dropped (Raft sends them again).
 //! - An error of the node is final: the process stops, nothing is acknowledged after it.
 //!
 //! It does not know what a command means.
+
+mod backlog;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, TrySendError};
-use varve_raftnode::{Applied, Committed, Index, MessageClass, Node, NodeId, Output, ProposeError};
+use crossbeam_channel::{Receiver, Sender};
+use varve_raftnode::{Applied, Index, MessageClass, Node, NodeId, Output, ProposeError, Term};
 use varve_store::{Command, decode_batch, encode_batch};
 
+use self::backlog::Backlog;
 use crate::apply::ApplyInput;
 use crate::cluster::Cluster;
 use crate::limits;
@@ -35,9 +42,15 @@ use crate::peer::snapshot::Staged;
 pub enum RaftInput {
     /// A client's command.
     Propose(Command),
-    /// A command that only a leader may propose: dropped when this node does not lead at the
-    /// moment it is proposed. (etcd issue 15247: a deposed leader's clock must revoke nothing.)
-    ProposeAsLeader(Command),
+    /// A command that only the leader of `term` may propose: dropped when this node does not lead
+    /// in that term at the moment it is proposed. (etcd issue 15247: a deposed leader's clock must
+    /// revoke nothing, not even when the same node was elected again.)
+    ProposeAsLeader {
+        /// The term whose leader decided it.
+        term: u64,
+        /// The command.
+        command: Command,
+    },
     /// A linearizable read wants to know what it must wait for.
     Read(u64),
     /// A message of a peer.
@@ -69,7 +82,9 @@ pub enum RaftInput {
     },
     /// A peer cannot be reached.
     Unreachable(NodeId),
-    /// Hand leadership over if this node leads, then stop when it is done or `deadline` passed.
+    /// Hand leadership over if this node leads and somebody else can; go on as a follower.
+    HandOver,
+    /// Stop; a leader first hands over, unless `deadline` passes.
     Stop {
         /// When to stop at the latest.
         deadline: Instant,
@@ -105,35 +120,23 @@ struct Turn {
     /// Proposals that no leader could take yet, with the time at which their clients give up.
     held: VecDeque<(Instant, Bytes)>,
     held_bytes: usize,
-    /// What the apply queue had no room for, in order.
-    backlog: VecDeque<ApplyInput>,
-    backlog_bytes: usize,
+    backlog: Backlog,
+    /// The term in which the lessor was told to time leases; `None` when it was told to rest.
+    lessor_term: Option<Term>,
     /// Files whose announcement the node was just given; dropped if it does not want them.
     staged: Option<(Applied, Staged)>,
     /// A snapshot is being installed: the node rests until the state machine confirms.
     installing: bool,
     stop: Option<Instant>,
-    transferred: bool,
 }
 
 impl RaftThread {
     /// Runs until it is stopped.
     pub fn run(mut self) -> varve_raftnode::Result<()> {
-        let mut turn = Turn {
-            proposals: Vec::new(),
-            proposal_bytes: 0,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            backlog: VecDeque::new(),
-            backlog_bytes: 0,
-            staged: None,
-            installing: false,
-            stop: None,
-            transferred: false,
-        };
+        let mut turn = Turn::new(self.apply.clone());
         let mut next_tick = Instant::now() + self.tick;
         loop {
-            let wait = if turn.backlog.is_empty() { next_tick } else { backlog_retry(next_tick) };
+            let wait = if turn.backlog.is_waiting() { retry_soon(next_tick) } else { next_tick };
             if let Ok(input) = self.inbox.recv_deadline(wait) {
                 self.take(&mut turn, input)?;
                 let more: Vec<_> =
@@ -148,10 +151,13 @@ impl RaftThread {
                 // election that nobody asked for.
                 next_tick = Instant::now() + self.tick;
             }
-            self.node.applied(Index(self.cluster.applied()));
+            let applied = self.cluster.applied();
+            turn.backlog.applied(applied);
+            self.node.applied(Index(applied));
             self.offer(&mut turn);
             self.cycle(&mut turn)?;
-            if self.stopped(&mut turn) {
+            self.cluster.publish_behind(turn.backlog.is_over());
+            if self.stopped(&turn) {
                 return Ok(());
             }
         }
@@ -166,11 +172,12 @@ impl RaftThread {
                     self.offer(turn);
                 }
             }
-            RaftInput::ProposeAsLeader(command) => {
+            RaftInput::ProposeAsLeader { term, command } => {
                 // Not gathered: a message taken in between could depose this node, and the crate
                 // would forward the proposal to its successor.
                 self.offer(turn);
-                if self.node.status().is_leader && turn.held.is_empty() {
+                let status = self.node.status();
+                if status.is_leader && status.term.0 == term && turn.held.is_empty() {
                     // A refusal is as good as a drop: the lessor proposes again.
                     let _ = self.node.propose(encode_batch(&[command]));
                 }
@@ -197,7 +204,11 @@ impl RaftThread {
             }
             RaftInput::SnapshotSent { to, delivered } => self.node.snapshot_sent(to, delivered),
             RaftInput::Unreachable(peer) => self.node.unreachable(peer),
-            RaftInput::Stop { deadline } => turn.stop = Some(deadline),
+            RaftInput::HandOver => self.hand_over(),
+            RaftInput::Stop { deadline } => {
+                turn.stop = Some(deadline);
+                self.hand_over();
+            }
         }
         Ok(())
     }
@@ -206,7 +217,7 @@ impl RaftThread {
     /// stream of their own, or not at all.
     fn step(&mut self, turn: &Turn, from: NodeId, message: &Bytes) {
         let is_bulk = message.len() > limits::SMALL_MESSAGE_BYTES_MAX;
-        if is_bulk && turn.backlog_bytes > limits::APPLY_BACKLOG_BYTES_MAX {
+        if is_bulk && turn.backlog.is_over() {
             return;
         }
         if Node::snapshot_mark(message).is_some() {
@@ -251,7 +262,8 @@ impl RaftThread {
 
     /// Sends, persists and hands out until the node is quiet.
     fn cycle(&mut self, turn: &mut Turn) -> varve_raftnode::Result<()> {
-        self.flush_backlog(turn);
+        turn.backlog.flush();
+        self.publish();
         while !turn.installing && self.node.has_ready() {
             let output = self.node.begin();
             self.carry_out(turn, output);
@@ -259,22 +271,39 @@ impl RaftThread {
                 let started = Instant::now();
                 let output = self.node.persist()?;
                 self.metrics.wal_fsync_seconds.observe(started.elapsed().as_secs_f64());
+                self.publish();
                 self.carry_out(turn, output);
             }
         }
         if !turn.installing {
             turn.staged = None;
         }
-        if self.cluster.publish(&self.node.status()) {
-            let status = self.node.status();
+        self.tell_lessor(turn);
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let status = self.node.status();
+        if self.cluster.publish(&status) {
             tracing::info!(
                 leader = %format!("{:x}", status.leader.map_or(0, |leader| leader.0)),
                 term = status.term.0,
                 "raft: the leader changed"
             );
-            self.hand_to_apply(turn, ApplyInput::LeaderChanged { is_leader: status.is_leader });
         }
-        Ok(())
+    }
+
+    /// The lessor times leases while this node leads and has committed in its term. Told behind
+    /// all entries that are committed by now, so that then it knows every lease that any member
+    /// has acknowledged, and no revocation of an earlier term is still to come.
+    fn tell_lessor(&mut self, turn: &mut Turn) {
+        let status = self.node.status();
+        let leads = status.is_leader && status.has_committed_in_term;
+        let term = leads.then_some(status.term);
+        if term != turn.lessor_term {
+            turn.lessor_term = term;
+            turn.backlog.push(ApplyInput::Lead { term: term.map(|term| term.0) });
+        }
     }
 
     fn carry_out(&mut self, turn: &mut Turn, output: Output) {
@@ -291,62 +320,51 @@ impl RaftThread {
             }
         }
         if !output.committed.is_empty() {
-            self.hand_to_apply(turn, ApplyInput::Committed(output.committed));
+            turn.backlog.push(ApplyInput::Committed(output.committed));
         }
         if !output.reads.is_empty() || !output.reads_failed.is_empty() {
-            self.hand_to_apply(
-                turn,
-                ApplyInput::Reads { ready: output.reads, failed: output.reads_failed },
-            );
+            let reads = ApplyInput::Reads { ready: output.reads, failed: output.reads_failed };
+            turn.backlog.push(reads);
         }
         if let Some(applied) = output.install {
             let (mark, staged) =
                 turn.staged.take().expect("a snapshot is only stepped with its files");
             assert_eq!(mark, applied, "the node installs the snapshot whose files are here");
             turn.installing = true;
-            self.hand_to_apply(turn, ApplyInput::Install { applied, staged });
+            turn.backlog.push(ApplyInput::Install { applied, staged });
         }
     }
 
-    fn hand_to_apply(&mut self, turn: &mut Turn, input: ApplyInput) {
-        turn.backlog_bytes += payload_bytes(&input);
-        turn.backlog.push_back(input);
-        self.flush_backlog(turn);
-    }
-
-    fn flush_backlog(&mut self, turn: &mut Turn) {
-        while let Some(input) = turn.backlog.pop_front() {
-            let bytes = payload_bytes(&input);
-            match self.apply.try_send(input) {
-                Ok(()) => turn.backlog_bytes -= bytes,
-                Err(TrySendError::Full(input)) => {
-                    turn.backlog.push_front(input);
-                    return;
-                }
-                // The apply thread has stopped: so does the process.
-                Err(TrySendError::Disconnected(_)) => return,
-            }
+    /// Starts handing leadership over, if there is any and somebody to take it.
+    fn hand_over(&mut self) {
+        let to = if self.has_peers { self.node.best_transferee() } else { None };
+        if let Some(to) = to {
+            tracing::info!(to = hex(to), "leadership transfer starting");
+            self.node.transfer_leadership(to);
         }
     }
 
-    /// Whether it is time to end: leadership is handed over first if there is somebody to take it.
-    fn stopped(&mut self, turn: &mut Turn) -> bool {
+    /// Whether it is time to end: a leader waits for its successor, up to the deadline.
+    fn stopped(&self, turn: &Turn) -> bool {
         let Some(deadline) = turn.stop else { return false };
-        let status = self.node.status();
-        if !status.is_leader || !self.has_peers || Instant::now() >= deadline {
-            return true;
+        let has_successor = self.has_peers && self.node.best_transferee().is_some();
+        !has_successor || Instant::now() >= deadline
+    }
+}
+
+impl Turn {
+    fn new(apply: Sender<ApplyInput>) -> Self {
+        Self {
+            proposals: Vec::new(),
+            proposal_bytes: 0,
+            held: VecDeque::new(),
+            held_bytes: 0,
+            backlog: Backlog::new(apply),
+            lessor_term: None,
+            staged: None,
+            installing: false,
+            stop: None,
         }
-        if !turn.transferred {
-            turn.transferred = true;
-            match self.node.best_transferee() {
-                Some(to) => {
-                    tracing::info!(to = %format!("{:x}", to.0), "leadership transfer starting");
-                    self.node.transfer_leadership(to);
-                }
-                None => return true,
-            }
-        }
-        false
     }
 }
 
@@ -356,19 +374,8 @@ fn unintelligible(message: &Bytes) -> Option<varve_store::Error> {
     Node::proposed(message).iter().find_map(|payload| decode_batch(payload).err())
 }
 
-fn payload_bytes(input: &ApplyInput) -> usize {
-    match input {
-        ApplyInput::Committed(entries) => entries.iter().map(committed_bytes).sum(),
-        _ => 0,
-    }
-}
-
-fn committed_bytes(entry: &Committed) -> usize {
-    entry.payload.len() + std::mem::size_of::<Committed>()
-}
-
-/// With entries waiting for room at the apply thread, look again soon.
-fn backlog_retry(next_tick: Instant) -> Instant {
+/// With something waiting for room at the apply thread, look again soon.
+fn retry_soon(next_tick: Instant) -> Instant {
     next_tick.min(Instant::now() + Duration::from_millis(1))
 }
 

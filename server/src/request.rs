@@ -11,6 +11,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::oneshot;
 
@@ -98,9 +100,75 @@ impl<A> Drop for Ticket<A> {
     }
 }
 
+/// Bytes of the requests of all socket threads that wait for consensus, at most
+/// `limits::PROPOSAL_BYTES_IN_FLIGHT_MAX`: what the Raft thread's inbox and the proposals that it
+/// holds can take of the memory.
+#[derive(Clone, Default)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+/// One request's share; given back when dropped.
+pub struct Share {
+    bytes: usize,
+    of: InFlight,
+}
+
+impl InFlight {
+    /// A share; `None` when it would be too much.
+    pub fn take(&self, bytes: usize) -> Option<Share> {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        // Given back if it is refused.
+        let share = Share { bytes, of: self.clone() };
+        (before + bytes <= limits::PROPOSAL_BYTES_IN_FLIGHT_MAX).then_some(share)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_in_flight_is_bounded_and_given_back() {
+        let in_flight = InFlight::default();
+        let half = limits::PROPOSAL_BYTES_IN_FLIGHT_MAX / 2;
+        let shares = [in_flight.take(half), in_flight.take(half)];
+        assert!(shares.iter().all(Option::is_some));
+        assert!(in_flight.take(1).is_none());
+        drop(shares);
+        assert_eq!(in_flight.0.load(Ordering::Relaxed), 0);
+        assert!(in_flight.take(1).is_some());
+    }
+
+    #[test]
+    fn an_answer_reaches_the_request_that_waits_and_only_once() {
+        let table = Waiting::<u32>::new(BootNonce(1), 0, 0);
+        let (mut first, mut second) = (table.take().expect("room"), table.take().expect("room"));
+        table.answer(second.id, 2);
+        table.answer(second.id, 3);
+        table.answer(first.id, 1);
+        table.answer(first.id ^ 1 << 39, 4);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let answers = runtime.block_on(async { (first.answer().await, second.answer().await) });
+        assert_eq!(answers, (Some(1), Some(2)));
+    }
+
+    #[test]
+    fn a_full_table_takes_nobody_until_one_leaves() {
+        let table = Waiting::<u32>::new(BootNonce(1), 0, 0xff_ffff_fff0);
+        let mut tickets: Vec<_> =
+            (0..limits::REQUESTS_WAITING_MAX).map(|_| table.take().expect("room")).collect();
+        assert!(table.take().is_none());
+        let ids: std::collections::HashSet<u64> = tickets.iter().map(|ticket| ticket.id).collect();
+        assert_eq!(ids.len(), tickets.len(), "the count wraps around within its 40 bits");
+        assert!(ids.iter().all(|id| worker_of(*id, BootNonce(1), 1) == Some(0)));
+        tickets.pop();
+        assert!(table.take().is_some());
+    }
 
     #[test]
     fn an_id_leads_back_to_its_thread() {

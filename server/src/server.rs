@@ -53,7 +53,7 @@ use crate::peer::{self, Peers};
 use crate::raft::{RaftInput, RaftThread};
 use crate::random;
 use crate::read_pool::{ReadPool, lower_priority};
-use crate::request::{BootNonce, Waiting};
+use crate::request::{BootNonce, InFlight, Waiting};
 use crate::rpc;
 use crate::services::{self, Services};
 use crate::setup::Setup;
@@ -82,6 +82,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     background: Arc<Background>,
     boot_nonce: BootNonce,
+    in_flight: InFlight,
     raft: Sender<RaftInput>,
     workers: Vec<Mailbox<ToWorker>>,
 }
@@ -114,6 +115,7 @@ impl Server {
             metrics,
             background: Arc::default(),
             boot_nonce: BootNonce(random::u64() as u16),
+            in_flight: InFlight::default(),
             raft: raft.clone(),
             workers: mailboxes.iter().map(|(sender, _)| sender.clone()).collect(),
         };
@@ -157,14 +159,17 @@ impl Server {
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.stop();
         }
-        let deadline = Instant::now() + limits::LEADER_TRANSFER_TIMEOUT;
-        let _ = self.raft.send(RaftInput::Stop { deadline });
+        // As a follower this member still gets the requests in flight to the new leader and
+        // answers them: until the last connection is closed it takes part in everything.
+        let _ = self.raft.send(RaftInput::HandOver);
         for worker in &self.workers {
             worker.stop(limits::SHUTDOWN_GRACE);
         }
         for worker in self.workers.drain(..) {
             worker.join();
         }
+        let deadline = Instant::now() + limits::LEADER_TRANSFER_TIMEOUT;
+        let _ = self.raft.send(RaftInput::Stop { deadline });
         self.background.stop();
         if self.raft_thread.join().is_err() {
             tracing::error!("the raft thread panicked while stopping");
@@ -348,6 +353,7 @@ fn start_workers(
                 view: shared.view.clone(),
                 raft: shared.raft.clone(),
                 waiting: Waiting::new(shared.boot_nonce, number as u8, random::u64() >> 24),
+                in_flight: shared.in_flight.clone(),
                 lessor: Arc::clone(&shared.lessor),
                 peers,
                 hub: Hub::new(Arc::clone(&shared.cluster), shared.view.clone(), fragment_bytes_max),
@@ -402,11 +408,14 @@ async fn expire_leases(services: Services) {
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         round.tick().await;
-        for lease in services.lessor.expired(limits::LEASE_REVOKES_PER_ROUND) {
+        let expired = services.lessor.expired(limits::LEASE_REVOKES_PER_ROUND);
+        for lease in expired.leases {
             services.metrics.lease_expired.inc();
             let services = services.clone();
             tokio::task::spawn_local(async move {
-                if let Err(status) = rpc::lease::revoke_expired(&services, lease).await {
+                if let Err(status) =
+                    rpc::lease::revoke_expired(&services, expired.term, lease).await
+                {
                     tracing::warn!(lease_id = %format!("{lease:016x}"), error = %status, "failed to revoke lease");
                 }
             });

@@ -25,7 +25,7 @@ use crate::peer::Peers;
 use crate::peer::frame::LeaseAnswer;
 use crate::raft::RaftInput;
 use crate::read_pool::ReadPool;
-use crate::request::Waiting;
+use crate::request::{InFlight, Waiting};
 use crate::watch::hub::Hub;
 
 /// What flags decide about requests.
@@ -61,6 +61,8 @@ pub struct Inner {
     pub raft: Sender<RaftInput>,
     /// Requests of this thread that wait.
     pub waiting: Waiting<Answer>,
+    /// Bytes of all threads' requests that wait.
+    pub in_flight: InFlight,
     /// Lease clock.
     pub lessor: Arc<Lessor>,
     /// The other members.
@@ -106,9 +108,15 @@ impl Services {
         self.propose_with(kind, body, RaftInput::Propose).await
     }
 
-    /// As [`Services::propose`], but never through another leader.
-    pub async fn propose_as_leader(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
-        self.propose_with(kind, body, RaftInput::ProposeAsLeader).await
+    /// As [`Services::propose`], but only as the leader of `term`.
+    pub async fn propose_as_leader(
+        &self,
+        term: u64,
+        kind: CommandKind,
+        body: Bytes,
+    ) -> Result<Reply, Status> {
+        let input = |command| RaftInput::ProposeAsLeader { term, command };
+        self.propose_with(kind, body, input).await
     }
 
     async fn propose_with(
@@ -120,11 +128,13 @@ impl Services {
         if body.len() > self.limits.request_bytes_max {
             return Err(error::REQUEST_TOO_LARGE.into());
         }
-        if self.cluster.committed().saturating_sub(self.cluster.applied())
-            > limits::COMMIT_APPLY_GAP_MAX
-        {
+        let gap = self.cluster.committed().saturating_sub(self.cluster.applied());
+        if gap > limits::COMMIT_APPLY_GAP_MAX || self.cluster.is_behind() {
             return Err(error::TOO_MANY_REQUESTS.into());
         }
+        let Some(_in_flight) = self.in_flight.take(body.len()) else {
+            return Err(error::TOO_MANY_REQUESTS.into());
+        };
         let mut ticket = self.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
         let command = Command { id: RequestId(ticket.id), kind, body };
         let _pending = Pending::new(&self.metrics);

@@ -149,15 +149,10 @@ fn raft(context: &Context, from: u64, message: Bytes) -> Result<(), FrameError> 
     Ok(())
 }
 
-/// What this member knows of a lease, if it leads.
+/// What this member's lessor says about a lease; it knows whether this member leads.
 fn answer(context: &Context, question: LeaseQuestion) -> LeaseAnswer {
-    let seconds = if !context.cluster.is_leader() {
-        tracing::debug!(lease = hex(question.lease as u64), "asked about a lease but not leading");
-        -2
-    } else if question.renew {
-        context.lessor.renew(question.lease).unwrap_or(-1)
-    } else {
-        context.lessor.remaining(question.lease).unwrap_or(-1)
-    };
-    LeaseAnswer { request: question.request, seconds }
+    let lease = question.lease;
+    let lessor = &context.lessor;
+    let answer = if question.renew { lessor.renew(lease) } else { lessor.remaining(lease) };
+    LeaseAnswer { request: question.request, seconds: answer.to_wire() }
 }

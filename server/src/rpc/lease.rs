@@ -16,6 +16,7 @@ use varve_store::{CommandKind, LeaseId, Reply, validate};
 use super::kv::{require_leader, unexpected};
 use super::watch::leader_lost;
 use crate::grpc::{Encoded, Incoming, Outgoing, RequestMeta, Router};
+use crate::lease as clock;
 use crate::limits;
 use crate::peer::frame::LeaseQuestion;
 use crate::random;
@@ -75,10 +76,10 @@ async fn revoke(
     }
 }
 
-/// Revokes a lease whose time is over; one that is gone already is no error.
-pub async fn revoke_expired(services: &Services, lease: i64) -> Result<(), Status> {
+/// Revokes a lease whose time was over in `term`; one that is gone already is no error.
+pub async fn revoke_expired(services: &Services, term: u64, lease: i64) -> Result<(), Status> {
     let body = LeaseRevokeRequest { id: lease }.encode_to_vec().into();
-    match services.propose_as_leader(CommandKind::LeaseRevoke, body).await {
+    match services.propose_as_leader(term, CommandKind::LeaseRevoke, body).await {
         Err(status) if status != error::LEASE_NOT_FOUND => Err(status),
         _ => Ok(()),
     }
@@ -110,36 +111,56 @@ async fn keep_alive(
     }
 }
 
-/// Renews a lease, or asks how many seconds it has left, at the leader; `None` if it knows no such
+/// Renews a lease, or asks how many seconds it has left, at the leader; `None` if there is no such
 /// lease.
+///
+/// Only time is the leader's to tell. That a lease does not exist is decided by the state machine,
+/// by a linearizable read: who takes itself for the leader may have missed the grant. One whose
+/// time is over is waited for until it is gone, or lives on under a new leader (as in etcd).
 async fn ask_leader(services: &Services, lease: i64, renew: bool) -> Result<Option<i64>, Status> {
     let deadline = Instant::now() + services.limits.request_timeout;
     loop {
-        if services.cluster.is_leader() {
-            return Ok(if renew {
-                services.lessor.renew(lease)
-            } else {
-                services.lessor.remaining(lease)
-            });
-        }
-        let leader = services.cluster.leader();
-        if leader != 0 {
-            let mut ticket = services.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
-            let question = LeaseQuestion { request: ticket.id, lease, renew };
-            services.peers.ask_about_lease(leader, &question);
-            let patience = deadline.min(Instant::now() + limits::LEASE_ANSWER_TIMEOUT);
-            if let Ok(Some(Answer::Lease(answer))) = timeout_at(patience, ticket.answer()).await {
-                match answer.seconds {
-                    -1 => return Ok(None),
-                    -2 => {}
-                    seconds => return Ok(Some(seconds)),
+        match ask_once(services, lease, renew, deadline).await? {
+            clock::Answer::Seconds(seconds) => return Ok(Some(seconds)),
+            clock::Answer::NotAlive => {
+                services.read_barrier().await?;
+                if services.view.lease(LeaseId(lease))?.is_none() {
+                    return Ok(None);
                 }
             }
+            clock::Answer::NotLeading => {}
         }
         if Instant::now() >= deadline {
-            return Err(if leader == 0 { error::NO_LEADER } else { error::TIMEOUT }.into());
+            let has_leader = services.cluster.leader() != 0;
+            return Err(if has_leader { error::TIMEOUT } else { error::NO_LEADER }.into());
         }
         tokio::time::sleep(limits::READ_RETRY_PAUSE).await;
+    }
+}
+
+/// The answer of this member's lessor, or that of the member that it takes for the leader.
+async fn ask_once(
+    services: &Services,
+    lease: i64,
+    renew: bool,
+    deadline: Instant,
+) -> Result<clock::Answer, Status> {
+    let leader = services.cluster.leader();
+    if leader == services.cluster.member_id {
+        let lessor = &services.lessor;
+        return Ok(if renew { lessor.renew(lease) } else { lessor.remaining(lease) });
+    }
+    if leader == 0 {
+        return Ok(clock::Answer::NotLeading);
+    }
+    let mut ticket = services.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
+    let question = LeaseQuestion { request: ticket.id, lease, renew };
+    services.peers.ask_about_lease(leader, &question);
+    let patience = deadline.min(Instant::now() + limits::LEASE_ANSWER_TIMEOUT);
+    match timeout_at(patience, ticket.answer()).await {
+        Ok(Some(Answer::Lease(answer))) => Ok(clock::Answer::from_wire(answer.seconds)),
+        // No answer came: it may have gone to a member that is not there any more.
+        _ => Ok(clock::Answer::NotLeading),
     }
 }
 
@@ -172,11 +193,11 @@ async fn leases(
 ) -> Result<LeaseLeasesResponse, Status> {
     require_leader(&services, &meta)?;
     services.read_barrier().await?;
-    let mut leases = services.view.leases()?;
+    let mut leases: Vec<i64> = services.view.leases()?.into_iter().map(|(id, _)| id.0).collect();
     // etcd lists them by their end.
-    leases.sort_by_key(|(id, _)| services.lessor.remaining(id.0));
+    services.lessor.sort_by_end(&mut leases);
     Ok(LeaseLeasesResponse {
         header: Some(services.cluster.header(services.view.revision())),
-        leases: leases.into_iter().map(|(id, _)| LeaseStatus { id: id.0 }).collect(),
+        leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),
     })
 }
