@@ -158,6 +158,14 @@ impl Error {
     pub fn kind(&self) -> io::ErrorKind {
         self.source.kind()
     }
+
+    /// Whether the system said that it does not have what was asked for, or not for us; as
+    /// opposed to having it and failing. Then there may be another way.
+    pub fn is_refusal(&self) -> bool {
+        let refusals =
+            [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EINVAL, libc::EOPNOTSUPP, libc::ENOMEM];
+        self.source.raw_os_error().is_some_and(|errno| refusals.contains(&errno))
+    }
 }
 
 impl fmt::Display for Error {

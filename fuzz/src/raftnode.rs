@@ -67,7 +67,12 @@ fn nearly_true(input: &mut Input) -> (NodeId, Bytes) {
 impl Member {
     fn new(id: u64) -> Self {
         let disk = SimDisk::new(id);
-        let options = Options { identity: [7; 16], segment_bytes: 64 << 10, cache_bytes_max: 256 };
+        let options = Options {
+            identity: [7; 16],
+            segment_bytes: 64 << 10,
+            cache_bytes_max: 256,
+            ..Options::default()
+        };
         let wal = Wal::open_with_block_bytes(Arc::new(disk), Path::new("/log"), options, 512)
             .expect("an empty log opens");
         let config = Config {

@@ -65,8 +65,12 @@ fn read_all(wal: &Wal, mut see: impl FnMut(u64, &Bytes)) {
 }
 
 fn open(disk: &SimDisk) -> varve_wal::Result<Wal> {
-    let options =
-        Options { identity: IDENTITY, segment_bytes: SEGMENT_BYTES_MIN, cache_bytes_max: 0 };
+    let options = Options {
+        identity: IDENTITY,
+        segment_bytes: SEGMENT_BYTES_MIN,
+        cache_bytes_max: 0,
+        ..Options::default()
+    };
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
     Wal::open_with_block_bytes(disk, Path::new(DIRECTORY), options, 512)
 }

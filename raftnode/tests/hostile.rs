@@ -167,7 +167,12 @@ impl Target {
 }
 
 fn open(disk: &SimDisk, seed: u64, voters: u64) -> Node {
-    let options = Options { identity: [7; 16], segment_bytes: 64 << 10, cache_bytes_max: 256 };
+    let options = Options {
+        identity: [7; 16],
+        segment_bytes: 64 << 10,
+        cache_bytes_max: 256,
+        ..Options::default()
+    };
     let wal = Wal::open_with_block_bytes(Arc::new(disk.clone()), Path::new("/wal"), options, 512)
         .expect("the log opens");
     let config = Config {

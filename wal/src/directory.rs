@@ -14,6 +14,12 @@
 //! segment ([`Directory::prepare`]), at most [`ZERO_STEP_BYTES`] at a time. Once the log has been
 //! truncated, spares make that unnecessary.
 //!
+//! # Writing to a segment
+//!
+//! The active segment has a second handle, for durable writes only, which may go past the page
+//! cache; everything is read through the first one. The two see the same bytes
+//! (`varve_disk::durable`).
+//!
 //! # Removing a segment
 //!
 //! Oldest first, and the directory is synced after each, so that a crash cannot leave a gap.
@@ -22,16 +28,19 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use varve_disk::durable::{Backend, DurableWriter};
 use varve_disk::{Disk, File};
 
 use crate::error::{Error, Result};
 use crate::frame::padded;
-use crate::segment::{FRESH_NAME, Listing, SPARES_MAX, SegmentHeader, SegmentId, spare_name};
+use crate::segment::{
+    FRESH_NAME, Listing, PROBE_NAME, SPARES_MAX, SegmentHeader, SegmentId, spare_name,
+};
 
 /// Zeros are written and synced in steps of this size.
 const ZERO_STEP_BYTES: u64 = 1 << 20;
 
-static ZEROS: [u8; ZERO_STEP_BYTES as usize] = [0; ZERO_STEP_BYTES as usize];
+pub(crate) static ZEROS: [u8; ZERO_STEP_BYTES as usize] = [0; ZERO_STEP_BYTES as usize];
 
 /// A segment of the open log.
 pub(crate) struct Segment {
@@ -39,7 +48,7 @@ pub(crate) struct Segment {
     pub header: SegmentHeader,
     /// Its path.
     pub path: PathBuf,
-    /// Its file.
+    /// Its file, for everything but appending.
     pub file: Arc<dyn File>,
     /// Whether at least one durable frame is in it.
     pub has_frames: bool,
@@ -61,12 +70,15 @@ pub(crate) struct Layout {
 /// Invariants:
 /// - `segments` ascend in id without gaps; the last one is the active one.
 /// - Spares have the length `layout.segment_bytes`, at most [`SPARES_MAX`] of them.
+/// - `writer` writes to the active segment.
 /// - `fresh.filled_bytes` bytes of the file `fresh.tmp` are zeros, written and synced.
 pub(crate) struct Directory {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     layout: Layout,
     segments: VecDeque<Segment>,
+    backend: Backend,
+    writer: Option<Box<dyn DurableWriter>>,
     spares: Vec<Spare>,
     fresh: Option<Fresh>,
 }
@@ -104,10 +116,21 @@ impl Directory {
             // What an earlier process wrote but did not sync is durable from here on.
             segment.file.sync()?;
         }
-        let path = path.to_path_buf();
-        let mut directory = Self { disk, path, layout, segments, spares: Vec::new(), fresh: None };
+        let mut directory = Self {
+            disk,
+            path: path.to_path_buf(),
+            layout,
+            segments,
+            backend: Backend::Fdatasync,
+            writer: None,
+            spares: Vec::new(),
+            fresh: None,
+        };
         if listing.fresh {
             directory.disk.remove(&directory.path.join(FRESH_NAME))?;
+        }
+        if listing.probe {
+            directory.disk.remove(&directory.path.join(PROBE_NAME))?;
         }
         for slot in &listing.spares {
             directory.open_spare(*slot)?;
@@ -141,6 +164,45 @@ impl Directory {
         self.segments.back_mut().expect("an open log has a segment")
     }
 
+    /// Appends are written by `backend` from now on.
+    pub fn use_backend(&mut self, backend: Backend) -> Result<()> {
+        self.backend = backend;
+        self.writer = None;
+        self.writer().map(drop)
+    }
+
+    /// What appends are written by.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Writes to the active segment. Durable on return.
+    pub fn write_durable_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+        Ok(self.writer()?.write_durable_at(offset, data)?)
+    }
+
+    fn writer(&mut self) -> Result<&mut dyn DurableWriter> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.open_writer()?,
+        };
+        Ok(&mut **self.writer.insert(writer))
+    }
+
+    /// Nothing was written by the backend yet, so another one can take its place: a limit on
+    /// memory, say, may be reached long after the start.
+    fn open_writer(&mut self) -> Result<Box<dyn DurableWriter>> {
+        let path = &self.active().path;
+        match self.disk.open_durable(path, self.backend) {
+            Err(error) if error.is_refusal() && self.backend != Backend::Fdatasync => {
+                let writer = self.disk.open_durable(path, Backend::Fdatasync)?;
+                self.backend = Backend::Fdatasync;
+                Ok(writer)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
     /// Makes the next segment, with room for a first frame of `frame_bytes`. Durable on return.
     pub fn begin_segment(&mut self, first_sequence: u64, frame_bytes: u64) -> Result<()> {
         let id = self.segments.back().map_or(SegmentId(1), |segment| segment.header.id.next());
@@ -169,6 +231,7 @@ impl Directory {
         // Opened by its name, so that errors name it.
         let file = self.disk.open(&path)?;
         self.segments.push_back(Segment { header, path, file, has_frames: false });
+        self.writer = None;
         Ok(())
     }
 

@@ -29,9 +29,10 @@
 //!    header, a sync, its name, and a sync of the directory (`directory.rs`).
 //! 4. The records are laid out in one aligned buffer that is kept (`writer.rs`, `record.rs`).
 //! 5. The frame's header is filled in, with the checksum of all of it (`frame.rs`).
-//! 6. One write at a block boundary that holds nothing acknowledged; blocks were written before,
-//!    so that no metadata changes.
-//! 7. One sync. From here on the batch is durable.
+//! 6. One durable write at a block boundary that holds nothing acknowledged; blocks were written
+//!    before, so that no metadata changes. It is one call or two, through the page cache or past
+//!    it, as the [`Backend`] has it, which was chosen when the log was opened (`probe.rs`).
+//! 7. It returned: from here on the batch is durable.
 //! 8. The frame is applied to the image: the same code that recovery runs (`image.rs`).
 //! 9. The payloads go to the cache: reference counts, no copies (`cache.rs`).
 //! 10. An error anywhere is final: what is on the disk is unknown, so nothing is appended again.
@@ -71,6 +72,7 @@ mod error;
 mod frame;
 mod image;
 mod index;
+mod probe;
 mod reader;
 mod record;
 mod recover;
@@ -81,6 +83,8 @@ mod writer;
 pub use batch::Batch;
 pub use check::{Report, check};
 pub use error::{Error, Result};
+pub use probe::{BackendChoice, Candidate, Outcome, ProbeReport};
+pub use varve_disk::durable::Backend;
 pub use writer::Counters;
 
 use cache::Cache;
@@ -110,11 +114,18 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Upper bound of the recent entries kept in memory for read-back.
     pub cache_bytes_max: usize,
+    /// How appends are made durable.
+    pub backend: BackendChoice,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { identity: [0; 16], segment_bytes: 64 << 20, cache_bytes_max: 64 << 20 }
+        Self {
+            identity: [0; 16],
+            segment_bytes: 64 << 20,
+            cache_bytes_max: 64 << 20,
+            backend: BackendChoice::default(),
+        }
     }
 }
 
@@ -129,6 +140,7 @@ pub struct Wal {
     writer: Writer,
     image: Image,
     cache: Cache,
+    probe: Option<ProbeReport>,
     is_poisoned: bool,
 }
 
@@ -137,7 +149,8 @@ impl Wal {
     ///
     /// # Errors
     /// Damage of acknowledged data, another identity or an unknown version refuse the start and
-    /// name the file, the offset, what was expected and what was found.
+    /// name the file, the offset, what was expected and what was found. So does a backend that is
+    /// forced and cannot be had.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Self> {
         Self::open_with_block_bytes(disk, dir, options, BLOCK_BYTES)
     }
@@ -153,7 +166,7 @@ impl Wal {
         options: Options,
         block_bytes: u32,
     ) -> Result<Self> {
-        let Options { identity, segment_bytes, cache_bytes_max } = options;
+        let Options { identity, segment_bytes, cache_bytes_max, backend } = options;
         assert!(segment::is_block_size(block_bytes), "block of {block_bytes} bytes");
         assert!(
             (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
@@ -163,14 +176,16 @@ impl Wal {
         directory::create_durably(&*disk, dir)?;
         let listing = segment::list(&*disk, dir)?;
         let layout = Layout { identity, segment_bytes, block_bytes };
-        let mut directory = Directory::open(disk, dir, layout, &listing)?;
+        let mut directory = Directory::open(Arc::clone(&disk), dir, layout, &listing)?;
         if listing.segments.is_empty() {
             directory.begin_segment(1, 0)?;
         }
         let Recovered { image, chain, offset } = recover::recover(&mut directory)?;
+        let (backend, probe) = probe::decide(&*disk, dir, backend)?;
+        directory.use_backend(backend)?;
         let cache = Cache::new(image.index.next(), cache_bytes_max);
         let writer = Writer::new(chain, offset);
-        Ok(Self { directory, writer, image, cache, is_poisoned: false })
+        Ok(Self { directory, writer, image, cache, probe, is_poisoned: false })
     }
 
     /// Appends a batch; on return all of it is durable. An empty batch writes nothing.
@@ -266,6 +281,16 @@ impl Wal {
     /// Bytes of the log's files on disk.
     pub fn disk_bytes(&self) -> u64 {
         self.directory.disk_bytes()
+    }
+
+    /// How appends are made durable.
+    pub fn backend(&self) -> Backend {
+        self.directory.backend()
+    }
+
+    /// What was measured when the log was opened, if there was something to find out.
+    pub fn probe(&self) -> Option<&ProbeReport> {
+        self.probe.as_ref()
     }
 
     /// What was written since the log was opened.

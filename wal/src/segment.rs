@@ -9,6 +9,7 @@
 //! | `<id, 16 hexadecimal digits>.wal` | a segment; ids have no gaps |
 //! | `spare-<0 or 1>.wal` | a used segment, waiting to be recycled; its bytes mean nothing |
 //! | `fresh.tmp` | a file that is being filled with zeros; means nothing after a restart |
+//! | `probe.tmp` | what the probe of backends writes to; means nothing after a restart |
 //!
 //! Other names are left alone.
 
@@ -31,6 +32,9 @@ pub(crate) const SPARES_MAX: usize = 2;
 
 /// Name of the file that is being filled with zeros.
 pub(crate) const FRESH_NAME: &str = "fresh.tmp";
+
+/// Name of the file that backends are tried on.
+pub(crate) const PROBE_NAME: &str = "probe.tmp";
 
 /// Bound of every number read from a disk (ids, sequences, indexes), so that adding to one cannot
 /// overflow.
@@ -211,6 +215,8 @@ pub(crate) struct Listing {
     pub spares: Vec<usize>,
     /// Whether a half-made file was left behind.
     pub fresh: bool,
+    /// Whether a file for trying backends was left behind.
+    pub probe: bool,
 }
 
 /// Lists a log's directory.
@@ -227,6 +233,8 @@ pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Listing> {
             listing.spares.push(slot);
         } else if name == FRESH_NAME {
             listing.fresh = true;
+        } else if name == PROBE_NAME {
+            listing.probe = true;
         }
     }
     listing.segments.sort_unstable();

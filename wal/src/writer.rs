@@ -1,9 +1,9 @@
-//! The write path: one batch, one frame, one write, one sync.
+//! The write path: one batch, one frame, one durable write.
 //!
 //! 1. Does the frame fit behind the last one? Otherwise begin the next segment, whose first frame
 //!    repeats what a log without its older segments would lack: first and next index, and state.
 //! 2. Build the frame in a buffer that is kept, aligned as direct writes need it.
-//! 3. Write it with one call at a block boundary, sync. Only now is any of it believed.
+//! 3. Write it at a block boundary and wait until it is durable. Only now is any of it believed.
 //!
 //! What it does not do: it does not know which entries exist (`image.rs`), and it does not
 //! remember that it failed (`Wal`).
@@ -25,7 +25,7 @@ const BUFFER_BYTES_KEPT: usize = 4 << 20;
 /// What was written since the log was opened. All of it is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Frames, which is also the number of syncs that appends waited for.
+    /// Frames, which is also the number of durable writes that appends waited for.
     pub frames: u64,
     /// Records in them.
     pub records: u64,
@@ -100,12 +100,13 @@ impl Writer {
         let end = self.offset + written.len() as u64;
         assert!(self.offset.is_multiple_of(u64::from(block_bytes)), "offset {}", self.offset);
         assert!(end <= segment.header.segment_bytes, "frame ends at {end}");
-        segment.file.write_at(self.offset, written)?;
-        // The frame, and with it the whole batch, survives any crash from here on.
-        segment.file.sync()?;
+        let id = segment.header.id;
+        // The frame, and with it the whole batch, survives any crash once this returns. All else
+        // in the file was synced when it was written, so the frame's bytes are all there is.
+        directory.write_durable_at(self.offset, written)?;
 
         let offset = self.offset + frame::HEADER_BYTES as u64;
-        let place = PayloadPlace { segment: segment.header.id, offset };
+        let place = PayloadPlace { segment: id, offset };
         self.counters.frames += 1;
         self.counters.records += batch.records() as u64;
         self.counters.payload_bytes += batch.payload_bytes() as u64;

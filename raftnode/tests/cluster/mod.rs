@@ -137,8 +137,12 @@ impl Cluster {
         let seed = self.seed;
         let member = self.member(id);
         assert!(member.node.is_none(), "{id} runs already");
-        let options =
-            Options { identity: [7; 16], segment_bytes: 64 << 10, cache_bytes_max: 4 << 10 };
+        let options = Options {
+            identity: [7; 16],
+            segment_bytes: 64 << 10,
+            cache_bytes_max: 4 << 10,
+            ..Options::default()
+        };
         let disk = Arc::new(member.disk.clone());
         let wal = Wal::open_with_block_bytes(disk, Path::new("/wal"), options, 512)
             .map_err(|error| error.to_string())?;

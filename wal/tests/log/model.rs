@@ -29,6 +29,7 @@ impl Shape {
             identity: IDENTITY,
             segment_bytes: self.segment_bytes,
             cache_bytes_max: 2000,
+            ..Options::default()
         };
         Wal::open_with_block_bytes(
             Arc::new(disk.clone()),

@@ -108,7 +108,12 @@ impl Stage {
     fn open(&mut self, arguments: &[&str]) -> String {
         let identity = option(arguments, "identity").unwrap_or(1) as u8;
         let segment_bytes = option(arguments, "segment").unwrap_or(8 << 10);
-        let options = Options { identity: [identity; 16], segment_bytes, cache_bytes_max: 1000 };
+        let options = Options {
+            identity: [identity; 16],
+            segment_bytes,
+            cache_bytes_max: 1000,
+            ..Options::default()
+        };
         let disk = Arc::new(self.disk.clone());
         self.wal = None;
         match Wal::open_with_block_bytes(disk, Path::new(DIR), options, 512) {
