@@ -15,21 +15,23 @@ use crate::Result;
 /// A way to make a write durable. What is promised is the same for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// `io_uring`: one write with `RWF_DSYNC`, past the page cache.
-    Uring,
     /// `pwritev2` with `RWF_DSYNC`, past the page cache.
     Dsync,
     /// `pwritev2` with `RWF_DSYNC`, through the page cache.
     BufferedDsync,
+    /// `io_uring`: one write with `RWF_DSYNC`, past the page cache. Where the device cannot force
+    /// a single write (FUA), a worker thread of the kernel completes it, and waits for a processor
+    /// like any other thread.
+    Uring,
     /// `pwrite`, then `fdatasync`: two calls, and they work everywhere.
     Fdatasync,
 }
 
 impl Backend {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Uring, Self::Dsync, Self::BufferedDsync, Self::Fdatasync];
+    /// All of them, in the order in which to prefer them where they are equally fast.
+    pub const ALL: [Self; 4] = [Self::Dsync, Self::BufferedDsync, Self::Uring, Self::Fdatasync];
 
-    /// The name that people write and read: `uring`, `dsync`, `buffered-dsync`, `fdatasync`.
+    /// The name that people write and read: `dsync`, `buffered-dsync`, `uring`, `fdatasync`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Uring => "uring",

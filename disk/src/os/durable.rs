@@ -15,8 +15,8 @@
 //!
 //! Who chooses a backend tries it on a file that does not matter, and then all of these are known.
 //!
-//! What it does not do: no registered buffers and files (see `docs/decisions/0014`), no retries
-//! except after `EINTR`.
+//! What it does not do: no registered buffers and files (`docs/decisions/0015-log-backends.md` has
+//! the figures), no retries except after `EINTR`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
