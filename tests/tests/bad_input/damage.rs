@@ -204,14 +204,18 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 #[test]
-fn a_missing_file_of_the_engine_is_refused_by_name() {
+fn a_missing_file_of_the_engine_is_refused_by_name_and_nothing_is_changed() {
     let (mut server, keys, engine) = flushed();
-    // Not every table: a kill leaves some that the manifest does not name.
-    for path in names(&engine, ".kt").into_iter().chain(names(&engine, "CURRENT")) {
+    // A file that no manifest names, as a crash leaves: only a start that succeeds removes it.
+    let stray = engine.join("ffffffffffffffff.kt");
+    let files = names(&engine, ".kt").into_iter().chain(names(&engine, "CURRENT"));
+    std::fs::write(&stray, "a table that was never finished").expect("the server is stopped");
+    for path in files {
         let aside = engine.with_extension("aside");
         std::fs::rename(&path, &aside).expect("the server is stopped");
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
         assert_refuses_restart(&mut server, &[&name]);
+        assert!(stray.exists(), "a refused start changed the directory");
         std::fs::rename(&aside, &path).expect("the server is stopped");
     }
     server.restart();

@@ -107,26 +107,25 @@ fn fill(path: &Path) {
 
 #[test]
 fn an_engine_without_room_stops_the_server_at_once_and_acknowledged_writes_are_there_later() {
+    let Some(disk) = SmallDisk::new(SMALL_BYTES) else { return };
     // Tables soon, from small values: the engine is what asks for room first.
-    full(
-        &["--snapshot-count", "50", "--snapshot-catchup-entries", "10"],
-        64 << 10,
-        "/engine/",
-        SMALL_BYTES,
-    );
+    let options = disk.options(&["--snapshot-count", "50", "--snapshot-catchup-entries", "10"]);
+    full(&disk, options, 64 << 10, "/engine/");
 }
 
 #[test]
 fn a_log_without_room_stops_the_server_at_once_and_acknowledged_writes_are_there_later() {
-    // Tables late: the first segment of the log is full before the first memtable is.
-    full(&["--max-request-bytes", "8000000"], 4 << 20, "/log/", LARGER_BYTES);
+    let Some(disk) = SmallDisk::new(LARGER_BYTES) else { return };
+    // Only the log is on the disk that is full, so it is what asks for room.
+    let mut options = disk.options(&["--max-request-bytes", "8000000", "--wal-dir"]);
+    options.extra_flags.push(disk.mount_point.join("log").display().to_string());
+    options.data_directory = disk.directory.join("engine's disk");
+    full(&disk, options, 4 << 20, "/data/log/");
 }
 
 /// Fills the disk under a server, writes until one fails, and makes room again. The error names a
-/// file below `part` of the data directory.
-fn full(flags: &[&str], value_bytes: usize, part: &str, image_bytes: u64) {
-    let Some(disk) = SmallDisk::new(image_bytes) else { return };
-    let options = disk.options(flags);
+/// file below `part`.
+fn full(disk: &SmallDisk, options: Options, value_bytes: usize, part: &str) {
     let mut server = Server::start_with(&Program::varve(), options).expect("it serves");
     let mut keys = put_keys(&server, "before", 20);
     // A founded member makes its first table right away.

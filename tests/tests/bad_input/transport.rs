@@ -183,9 +183,9 @@ fn bad_calls() -> Vec<BadCall> {
         },
         BadCall { what: "no method", path: "/", says: "", ..unimplemented },
         BadCall {
-            what: "compression",
-            encoding: Some("gzip"),
-            says: "Decompressor is not installed for grpc-encoding \"gzip\"",
+            what: "an unknown compression",
+            encoding: Some("lz77"),
+            says: "Decompressor is not installed for grpc-encoding \"lz77\"",
             ..unimplemented
         },
         BadCall {
@@ -243,7 +243,7 @@ fn bad_calls() -> Vec<BadCall> {
 }
 
 #[test]
-fn calls_that_grpc_does_not_allow_are_answered_as_grpc_go_answers_them() {
+fn calls_that_grpc_does_not_allow_are_answered_with_the_reason_and_the_next_is_served() {
     let server = Server::start(&Program::varve(), &[]);
     block_on(async {
         let client = Client::new(&server.client_address(), CALL_TIMEOUT);
