@@ -199,9 +199,11 @@ impl Recovered {
         let log = varve_wal::Options {
             identity: identity.bytes(),
             cache_bytes_max: limits::LOG_CACHE_BYTES_MAX,
+            backend: setup.log_backend,
             ..varve_wal::Options::default()
         };
         let wal = varve_wal::Wal::open(Arc::clone(disk), &data_dir.log, log)?;
+        log_backend(&wal);
         let mark = store.applied();
         let node = Node::open(
             varve_raftnode::Config {
@@ -227,6 +229,15 @@ impl Recovered {
         );
         Ok(Self { db, store, node })
     }
+}
+
+/// Says how the log makes writes durable, and why.
+fn log_backend(wal: &varve_wal::Wal) {
+    let (probe, took) = match wal.probe() {
+        Some(report) => (report.to_string(), report.elapsed),
+        None => ("not measured".to_owned(), Duration::ZERO),
+    };
+    tracing::info!(backend = %wal.backend(), %probe, ?took, "chose how the log is written");
 }
 
 fn bind(setup: &Setup) -> Result<Vec<Bound>, Error> {

@@ -42,6 +42,8 @@ pub struct Setup {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`.
     pub snapshot_catchup_entries: u64,
+    /// `--experimental-varve-log-backend`.
+    pub log_backend: varve_wal::BackendChoice,
     /// Limits of requests.
     pub requests: RequestLimits,
     /// Limits of connections.

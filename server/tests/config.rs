@@ -11,6 +11,7 @@ use varve_server::config::{
     AutoCompaction, ClusterState, Config, ConfigError, Invocation, Note, load,
 };
 use varve_server::metrics::Detail;
+use varve_wal::{Backend, BackendChoice};
 
 fn attempt(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Invocation, ConfigError> {
     let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
@@ -69,6 +70,7 @@ fn without_flags_everything_is_as_in_etcd() {
     assert_eq!(config.request_timeout(), Duration::from_secs(7));
     assert_eq!(config.lease_ttl_min_seconds(), 2);
     assert_eq!((config.snapshot_count, config.snapshot_catchup_entries), (10_000, 5_000));
+    assert_eq!(config.log_backend, BackendChoice::Auto);
     assert_eq!((config.txn_ops_max, config.request_bytes_max), (128, 1_572_864));
     assert_eq!(config.concurrent_streams_max, u32::MAX);
     assert_eq!(config.quota_bytes, Some(2 << 30));
@@ -216,6 +218,16 @@ fn impossible_configurations_have_etcds_texts() {
     ] {
         assert_eq!(invalid(arguments), text);
     }
+}
+
+#[test]
+fn the_backend_of_the_log_can_be_forced() {
+    for backend in Backend::ALL {
+        let flag = format!("--experimental-varve-log-backend={backend}");
+        assert_eq!(configured(&[&flag], &[]).log_backend, BackendChoice::Only(backend));
+    }
+    let config = configured(&["--experimental-varve-log-backend=auto"], &[]);
+    assert_eq!(config.log_backend, BackendChoice::Auto);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use varve_wal::{Backend, BackendChoice};
+
 use super::flag::{Support, parse_bool, parse_signed, parse_unsigned};
 use super::settings::Settings;
 use super::url::{self, Url};
@@ -145,6 +147,8 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         wal_dir: (!wal_dir.is_empty()).then(|| PathBuf::from(wal_dir)),
         snapshot_count: values.unsigned("snapshot-count")?,
         snapshot_catchup_entries: values.unsigned("snapshot-catchup-entries")?,
+        log_backend: Backend::from_name(&values.text("experimental-varve-log-backend"))
+            .map_or(BackendChoice::Auto, BackendChoice::Only),
         heartbeat_interval: values.millis("heartbeat-interval")?,
         election_timeout: values.millis("election-timeout")?,
         initial_election_tick_advance: values.flag("initial-election-tick-advance"),

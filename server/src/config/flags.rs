@@ -1,4 +1,4 @@
-//! Every flag of etcd 3.7.1: name, kind, default, what we do about it, and a line of help.
+//! Every flag of etcd 3.7.1, and our own: name, kind, default, what we do about it, and a line of help.
 //!
 //! One idea: a table and nothing else. Defaults are those of `etcd --help`, except where that
 //! prints a constant's name.
@@ -254,6 +254,10 @@ pub const SECTIONS: &[Section] = &[
             "Make this member the only one of its cluster, with its data."),
         later("unsafe-no-fsync", Bool, "false",
             "Do not make anything durable. Loses data."),
+    ] },
+    Section { title: "Varve", flags: &[
+        works("experimental-varve-log-backend", OneOf(&["auto", "dsync", "buffered-dsync", "uring", "fdatasync"]), "auto",
+            "How the log makes a write durable; 'auto' measures all of them at the start and takes the fastest."),
     ] },
     Section { title: "Invocation", flags: &[
         works("config-file", Text, "",

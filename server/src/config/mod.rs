@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use varve_disk::Disk;
+use varve_wal::BackendChoice;
 
 pub mod bootstrap;
 mod build;
@@ -46,6 +47,8 @@ pub struct Config {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`.
     pub snapshot_catchup_entries: u64,
+    /// `--experimental-varve-log-backend`.
+    pub log_backend: BackendChoice,
     /// `--heartbeat-interval`.
     pub heartbeat_interval: Duration,
     /// `--election-timeout`; at least five heartbeats, at most 50 s.

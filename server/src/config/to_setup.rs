@@ -43,6 +43,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         pre_vote: config.pre_vote,
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
+        log_backend: config.log_backend,
         requests: RequestLimits {
             txn_ops_max: config.txn_ops_max,
             request_bytes_max: config.request_bytes_max,
