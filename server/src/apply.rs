@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::peer::frame::LeaseAnswer;
 use crate::peer::snapshot::Staged;
 use crate::raft::RaftInput;
-use crate::request::{self, BootNonce};
+use crate::request::{self, BootNonce, Budget, Share};
 use crate::watch::batch::EventBatch;
 
 /// What the apply thread is asked to do.
@@ -69,8 +69,8 @@ pub enum ToWorker {
     ReadReady(u64),
     /// A read must be tried again: leadership moved.
     ReadFailed(u64),
-    /// Something changed.
-    Events(Arc<EventBatch>),
+    /// Something changed. The share of what may wait for this thread goes back with it.
+    Events(Arc<EventBatch>, Share),
     /// Events were skipped (no room, or a snapshot was installed): read the history from where
     /// each watcher stands. Carries the current revision.
     Resync(i64),
@@ -126,6 +126,8 @@ struct Outbox {
     reads: BinaryHeap<WaitingRead>,
     /// Workers that must be told to resync before they get events again.
     lost: Vec<bool>,
+    /// What events that wait for each worker may take of the memory.
+    event_room: Vec<Budget>,
     frozen_at: u64,
 }
 
@@ -136,6 +138,11 @@ impl ApplyThread {
             replies: self.workers.iter().map(|_| Vec::new()).collect(),
             reads: BinaryHeap::new(),
             lost: vec![false; self.workers.len()],
+            event_room: self
+                .workers
+                .iter()
+                .map(|_| Budget::new(limits::MAILBOX_EVENT_BYTES_MAX))
+                .collect(),
             frozen_at: self.store.applied().index,
         };
         self.cluster.publish_applied(self.store.applied().index);
@@ -250,18 +257,21 @@ impl ApplyThread {
     }
 
     fn post_events(&self, outbox: &mut Outbox, batch: EventBatch) {
-        let revision = batch.revision();
+        let (revision, bytes) = (batch.revision(), batch.bytes());
         let batch = Arc::new(batch);
-        for (worker, lost) in self.workers.iter().zip(&mut outbox.lost) {
+        for (number, worker) in self.workers.iter().enumerate() {
+            let lost = &mut outbox.lost[number];
             if *lost {
                 *lost = worker.post_one(ToWorker::Resync(revision)).is_err();
                 continue;
             }
-            if worker.len() >= limits::MAILBOX_EVENT_BATCHES_MAX
-                || worker.post_one(ToWorker::Events(Arc::clone(&batch))).is_err()
-            {
-                *lost = true;
-            }
+            let share = outbox.event_room[number].take(bytes);
+            *lost = match share.filter(|_| worker.len() < limits::MAILBOX_EVENT_BATCHES_MAX) {
+                Some(share) => {
+                    worker.post_one(ToWorker::Events(Arc::clone(&batch), share)).is_err()
+                }
+                None => true,
+            };
         }
     }
 

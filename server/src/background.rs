@@ -60,12 +60,7 @@ impl Background {
     }
 
     /// The thread's body. An error is final.
-    pub fn run(
-        &self,
-        db: &Db,
-        view: &View,
-        raft: &Sender<RaftInput>,
-    ) -> Result<(), Error> {
+    pub fn run(&self, db: &Db, view: &View, raft: &Sender<RaftInput>) -> Result<(), Error> {
         loop {
             {
                 let mut state = self.lock();
@@ -102,11 +97,7 @@ impl Background {
 }
 
 /// Tells the Raft thread what is durable, so that it can cut the log and offer snapshots.
-fn report_flushed(
-    db: &Db,
-    view: &View,
-    raft: &Sender<RaftInput>,
-) -> Result<(), Error> {
+fn report_flushed(db: &Db, view: &View, raft: &Sender<RaftInput>) -> Result<(), Error> {
     let Some(bytes) = db.flushed_mark() else { return Ok(()) };
     let mark = Mark::decode(&bytes)?;
     tracing::info!(index = mark.index, term = mark.term, "saved snapshot");

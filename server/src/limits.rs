@@ -71,6 +71,8 @@ pub const LOCAL_ERROR_RESETS_MAX: usize = 1_024;
 pub const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 /// Bytes that may wait in one stream's `Outgoing`; a longer message waits alone.
 pub const STREAM_BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// Longest response: gRPC clients take no longer message, and neither does etcd send one.
+pub const RESPONSE_BYTES_MAX: usize = i32::MAX as usize;
 /// `--max-request-bytes` above this is accepted with a warning, as in etcd.
 pub const REQUEST_BYTES_RECOMMENDED_MAX: usize = 10 * 1024 * 1024;
 /// `--max-request-bytes` above this is refused: a message must fit one Raft frame.
@@ -126,6 +128,8 @@ pub const REQUESTS_WAITING_MAX: usize = 65_536;
 pub const MAILBOX_ITEMS_MAX: usize = 2 * REQUESTS_WAITING_MAX;
 /// With this many items waiting, a socket thread gets no more events but reads the history.
 pub const MAILBOX_EVENT_BATCHES_MAX: usize = REQUESTS_WAITING_MAX / 2;
+/// And with so many bytes of events waiting for it; a larger batch waits alone.
+pub const MAILBOX_EVENT_BYTES_MAX: usize = 64 << 20;
 /// How soon a socket thread that had no room for events is told again to read the history.
 pub const RESYNC_RETRY: Duration = Duration::from_millis(20);
 /// Pause before a read or a lease question is tried again after a change of leader.

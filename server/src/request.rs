@@ -100,31 +100,38 @@ impl<A> Drop for Ticket<A> {
     }
 }
 
-/// Bytes of the requests of all socket threads that wait for consensus, at most
-/// `limits::PROPOSAL_BYTES_IN_FLIGHT_MAX`: what the Raft thread's inbox and the proposals that it
-/// holds can take of the memory.
-#[derive(Clone, Default)]
-pub struct InFlight(Arc<AtomicUsize>);
-
-/// One request's share; given back when dropped.
-pub struct Share {
-    bytes: usize,
-    of: InFlight,
+/// A bound in bytes on what many hold together; clones are the same bound.
+#[derive(Clone)]
+pub struct Budget {
+    taken: Arc<AtomicUsize>,
+    bytes_max: usize,
 }
 
-impl InFlight {
-    /// A share; `None` when it would be too much.
+/// One holder's share; given back when dropped.
+pub struct Share {
+    bytes: usize,
+    of: Budget,
+}
+
+impl Budget {
+    /// At most `bytes_max`, or one share beyond it.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { taken: Arc::default(), bytes_max }
+    }
+
+    /// A share; `None` when others hold too much. A share that is larger than the whole is given
+    /// to who is alone.
     pub fn take(&self, bytes: usize) -> Option<Share> {
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
         // Given back if it is refused.
         let share = Share { bytes, of: self.clone() };
-        (before + bytes <= limits::PROPOSAL_BYTES_IN_FLIGHT_MAX).then_some(share)
+        (before == 0 || before + bytes <= self.bytes_max).then_some(share)
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.of.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -133,15 +140,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_flight_is_bounded_and_given_back() {
-        let in_flight = InFlight::default();
-        let half = limits::PROPOSAL_BYTES_IN_FLIGHT_MAX / 2;
-        let shares = [in_flight.take(half), in_flight.take(half)];
+    fn a_budget_is_kept_and_given_back_and_never_blocks_who_is_alone() {
+        let budget = Budget::new(100);
+        let shares = [budget.take(50), budget.take(50)];
         assert!(shares.iter().all(Option::is_some));
-        assert!(in_flight.take(1).is_none());
+        assert!(budget.take(1).is_none());
         drop(shares);
-        assert_eq!(in_flight.0.load(Ordering::Relaxed), 0);
-        assert!(in_flight.take(1).is_some());
+        let large = budget.take(1_000);
+        assert!(large.is_some() && budget.take(1).is_none());
+        drop(large);
+        assert!(budget.take(100).is_some());
+        assert_eq!(budget.taken.load(Ordering::Relaxed), 0);
     }
 
     #[test]

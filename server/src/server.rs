@@ -53,7 +53,7 @@ use crate::peer::{self, Peers};
 use crate::raft::{RaftInput, RaftThread};
 use crate::random;
 use crate::read_pool::{ReadPool, lower_priority};
-use crate::request::{BootNonce, InFlight, Waiting};
+use crate::request::{BootNonce, Budget, Waiting};
 use crate::rpc;
 use crate::services::{self, Services};
 use crate::setup::Setup;
@@ -82,7 +82,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     background: Arc<Background>,
     boot_nonce: BootNonce,
-    in_flight: InFlight,
+    in_flight: Budget,
     raft: Sender<RaftInput>,
     workers: Vec<Mailbox<ToWorker>>,
 }
@@ -115,7 +115,7 @@ impl Server {
             metrics,
             background: Arc::default(),
             boot_nonce: BootNonce(random::u64() as u16),
-            in_flight: InFlight::default(),
+            in_flight: Budget::new(limits::PROPOSAL_BYTES_IN_FLIGHT_MAX),
             raft: raft.clone(),
             workers: mailboxes.iter().map(|(sender, _)| sender.clone()).collect(),
         };

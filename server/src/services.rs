@@ -25,7 +25,7 @@ use crate::peer::Peers;
 use crate::peer::frame::LeaseAnswer;
 use crate::raft::RaftInput;
 use crate::read_pool::ReadPool;
-use crate::request::{InFlight, Waiting};
+use crate::request::{Budget, Waiting};
 use crate::watch::hub::Hub;
 
 /// What flags decide about requests.
@@ -62,7 +62,7 @@ pub struct Inner {
     /// Requests of this thread that wait.
     pub waiting: Waiting<Answer>,
     /// Bytes of all threads' requests that wait.
-    pub in_flight: InFlight,
+    pub in_flight: Budget,
     /// Lease clock.
     pub lessor: Arc<Lessor>,
     /// The other members.
@@ -200,7 +200,7 @@ impl Services {
                     ToWorker::Lease(answer) => {
                         self.waiting.answer(answer.request, Answer::Lease(answer));
                     }
-                    ToWorker::Events(batch) => self.hub.deliver(&batch),
+                    ToWorker::Events(batch, _share) => self.hub.deliver(&batch),
                     ToWorker::Resync(revision) => self.hub.resync(revision),
                 }
             }

@@ -87,7 +87,7 @@ impl Part {
 
 impl Outgoing {
     /// A queue that holds at most `bytes_max` bytes (or one larger message).
-    pub(super) fn new(bytes_max: usize) -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         Self(Rc::new(RefCell::new(State {
             parts: VecDeque::new(),
             bytes: 0,
@@ -141,7 +141,8 @@ impl Outgoing {
     }
 
     /// Queues a message whether or not there is room: the continuation of one that had room
-    /// (fragments of one watch response). Dropped when nobody will read it.
+    /// (fragments of one watch response), or a small answer to a request that was taken while there
+    /// was room. Dropped when nobody will read it.
     pub fn append(&self, message: Encoded) {
         let state = &mut *self.0.borrow_mut();
         if state.closed || state.outcome.is_some() {
@@ -195,6 +196,25 @@ impl Outgoing {
         .await
     }
 
+    /// Waits until `try_send` would take a message of `bytes`.
+    ///
+    /// # Errors
+    /// `Closed` if the stream ended first.
+    pub async fn room(&self, bytes: usize) -> Result<(), Closed> {
+        poll_fn(|context| {
+            let state = &mut *self.0.borrow_mut();
+            match state.room_for(bytes) {
+                Ok(()) => Poll::Ready(Ok(())),
+                Err(TryPartsError::Closed) => Poll::Ready(Err(Closed)),
+                Err(TryPartsError::Full) => {
+                    state.wait(context);
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+
     /// Ends the call from outside its handler: what is queued goes out, then the status; the
     /// handler is dropped. The first outcome counts.
     pub fn finish(&self, outcome: Result<(), Status>) {
@@ -239,7 +259,7 @@ impl Outgoing {
     }
 
     /// For the body: the next DATA chunk, if anything is queued.
-    pub(super) fn take_chunk(&self) -> Option<Bytes> {
+    pub(crate) fn take_chunk(&self) -> Option<Bytes> {
         let state = &mut *self.0.borrow_mut();
         let chunk = state.take_chunk()?;
         if state.bytes <= state.bytes_max / 2 {
@@ -273,7 +293,7 @@ impl Outgoing {
     }
 
     /// For the body: it is dropped.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         let state = &mut *self.0.borrow_mut();
         state.closed = true;
         state.parts.clear();

@@ -11,9 +11,9 @@ use varve_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use varve_api::{Status, error, method};
 
 use super::kv::require_leader;
-use crate::grpc::{Encoded, Incoming, Outgoing, RequestMeta, Router};
+use crate::grpc::{Incoming, Outgoing, RequestMeta, Router};
 use crate::services::Services;
-use crate::watch::catch_up;
+use crate::watch::catch_up::{self, Bounds};
 use crate::watch::hub::{StreamHandle, WatchSpec};
 
 /// Registers the service.
@@ -34,16 +34,19 @@ async fn watch(
     let stream = services.hub.open(outgoing.clone());
     let requests = async {
         while let Some(request) = incoming.next().await {
-            let Some(response) = handle(&services, &stream, request?) else { continue };
-            if outgoing.send(response).await.is_err() {
-                break;
+            handle(&services, &stream, request?);
+            // Answers are queued whether or not there is room; the next request waits for it.
+            if outgoing.ready().await.is_err() {
+                return Ok(());
             }
         }
+        // A client that has nothing more to ask still listens (as in etcd).
+        outgoing.closed().await;
         Ok(())
     };
     tokio::select! {
         ended = requests => ended,
-        _closed = catch_up::run(&stream, &outgoing) => Ok(()),
+        ended = catch_up::run(&stream, &outgoing, Bounds::default()) => ended,
         status = leader_lost(&services, &meta) => Err(status),
     }
 }
@@ -68,42 +71,37 @@ pub async fn leader_lost(services: &Services, meta: &RequestMeta) -> Status {
     }
 }
 
-fn handle(services: &Services, stream: &StreamHandle, request: WatchRequest) -> Option<Encoded> {
-    match request.request_union? {
-        RequestUnion::CreateRequest(create) => {
-            Some(Encoded::message(&self::create(services, stream, create)))
+fn handle(services: &Services, stream: &StreamHandle, request: WatchRequest) {
+    match request.request_union {
+        None => {}
+        Some(RequestUnion::CreateRequest(create)) => self::create(services, stream, create),
+        Some(RequestUnion::CancelRequest(cancel)) => {
+            let canceled = WatchResponse {
+                header: Some(services.cluster.header(services.view.revision())),
+                watch_id: cancel.watch_id,
+                canceled: true,
+                ..WatchResponse::default()
+            };
+            stream.cancel(cancel.watch_id, &canceled);
         }
-        RequestUnion::CancelRequest(cancel) => {
-            // An unknown id gets no answer.
-            stream.cancel(cancel.watch_id).then(|| {
-                Encoded::message(&WatchResponse {
-                    header: Some(services.cluster.header(services.view.revision())),
-                    watch_id: cancel.watch_id,
-                    canceled: true,
-                    ..WatchResponse::default()
-                })
-            })
-        }
-        RequestUnion::ProgressRequest(_) => stream.progress(),
+        Some(RequestUnion::ProgressRequest(_)) => stream.request_progress(),
     }
 }
 
-fn create(
-    services: &Services,
-    stream: &StreamHandle,
-    request: WatchCreateRequest,
-) -> WatchResponse {
+fn create(services: &Services, stream: &StreamHandle, request: WatchCreateRequest) {
     let revision = services.view.revision();
     let created = WatchResponse {
         header: Some(services.cluster.header(revision)),
         created: true,
         ..WatchResponse::default()
     };
-    let refused = |reason: &str| WatchResponse {
-        watch_id: -1,
-        canceled: true,
-        cancel_reason: reason.to_owned(),
-        ..created.clone()
+    let refuse = |reason: &str| {
+        stream.reply(&WatchResponse {
+            watch_id: -1,
+            canceled: true,
+            cancel_reason: reason.to_owned(),
+            ..created.clone()
+        });
     };
     let filters = |filter: FilterType| request.filters.contains(&(filter as i32));
     let (no_put, no_delete) = (filters(FilterType::Noput), filters(FilterType::Nodelete));
@@ -111,18 +109,17 @@ fn create(
     let key = if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key };
     let range_end = request.range_end;
     if range_end.as_ref() != [0] && !range_end.is_empty() && key >= range_end {
-        return refused("mvcc: watcher range is empty");
+        return refuse("mvcc: watcher range is empty");
     }
     if request.start_revision < 0 {
-        return refused(error::COMPACTED.message);
+        return refuse(error::COMPACTED.message);
     }
+    let starts_now = request.start_revision == 0;
     let spec = WatchSpec {
         key,
         range_end,
-        next_revision: match request.start_revision {
-            0 => revision + 1,
-            start => start,
-        },
+        next_revision: if starts_now { revision + 1 } else { request.start_revision },
+        progress_from: if starts_now { revision } else { request.start_revision },
         no_put,
         no_delete,
         prev_kv: request.prev_kv,
@@ -130,8 +127,7 @@ fn create(
         progress_notify: request.progress_notify,
     };
     let wanted = (request.watch_id != 0).then_some(request.watch_id);
-    match stream.create(wanted, spec) {
-        Some(watch_id) => WatchResponse { watch_id, ..created },
-        None => refused("mvcc: duplicate watch ID provided on the WatchStream"),
+    if stream.create(wanted, spec, created.clone()).is_err() {
+        refuse("mvcc: duplicate watch ID provided on the WatchStream");
     }
 }

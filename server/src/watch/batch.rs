@@ -36,6 +36,11 @@ impl EventBatch {
         Self { events }
     }
 
+    /// About the memory that the events take.
+    pub fn bytes(&self) -> usize {
+        self.events.iter().map(WatchEvent::bytes).sum()
+    }
+
     /// The events.
     pub fn events(&self) -> &[WatchEvent] {
         &self.events
@@ -56,6 +61,11 @@ impl WatchEvent {
     /// An event as the state machine made it, without a previous value.
     pub fn new(event: Event) -> Self {
         Self { event, plain: OnceLock::new(), with_previous: OnceLock::new() }
+    }
+
+    fn bytes(&self) -> usize {
+        let content = self.event.kv.as_ref().map_or(0, |kv| kv.key.len() + kv.value.len());
+        std::mem::size_of::<Self>() + content
     }
 
     /// The key that changed.

@@ -8,64 +8,96 @@ use varve_api::Status;
 use varve_api::error::COMPACTED;
 
 use super::batch::WatchEvent;
-use super::hub::{Behind, StreamHandle};
-use crate::grpc::{Closed, Outgoing};
+use super::hub::{Behind, NoRoom, StreamHandle};
+use crate::grpc::Outgoing;
 use crate::limits;
 
+/// How much is read for one watcher before it is another's turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Revisions at most.
+    pub revisions_max: i64,
+    /// Bytes of events after which the piece ends at the next revision.
+    pub bytes_target: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            revisions_max: limits::CATCH_UP_REVISIONS_MAX,
+            bytes_target: limits::CATCH_UP_BYTES_TARGET,
+        }
+    }
+}
+
 /// Serves the stream's watchers until the stream ends.
-pub async fn run(stream: &StreamHandle, outgoing: &Outgoing) -> Result<(), Closed> {
+///
+/// # Errors
+/// The history cannot be read: the stream must end, so that its client goes on elsewhere.
+pub async fn run(stream: &StreamHandle, outgoing: &Outgoing, bounds: Bounds) -> Result<(), Status> {
     let mut previous = 0;
     loop {
         while let Some(behind) = stream.next_behind(previous) {
-            outgoing.ready().await?;
+            if outgoing.ready().await.is_err() {
+                return Ok(());
+            }
             previous = behind.watcher;
-            step(stream, behind);
+            if let Err(NoRoom { bytes }) = step(stream, behind, bounds)?
+                && outgoing.room(bytes).await.is_err()
+            {
+                return Ok(());
+            }
             tokio::task::yield_now().await;
         }
         stream.wake.notified().await;
     }
 }
 
-/// One piece of history for one watcher.
-fn step(stream: &StreamHandle, behind: Behind) {
+/// One piece of history for one watcher; it stays where it is when there is no room for it.
+fn step(
+    stream: &StreamHandle,
+    behind: Behind,
+    bounds: Bounds,
+) -> Result<Result<(), NoRoom>, Status> {
     let Behind { watcher, spec } = behind;
     let view = stream.hub().view();
     let compacted = view.compacted();
     if spec.next_revision < compacted {
         stream.cancel_compacted(watcher, compacted);
-        return;
+        return Ok(Ok(()));
     }
-    let to = view.revision().min(spec.next_revision + limits::CATCH_UP_REVISIONS_MAX - 1);
+    let last = spec.next_revision.saturating_add(bounds.revisions_max - 1);
+    let to = view.revision().min(last);
     let events = match view.history(&spec.key, &spec.range_end, spec.next_revision, to) {
         Ok(events) => events,
-        Err(status) => return failed(stream, watcher, &status),
+        // Compacted since we looked.
+        Err(status) if status == COMPACTED => {
+            stream.cancel_compacted(watcher, view.compacted());
+            return Ok(Ok(()));
+        }
+        Err(status) => return Err(unreadable(status)),
     };
     let mut piece: Vec<WatchEvent> = Vec::new();
     let mut bytes = 0;
     let mut through = to;
     for event in events {
-        let event = match event {
-            Ok(event) => WatchEvent::new(event),
-            Err(status) => return failed(stream, watcher, &status),
-        };
+        let event = WatchEvent::new(event.map_err(unreadable)?);
         let last = piece.last().map(WatchEvent::revision);
         // A revision is never split over responses, so a piece ends between two.
-        if bytes > limits::CATCH_UP_BYTES_TARGET
+        if bytes > bounds.bytes_target
             && let Some(last) = last
             && last != event.revision()
         {
             through = last;
             break;
         }
-        bytes += event.key().len() + event.encoded().len();
+        bytes += event.encoded().len();
         piece.push(event);
     }
-    stream.send_history(watcher, &piece, through);
+    Ok(stream.send_history(watcher, &piece, through))
 }
 
-fn failed(stream: &StreamHandle, watcher: usize, status: &Status) {
-    if *status != COMPACTED {
-        tracing::error!(error = %status, "cannot read the history for a watcher");
-    }
-    stream.cancel_compacted(watcher, stream.hub().view().compacted());
+fn unreadable(status: Status) -> Status {
+    tracing::error!(error = %status, "cannot read the history for a watcher");
+    status
 }

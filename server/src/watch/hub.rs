@@ -1,17 +1,18 @@
-//! Who watches what on one socket thread: the table of streams and watchers, matching a batch of
-//! events against it, and writing to the streams.
+//! Who watches what on one socket thread, as its callers see it: streams come and go, watchers are
+//! created and canceled on them, batches of events arrive, history is read for those behind.
 //!
-//! Invariants:
-//! - A synced watcher has been sent (or did not match, or filters) every event from its start
-//!   revision up to `delivered`; a watcher that is behind, everything below `next_revision`.
-//! - Events of one revision are in one response, unless the watcher asked for fragments; then
-//!   fragments follow each other with nothing between them.
-//! - A watcher that is not synced is in its stream's `behind` set, and nowhere in the match tables.
+//! One idea: all of it happens on one thread and each call is a step that nothing can come between,
+//! so a watcher is always either synced up to `delivered` or behind from its `next_revision`.
+//!
+//! Invariants: those of `table`, and:
+//! - What answers a request of a client is queued in the same step that changes the table. So the
+//!   word "created" is in front of the watcher's first event, and behind "canceled" there is none.
+//! - Progress of a stream is told only when all its watchers have got everything up to the revision
+//!   that it tells. (etcd issue 15220)
 //!
 //! It never reads history; `catch_up` does.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,10 +22,10 @@ use varve_api::etcdserverpb::WatchResponse;
 use varve_store::View;
 
 use super::batch::{EventBatch, WatchEvent};
-use super::interval::{End, Intervals};
 use super::response;
+use super::table::Table;
 use crate::cluster::Cluster;
-use crate::grpc::{Encoded, Outgoing};
+use crate::grpc::Outgoing;
 
 /// What a client asked for when it created a watcher.
 #[derive(Clone, Debug)]
@@ -35,6 +36,9 @@ pub struct WatchSpec {
     pub range_end: Bytes,
     /// First revision to deliver.
     pub next_revision: i64,
+    /// Progress below this revision is not told: the client asked for later events only, or knows
+    /// this revision already. (etcd issue 20221)
+    pub progress_from: i64,
     /// Leave out puts.
     pub no_put: bool,
     /// Leave out deletes.
@@ -50,41 +54,9 @@ pub struct WatchSpec {
 /// The watchers of one socket thread.
 #[derive(Clone)]
 pub struct Hub {
-    inner: Rc<RefCell<Inner>>,
-    view: View,
-}
-
-struct Inner {
+    table: Rc<RefCell<Table>>,
     cluster: Arc<Cluster>,
-    /// Revision up to which this thread has seen batches.
-    delivered: i64,
-    streams: HashMap<u64, Stream>,
-    next_stream: u64,
-    watchers: BTreeMap<usize, Watcher>,
-    next_watcher: usize,
-    by_key: HashMap<Bytes, Vec<usize>>,
-    ranges: Intervals,
-    fragment_bytes_max: usize,
-}
-
-struct Stream {
-    outgoing: Outgoing,
-    /// Watch id to watcher.
-    watchers: BTreeMap<i64, usize>,
-    next_id: i64,
-    behind: BTreeSet<usize>,
-    wake: Rc<Notify>,
-}
-
-struct Watcher {
-    stream: u64,
-    id: i64,
-    spec: WatchSpec,
-    synced: bool,
-    /// No event since the last progress notification was due.
-    idle: bool,
-    /// Positions of matching events in the batch at hand.
-    matched: Vec<usize>,
+    view: View,
 }
 
 /// A stream's place in the hub; leaving it removes its watchers.
@@ -103,94 +75,54 @@ pub struct Behind {
     pub spec: WatchSpec,
 }
 
+/// The id is another watcher's of the same stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdTaken;
+
+/// There was no room in the stream for a message of so many bytes; nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom {
+    /// Bytes that must be free.
+    pub bytes: usize,
+}
+
 impl Hub {
     /// An empty hub; events up to the view's revision count as delivered.
     pub fn new(cluster: Arc<Cluster>, view: View, fragment_bytes_max: usize) -> Self {
-        let inner = Inner {
-            cluster,
-            delivered: view.revision(),
-            streams: HashMap::new(),
-            next_stream: 0,
-            watchers: BTreeMap::new(),
-            next_watcher: 0,
-            by_key: HashMap::new(),
-            ranges: Intervals::default(),
-            fragment_bytes_max,
-        };
-        Self { inner: Rc::new(RefCell::new(inner)), view }
+        let table = Table::new(Arc::clone(&cluster), view.revision(), fragment_bytes_max);
+        Self { table: Rc::new(RefCell::new(table)), cluster, view }
     }
 
     /// Adds a stream.
     pub fn open(&self, outgoing: Outgoing) -> StreamHandle {
-        let mut inner = self.inner.borrow_mut();
-        let id = inner.next_stream;
-        inner.next_stream += 1;
         let wake = Rc::new(Notify::new());
-        inner.streams.insert(
-            id,
-            Stream {
-                outgoing,
-                watchers: BTreeMap::new(),
-                next_id: 0,
-                behind: BTreeSet::new(),
-                wake: Rc::clone(&wake),
-            },
-        );
+        let id = self.table.borrow_mut().open(outgoing, Rc::clone(&wake));
         StreamHandle { hub: self.clone(), id, wake }
     }
 
     /// Sends a batch to the synced watchers that it concerns.
     pub fn deliver(&self, batch: &EventBatch) {
-        let inner = &mut *self.inner.borrow_mut();
-        let touched = inner.matching(batch);
-        let mut last: Option<Shared> = None;
-        for key in touched {
-            inner.send_matched(key, batch, &self.view, &mut last);
-        }
-        inner.delivered = inner.delivered.max(batch.revision());
+        self.table.borrow_mut().deliver(batch, &self.view);
     }
 
     /// Batches up to `revision` were skipped: every watcher reads history.
     pub fn resync(&self, revision: i64) {
-        let inner = &mut *self.inner.borrow_mut();
-        let synced: Vec<usize> = inner
-            .watchers
-            .iter()
-            .filter(|(_, watcher)| watcher.synced)
-            .map(|(key, _)| *key)
-            .collect();
-        for key in synced {
-            inner.fall_behind(key);
-        }
-        inner.delivered = inner.delivered.max(revision);
+        self.table.borrow_mut().resync(revision);
     }
 
     /// Tells idle watchers that asked for it how far they are.
     pub fn notify_progress(&self) {
-        let inner = &mut *self.inner.borrow_mut();
-        let revision = inner.delivered;
-        for watcher in inner.watchers.values_mut() {
-            if !watcher.spec.progress_notify || !watcher.synced {
-                continue;
-            }
-            if watcher.idle
-                && let Some(stream) = inner.streams.get(&watcher.stream)
-            {
-                let _ = stream.outgoing.try_send(progress(&inner.cluster, revision, watcher.id));
-            }
-            watcher.idle = true;
-        }
+        self.table.borrow_mut().notify_progress();
     }
 
     /// Number of watchers and of streams, for metrics.
     pub fn counts(&self) -> (usize, usize) {
-        let inner = self.inner.borrow();
-        (inner.watchers.len(), inner.streams.len())
+        self.table.borrow().counts()
     }
 
     /// The cluster's numbers.
-    pub fn cluster(&self) -> Arc<Cluster> {
-        Arc::clone(&self.inner.borrow().cluster)
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
     }
 
     /// What reads go to.
@@ -200,108 +132,80 @@ impl Hub {
 }
 
 impl StreamHandle {
-    /// Adds a watcher under `id`, or under the next free one; `None` if the id is taken.
-    pub fn create(&self, id: Option<i64>, spec: WatchSpec) -> Option<i64> {
-        let inner = &mut *self.hub.inner.borrow_mut();
-        let stream = inner.streams.get_mut(&self.id)?;
-        let id = match id {
-            Some(id) if stream.watchers.contains_key(&id) => return None,
-            Some(id) => id,
-            None => {
-                while stream.watchers.contains_key(&stream.next_id) {
-                    stream.next_id += 1;
-                }
-                stream.next_id += 1;
-                stream.next_id - 1
-            }
-        };
-        let key = inner.next_watcher;
-        inner.next_watcher += 1;
-        stream.watchers.insert(id, key);
-        let synced = spec.next_revision > inner.delivered;
-        let watcher =
-            Watcher { stream: self.id, id, spec, synced: false, idle: false, matched: Vec::new() };
-        inner.watchers.insert(key, watcher);
-        if synced {
-            inner.become_synced(key);
-        } else {
-            inner.fall_behind(key);
-        }
-        Some(id)
+    /// Adds a watcher under `id`, or under the next free one, and queues `created` with it.
+    ///
+    /// # Errors
+    /// The id is taken; nothing is queued.
+    pub fn create(
+        &self,
+        id: Option<i64>,
+        spec: WatchSpec,
+        created: WatchResponse,
+    ) -> Result<i64, IdTaken> {
+        let table = &mut *self.hub.table.borrow_mut();
+        let watcher = table.add(self.id, id, spec).ok_or(IdTaken)?;
+        let watch_id = table.watch_id(watcher);
+        table.reply(self.id, &WatchResponse { watch_id, ..created });
+        table.start(watcher, self.hub.view.revision());
+        Ok(watch_id)
     }
 
-    /// Removes a watcher; whether it was there.
-    pub fn cancel(&self, id: i64) -> bool {
-        let inner = &mut *self.hub.inner.borrow_mut();
-        let Some(stream) = inner.streams.get_mut(&self.id) else { return false };
-        let Some(key) = stream.watchers.remove(&id) else { return false };
-        inner.forget(key);
-        true
+    /// Removes a watcher and queues `canceled`; does nothing when there is none with this id.
+    pub fn cancel(&self, id: i64, canceled: &WatchResponse) {
+        let table = &mut *self.hub.table.borrow_mut();
+        if table.cancel(self.id, id) {
+            table.reply(self.id, canceled);
+            table.tell_progress(self.id);
+        }
     }
 
-    /// A progress response for the whole stream, if it has watchers and all of them are synced.
-    pub fn progress(&self) -> Option<Encoded> {
-        let inner = self.hub.inner.borrow();
-        let stream = inner.streams.get(&self.id)?;
-        if stream.watchers.is_empty() || !stream.behind.is_empty() {
-            return None;
-        }
-        Some(progress(&inner.cluster, inner.delivered, -1))
+    /// Queues a response that changes nothing.
+    pub fn reply(&self, response: &WatchResponse) {
+        self.hub.table.borrow_mut().reply(self.id, response);
+    }
+
+    /// Tells the stream's progress, up to the present revision or later, as soon as all its
+    /// watchers are there. Without watchers, or with one of the future, nothing is told (as in
+    /// etcd).
+    pub fn request_progress(&self) {
+        let revision = self.hub.view.revision();
+        self.hub.table.borrow_mut().request_progress(self.id, revision);
     }
 
     /// A watcher of this stream that is behind: the one that has waited longest after `previous`.
     pub fn next_behind(&self, previous: usize) -> Option<Behind> {
-        let inner = self.hub.inner.borrow();
-        let behind = &inner.streams.get(&self.id)?.behind;
-        let watcher = *behind.range(previous + 1..).next().or_else(|| behind.first())?;
-        Some(Behind { watcher, spec: inner.watchers.get(&watcher)?.spec.clone() })
+        self.hub.table.borrow().next_behind(self.id, previous)
     }
 
     /// Queues events read from the history, complete up to `through`; the watcher is synced again
-    /// if that is as far as this thread is. False if there was no room: nothing has changed then.
-    pub fn send_history(&self, watcher: usize, events: &[WatchEvent], through: i64) -> bool {
-        let inner = &mut *self.hub.inner.borrow_mut();
-        let Some(state) = inner.watchers.get(&watcher) else { return true };
-        let wanted = events.iter().filter(|event| state.wants(event));
-        let encoded: Vec<Bytes> = wanted.map(|event| state.encode(event, &self.hub.view)).collect();
-        if !encoded.is_empty() {
-            let Some(stream) = inner.streams.get(&self.id) else { return true };
-            let pieces = if state.spec.fragment {
-                response::fragments(&encoded, inner.fragment_bytes_max)
-            } else {
-                vec![encoded.as_slice()]
-            };
-            if !send_pieces(&inner.cluster, &stream.outgoing, state.id, through, &pieces) {
-                return false;
-            }
-        }
-        let delivered = inner.delivered;
-        if let Some(state) = inner.watchers.get_mut(&watcher) {
-            state.idle &= encoded.is_empty();
-            state.spec.next_revision = through + 1;
-            if state.spec.next_revision > delivered {
-                inner.become_synced(watcher);
-            }
-        }
-        true
+    /// if that is as far as this thread is.
+    ///
+    /// # Errors
+    /// There was no room.
+    pub fn send_history(
+        &self,
+        watcher: usize,
+        events: &[WatchEvent],
+        through: i64,
+    ) -> Result<(), NoRoom> {
+        let table = &mut *self.hub.table.borrow_mut();
+        table.send_history(watcher, events, through, &self.hub.view)
     }
 
     /// Ends a watcher whose history was compacted away.
     pub fn cancel_compacted(&self, watcher: usize, compacted: i64) {
-        let inner = &mut *self.hub.inner.borrow_mut();
-        let Some(state) = inner.watchers.get(&watcher) else { return };
-        let Some(stream) = inner.streams.get_mut(&self.id) else { return };
-        stream.watchers.remove(&state.id);
+        let table = &mut *self.hub.table.borrow_mut();
+        let Some(id) = table.remove(watcher) else { return };
         // etcd's header carries no revision here.
         let response = WatchResponse {
-            header: Some(inner.cluster.header(0)),
-            watch_id: state.id,
+            header: Some(self.hub.cluster.header(0)),
+            watch_id: id,
             canceled: true,
             compact_revision: compacted,
             ..WatchResponse::default()
         };
-        let _ = stream.outgoing.try_send(response::control(&response));
-        inner.forget(watcher);
+        table.reply(self.id, &response);
+        table.tell_progress(self.id);
     }
 
     /// The hub.
@@ -312,191 +216,15 @@ impl StreamHandle {
 
 impl Drop for StreamHandle {
     fn drop(&mut self) {
-        let inner = &mut *self.hub.inner.borrow_mut();
-        if let Some(stream) = inner.streams.remove(&self.id) {
-            for key in stream.watchers.into_values() {
-                inner.forget(key);
-            }
-        }
+        self.hub.table.borrow_mut().close(self.id);
     }
 }
 
-/// The last response that was built, for watchers that get the same bytes.
-struct Shared {
-    watch_id: i64,
-    prev_kv: bool,
-    matched: Vec<usize>,
-    response: Encoded,
-}
-
-impl Inner {
-    /// Notes for each synced watcher which events concern it; who has any, in order of creation.
-    fn matching(&mut self, batch: &EventBatch) -> Vec<usize> {
-        let mut touched = Vec::new();
-        for (position, event) in batch.events().iter().enumerate() {
-            let watchers = &mut self.watchers;
-            let mut note = |key: usize| {
-                let Some(watcher) = watchers.get_mut(&key) else { return };
-                if watcher.wants(event) {
-                    if watcher.matched.is_empty() {
-                        touched.push(key);
-                    }
-                    watcher.matched.push(position);
-                }
-            };
-            for key in self.by_key.get(event.key()).into_iter().flatten() {
-                note(*key);
-            }
-            self.ranges.containing(event.key(), note);
-        }
-        touched.sort_unstable();
-        touched
-    }
-
-    fn send_matched(
-        &mut self,
-        key: usize,
-        batch: &EventBatch,
-        view: &View,
-        last: &mut Option<Shared>,
-    ) {
-        let Some(watcher) = self.watchers.get_mut(&key) else { return };
-        let Some(stream) = self.streams.get(&watcher.stream) else { return };
-        let matched = std::mem::take(&mut watcher.matched);
-        watcher.idle = false;
-        let prev_kv = watcher.spec.prev_kv;
-        let same = last.as_ref().filter(|shared| {
-            shared.watch_id == watcher.id && shared.prev_kv == prev_kv && shared.matched == matched
-        });
-        let sent = if let Some(shared) = same {
-            stream.outgoing.try_send(shared.response.clone()).is_ok()
-        } else {
-            let events: Vec<Bytes> = matched
-                .iter()
-                .map(|position| watcher.encode(&batch.events()[*position], view))
-                .collect();
-            let bytes: usize = events.iter().map(Bytes::len).sum();
-            if watcher.spec.fragment && bytes > self.fragment_bytes_max {
-                let pieces = response::fragments(&events, self.fragment_bytes_max);
-                send_pieces(&self.cluster, &stream.outgoing, watcher.id, batch.revision(), &pieces)
-            } else {
-                let revision = batch.revision();
-                let response =
-                    response::events(&self.cluster, revision, watcher.id, false, &events);
-                let sent = stream.outgoing.try_send(response.clone()).is_ok();
-                *last = Some(Shared { watch_id: watcher.id, prev_kv, matched, response });
-                sent
-            }
-        };
-        if !sent {
-            self.fall_behind(key);
-        }
-    }
-
-    /// From now on the watcher takes events from batches.
-    fn become_synced(&mut self, key: usize) {
-        let Some(watcher) = self.watchers.get_mut(&key) else { return };
-        watcher.synced = true;
-        let WatchSpec { key: start, range_end, .. } = watcher.spec.clone();
-        if let Some(stream) = self.streams.get_mut(&watcher.stream) {
-            stream.behind.remove(&key);
-        }
-        match end_of(&range_end) {
-            None => self.by_key.entry(start).or_default().push(key),
-            Some(end) => self.ranges.insert(start, end, key),
-        }
-    }
-
-    /// From now on the watcher reads history, from where it stands.
-    fn fall_behind(&mut self, key: usize) {
-        self.unmatch(key);
-        let delivered = self.delivered;
-        let Some(watcher) = self.watchers.get_mut(&key) else { return };
-        if watcher.synced {
-            watcher.synced = false;
-            watcher.spec.next_revision = watcher.spec.next_revision.max(delivered + 1);
-        }
-        if let Some(stream) = self.streams.get_mut(&watcher.stream) {
-            stream.behind.insert(key);
-            stream.wake.notify_one();
-        }
-    }
-
-    /// Takes a synced watcher out of the match tables.
-    fn unmatch(&mut self, key: usize) {
-        let Some(watcher) = self.watchers.get(&key) else { return };
-        if !watcher.synced {
-            return;
-        }
-        if end_of(&watcher.spec.range_end).is_some() {
-            self.ranges.remove(key);
-        } else if let Some(keys) = self.by_key.get_mut(&watcher.spec.key) {
-            keys.retain(|other| *other != key);
-            if keys.is_empty() {
-                self.by_key.remove(&watcher.spec.key);
-            }
-        }
-    }
-
-    fn forget(&mut self, key: usize) {
-        self.unmatch(key);
-        if let Some(watcher) = self.watchers.remove(&key)
-            && let Some(stream) = self.streams.get_mut(&watcher.stream)
-        {
-            stream.behind.remove(&key);
-        }
-    }
-}
-
-impl Watcher {
-    fn wants(&self, event: &WatchEvent) -> bool {
-        event.revision() >= self.spec.next_revision
-            && !(if event.is_delete() { self.spec.no_delete } else { self.spec.no_put })
-    }
-
-    fn encode(&self, event: &WatchEvent, view: &View) -> Bytes {
-        if self.spec.prev_kv {
-            event.encoded_with_previous(view).clone()
-        } else {
-            event.encoded().clone()
-        }
-    }
-}
-
-/// Queues all pieces or none; all but the last say that more follows.
-fn send_pieces(
-    cluster: &Cluster,
-    outgoing: &Outgoing,
-    watch_id: i64,
-    revision: i64,
-    pieces: &[&[Bytes]],
-) -> bool {
-    for (at, piece) in pieces.iter().enumerate() {
-        let more = at + 1 < pieces.len();
-        let response = response::events(cluster, revision, watch_id, more, piece);
-        if at > 0 {
-            // The first had room; the rest belongs to it and is bounded by one batch.
-            outgoing.append(response);
-        } else if outgoing.try_send(response).is_err() {
-            return false;
-        }
-    }
-    true
-}
-
-fn progress(cluster: &Cluster, revision: i64, watch_id: i64) -> Encoded {
+/// A response without events that tells a revision.
+pub(super) fn progress(cluster: &Cluster, revision: i64, watch_id: i64) -> crate::grpc::Encoded {
     response::control(&WatchResponse {
         header: Some(cluster.header(revision)),
         watch_id,
         ..WatchResponse::default()
     })
-}
-
-/// `None` for a single key.
-fn end_of(range_end: &Bytes) -> Option<End> {
-    match range_end.as_ref() {
-        [] => None,
-        [0] => Some(End::Never),
-        _ => Some(End::Before(range_end.clone())),
-    }
 }

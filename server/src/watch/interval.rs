@@ -1,12 +1,14 @@
-//! Which ranges contain a key: intervals sorted by start, with the largest end seen so far beside
-//! each, so that a look-up walks back from the key's place only while some earlier interval can
-//! still reach it.
+//! Which ranges contain a key: intervals sorted by start, read as a balanced tree (the middle is
+//! the root), with the largest end of each subtree beside its root. A look-up leaves out subtrees
+//! that end before the key and those that start after it: it costs the answers and a logarithm,
+//! also when one watcher of everything lies over many of little.
 //!
-//! Prefix watches nest or are disjoint, so a look-up touches little more than its answers. Inserts
-//! and removals are rare beside look-ups; they only mark the order as stale.
+//! Inserts and removals are rare beside look-ups; they only mark the order as stale.
 //!
 //! Invariant: unless `stale`, `intervals` is sorted by start and `reach[i]` is the largest end of
-//! `intervals[..=i]`.
+//! the subtree whose root is `intervals[i]`.
+
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -60,29 +62,50 @@ impl Intervals {
         if self.stale {
             self.rebuild();
         }
-        let after = self.intervals.partition_point(|interval| interval.start.as_ref() <= key);
-        for at in (0..after).rev() {
-            if !self.reach[at].is_past(key) {
-                return;
-            }
-            if self.intervals[at].end.is_past(key) {
-                found(self.intervals[at].owner);
-            }
+        let _visited = self.search(0..self.intervals.len(), key, &mut found);
+    }
+
+    /// The number of intervals that were looked at.
+    fn search(&self, subtree: Range<usize>, key: &[u8], found: &mut impl FnMut(usize)) -> usize {
+        let Some(root) = root(&subtree) else { return 0 };
+        if !self.reach[root].is_past(key) {
+            return 1;
         }
+        let mut visited = 1 + self.search(subtree.start..root, key, found);
+        let interval = &self.intervals[root];
+        if interval.start.as_ref() <= key {
+            if interval.end.is_past(key) {
+                found(interval.owner);
+            }
+            visited += self.search(root + 1..subtree.end, key, found);
+        }
+        visited
     }
 
     fn rebuild(&mut self) {
         self.intervals.sort_by(|a, b| a.start.cmp(&b.start));
         self.reach.clear();
-        for interval in &self.intervals {
-            let reach = match self.reach.last() {
-                Some(reach) if *reach > interval.end => reach.clone(),
-                _ => interval.end.clone(),
-            };
-            self.reach.push(reach);
-        }
+        self.reach.extend(self.intervals.iter().map(|interval| interval.end.clone()));
+        self.measure(0..self.intervals.len());
         self.stale = false;
     }
+
+    /// Sets `reach` in a subtree; gives that of its root.
+    fn measure(&mut self, subtree: Range<usize>) -> Option<End> {
+        let root = root(&subtree)?;
+        let below = [self.measure(subtree.start..root), self.measure(root + 1..subtree.end)];
+        for end in below.into_iter().flatten() {
+            if end > self.reach[root] {
+                self.reach[root] = end;
+            }
+        }
+        Some(self.reach[root].clone())
+    }
+}
+
+/// The root of the subtree over a run of intervals.
+fn root(subtree: &Range<usize>) -> Option<usize> {
+    (!subtree.is_empty()).then(|| subtree.start + subtree.len() / 2)
 }
 
 #[cfg(test)]
@@ -91,6 +114,26 @@ mod tests {
 
     fn key(number: u64) -> Bytes {
         Bytes::from(format!("{number:02}"))
+    }
+
+    #[test]
+    fn a_watcher_of_everything_does_not_make_others_slow_to_find() {
+        let mut intervals = Intervals::default();
+        intervals.insert(Bytes::from_static(&[0]), End::Never, 0);
+        for owner in 1..10_000_usize {
+            let start = Bytes::from(format!("{owner:05}/"));
+            intervals.insert(start, End::Before(Bytes::from(format!("{owner:05}0"))), owner);
+        }
+        intervals.rebuild();
+        for owner in 1..10_000_usize {
+            let mut found = Vec::new();
+            let key = format!("{owner:05}/key");
+            let all = 0..intervals.intervals.len();
+            let visited = intervals.search(all, key.as_bytes(), &mut |owner| found.push(owner));
+            found.sort_unstable();
+            assert_eq!(found, [0, owner]);
+            assert!(visited < 64, "{visited} of 10,000 were looked at");
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //! | --- | --- |
 //! | `batch` | the events of one batch, each encoded once |
 //! | `interval` | which ranges contain a key |
-//! | `hub` | who watches what on this thread; matching and sending |
+//! | `hub` | what callers can do: streams, watchers, batches, progress |
+//! | `table` | who watches what on this thread; matching and sending |
 //! | `response` | a response's bytes |
 //! | `catch_up` | reading history for watchers that are behind |
 
@@ -22,3 +23,6 @@ pub mod catch_up;
 pub mod hub;
 mod interval;
 mod response;
+mod table;
+#[cfg(test)]
+mod tests;

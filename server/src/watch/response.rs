@@ -8,6 +8,7 @@ use varve_api::etcdserverpb::WatchResponse;
 
 use crate::cluster::Cluster;
 use crate::grpc::Encoded;
+use crate::limits;
 
 /// Beyond this size a response is sent as parts instead of being copied together.
 const COPY_BYTES_MAX: usize = 64 << 10;
@@ -42,8 +43,13 @@ pub fn events(
     })
 }
 
-/// Cuts events into pieces of at most `bytes_max`, at least one event each: for watchers that
-/// asked for fragments.
+/// Most bytes of events in one response. Whoever did not ask for fragments gets them only when no
+/// gRPC client could take the whole.
+pub fn piece_bytes_max(wants_fragments: bool, fragment_bytes_max: usize) -> usize {
+    if wants_fragments { fragment_bytes_max } else { limits::RESPONSE_BYTES_MAX }
+}
+
+/// Cuts events into pieces of at most `bytes_max`, at least one event each.
 pub fn fragments(events: &[Bytes], bytes_max: usize) -> Vec<&[Bytes]> {
     let mut pieces = Vec::new();
     let (mut from, mut bytes) = (0, 0);
