@@ -12,6 +12,7 @@ use bytes::{BufMut, Bytes};
 use prost::Message;
 
 use super::status::{Code, Status};
+use crate::limits;
 
 /// Bytes before every message: the compressed flag and the length.
 pub const PREFIX_BYTES: usize = 5;
@@ -38,6 +39,15 @@ impl Encoded {
                 .encode(buffer)
                 .expect("a Vec grows, so encoding into it cannot run out of room");
         })
+    }
+
+    /// Encodes a message whose length its client decides.
+    ///
+    /// # Errors
+    /// It is longer than a gRPC client takes: `ResourceExhausted` with grpc-go's text.
+    pub fn bounded(message: &impl Message) -> Result<Self, Status> {
+        check_length(message.encoded_len())?;
+        Ok(Self::message(message))
     }
 
     /// Lets `write` append exactly `length` bytes of message after the prefix.
@@ -75,6 +85,15 @@ impl Encoded {
     pub fn into_parts(self) -> impl Iterator<Item = Bytes> {
         std::iter::once(self.head).chain(self.rest)
     }
+}
+
+fn check_length(length: usize) -> Result<(), Status> {
+    let length_max = limits::RESPONSE_BYTES_MAX;
+    if length <= length_max {
+        return Ok(());
+    }
+    let text = format!("grpc: trying to send message larger than max ({length} vs. {length_max})");
+    Err(Status::new(Code::ResourceExhausted, text))
 }
 
 /// The prefix of an uncompressed message of `length` bytes.
@@ -211,6 +230,16 @@ pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_that_no_client_takes_is_an_error_and_not_the_end_of_the_server() {
+        let longest = limits::RESPONSE_BYTES_MAX;
+        assert_eq!(check_length(longest), Ok(()));
+        let status = check_length(longest + 1).unwrap_err();
+        assert_eq!(status.code, Code::ResourceExhausted);
+        let text = "grpc: trying to send message larger than max (2147483648 vs. 2147483647)";
+        assert_eq!(status.message, text);
+    }
 
     fn framed(messages: &[&[u8]]) -> Vec<u8> {
         let mut wire = Vec::new();

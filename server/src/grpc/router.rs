@@ -117,7 +117,7 @@ impl Router {
             let handler = Rc::clone(&handler);
             Box::pin(call.unary(move |meta, bytes| async move {
                 let response = handler(meta, decode::<Req>(bytes)?).await?;
-                Ok(Encoded::message(&response))
+                Encoded::bounded(&response)
             }))
         })
     }

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use varve_api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, TxnRequest,
+    range_request::{SortOrder, SortTarget},
     request_op,
 };
 use varve_api::{Status, error, method};
@@ -53,7 +54,7 @@ async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result<Enc
     if !may_be_long(&request) {
         let mut response = services.view.range(&request)?;
         services.complete(&mut response.header);
-        return Ok(Encoded::message(&response));
+        return Encoded::bounded(&response);
     }
     let (view, cluster) = (services.view.clone(), services.cluster.clone());
     services
@@ -62,15 +63,26 @@ async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result<Enc
             let mut response = view.range(&request)?;
             let revision = response.header.as_ref().map_or(0, |header| header.revision);
             response.header = Some(cluster.header(revision));
-            Ok(Encoded::message(&response))
+            Encoded::bounded(&response)
         })
         .await?
 }
 
-/// Whether a read may touch more than a few entries.
+/// Whether a read may touch more than a few entries. A limit bounds what is read only if the first
+/// keys are wanted as they come.
 fn may_be_long(request: &RangeRequest) -> bool {
+    let is_sorted = request.sort_order != SortOrder::None as i32
+        || request.sort_target != SortTarget::Key as i32;
+    let bounds = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    let is_filtered = bounds.iter().any(|bound| *bound != 0);
     let is_limited = request.limit > 0 && request.limit <= limits::INLINE_RANGE_KEYS_MAX;
-    !request.range_end.is_empty() && !request.count_only && !is_limited
+    let is_short = (is_limited || request.count_only) && !is_sorted && !is_filtered;
+    !request.range_end.is_empty() && !is_short
 }
 
 async fn range_stream(
@@ -113,7 +125,7 @@ async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
     match services.propose(CommandKind::Put, body).await? {
         Reply::Put(mut response) => {
             services.complete(&mut response.header);
-            Ok(Encoded::message(&response))
+            Encoded::bounded(&response)
         }
         other => Err(unexpected(&other)),
     }
@@ -130,7 +142,7 @@ async fn delete_range(
     match services.propose(CommandKind::DeleteRange, body).await? {
         Reply::DeleteRange(mut response) => {
             services.complete(&mut response.header);
-            Ok(Encoded::message(&response))
+            Encoded::bounded(&response)
         }
         other => Err(unexpected(&other)),
     }
@@ -140,24 +152,27 @@ async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
     let request: TxnRequest = decode(body.clone())?;
     require_leader(&services, &meta)?;
     validate::txn(&request, services.limits.txn_ops_max)?;
-    let mut response = if validate::is_read_only(&request) {
-        if !validate::is_serializable(&request) {
-            services.read_barrier().await?;
-        }
-        let view = services.view.clone();
-        if request_ops(&request).any(may_be_long) {
-            services.read_pool.run(move || view.txn(&request)).await??
-        } else {
-            view.txn(&request)?
-        }
-    } else {
-        match services.propose(CommandKind::Txn, body).await? {
-            Reply::Txn(response) => response,
-            other => return Err(unexpected(&other)),
-        }
+    if !validate::is_read_only(&request) {
+        return match services.propose(CommandKind::Txn, body).await? {
+            Reply::Txn(mut response) => {
+                services.complete(&mut response.header);
+                Encoded::bounded(&response)
+            }
+            other => Err(unexpected(&other)),
+        };
+    }
+    if !validate::is_serializable(&request) {
+        services.read_barrier().await?;
+    }
+    let is_long = request_ops(&request).any(may_be_long);
+    let (view, cluster) = (services.view.clone(), services.cluster.clone());
+    let read = move || {
+        let mut response = view.txn(&request)?;
+        let revision = response.header.as_ref().map_or(0, |header| header.revision);
+        response.header = Some(cluster.header(revision));
+        Encoded::bounded(&response)
     };
-    services.complete(&mut response.header);
-    Ok(Encoded::message(&response))
+    if is_long { services.read_pool.run(read).await? } else { read() }
 }
 
 /// The ranges of a read-only transaction, both branches.
@@ -174,7 +189,7 @@ async fn compact(services: Services, meta: RequestMeta, body: Bytes) -> Result<E
     match services.propose(CommandKind::Compact, body).await? {
         Reply::Compact(mut response) => {
             services.complete(&mut response.header);
-            Ok(Encoded::message(&response))
+            Encoded::bounded(&response)
         }
         other => Err(unexpected(&other)),
     }
@@ -183,4 +198,30 @@ async fn compact(services: Services, meta: RequestMeta, body: Bytes) -> Result<E
 /// The state machine answers every command with its own kind of reply.
 pub fn unexpected(reply: &Reply) -> Status {
     Status::new(varve_api::Code::Internal, format!("a reply of another kind: {reply:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_is_short_only_if_it_stops_at_its_limit() {
+        let all = RangeRequest { range_end: Bytes::from_static(&[0]), ..RangeRequest::default() };
+        let few = RangeRequest { limit: 1, ..all.clone() };
+        let short = [
+            RangeRequest::default(),
+            RangeRequest { count_only: true, ..all.clone() },
+            few.clone(),
+        ];
+        assert!(!short.iter().any(may_be_long));
+        let long = [
+            all.clone(),
+            RangeRequest { limit: limits::INLINE_RANGE_KEYS_MAX + 1, ..all },
+            RangeRequest { sort_order: SortOrder::Descend as i32, ..few.clone() },
+            RangeRequest { sort_target: SortTarget::Create as i32, ..few.clone() },
+            RangeRequest { min_mod_revision: 9, ..few.clone() },
+            RangeRequest { max_create_revision: 9, count_only: true, ..few },
+        ];
+        assert!(long.iter().all(may_be_long));
+    }
 }
