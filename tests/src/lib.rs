@@ -12,5 +12,7 @@ pub mod etcdctl_compare;
 pub mod etcdctl_normalise;
 pub mod etcdctl_script;
 pub mod grpc_client;
+pub mod load;
+pub mod not_yet;
 pub mod process;
 pub mod program;

@@ -49,6 +49,13 @@ impl Program {
         Some(Program { label: "etcd".into(), path })
     }
 
+    /// Whether it says that it is varve; `VARVE_BIN` may name an etcd.
+    pub fn is_varve(&self) -> bool {
+        let output = Command::new(&self.path).arg("--version").output();
+        output
+            .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("varve Version: "))
+    }
+
     /// Major and minor version as `--version` prints them; `None` if it prints no version.
     pub fn version(&self) -> Option<(u32, u32)> {
         let output = Command::new(&self.path).arg("--version").output().ok()?;

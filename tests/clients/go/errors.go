@@ -16,11 +16,11 @@ import (
 )
 
 var errorCases = []testCase{
-	{"bad requests get etcd's errors, code and text", badRequests},
-	{"requests that are too large are refused", largeRequests},
-	{"unknown methods are unimplemented", unknownMethods},
-	{"a deadline is kept", deadlines},
-	{"cluster and maintenance errors are etcd's", clusterErrors},
+	{name: "bad requests get etcd's errors, code and text", run: badRequests},
+	{name: "requests that are too large are refused", run: largeRequests},
+	{name: "unknown methods are unimplemented", run: unknownMethods},
+	{name: "a deadline is kept", run: deadlines},
+	{name: "cluster and maintenance errors are etcd's", run: clusterErrors, notYet: true},
 }
 
 func badRequests(e *env) error {

@@ -12,15 +12,15 @@ import (
 )
 
 var kvCases = []testCase{
-	{"a key has revisions and a version that start over after deletion", keyLife},
-	{"keys and values may be any bytes, in byte order", anyBytes},
-	{"a range is bounded by limit, count tells all, more tells of a rest", rangeLimits},
-	{"filters by revision cut what is returned and not the count", revisionFilters},
-	{"sort targets and orders combine with limits", sorting},
-	{"pages at one revision see no later write", paging},
-	{"a past revision can be read until it is compacted", pastRevisions},
-	{"prev_kv has the version before", previous},
-	{"a value of one megabyte is kept, and many of them in one answer", bigValues},
+	{name: "a key has revisions and a version that start over after deletion", run: keyLife},
+	{name: "keys and values may be any bytes, in byte order", run: anyBytes},
+	{name: "a range is bounded by limit, count tells all, more tells of a rest", run: rangeLimits},
+	{name: "filters by revision cut what is returned and not the count", run: revisionFilters},
+	{name: "sort targets and orders combine with limits", run: sorting},
+	{name: "pages at one revision see no later write", run: paging},
+	{name: "a past revision can be read until it is compacted", run: pastRevisions},
+	{name: "prev_kv has the version before", run: previous},
+	{name: "a value of one megabyte is kept, and many of them in one answer", run: bigValues},
 }
 
 func keyLife(e *env) error {

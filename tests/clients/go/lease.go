@@ -14,13 +14,13 @@ import (
 )
 
 var leaseCases = []testCase{
-	{"a lease has the id that was asked for, once", leaseIDs},
-	{"a lease knows its keys and its time", leaseKeys},
-	{"a revoked lease deletes its keys in one revision, in order", leaseRevoke},
-	{"a lease that runs out deletes its keys", leaseExpiry},
-	{"a lease that is kept alive goes on", leaseKeepAlive},
-	{"a keep-alive of no lease has no time", leaseGone},
-	{"a key belongs to its last lease only", leaseMoves},
+	{name: "a lease has the id that was asked for, once", run: leaseIDs},
+	{name: "a lease knows its keys and its time", run: leaseKeys},
+	{name: "a revoked lease deletes its keys in one revision, in order", run: leaseRevoke},
+	{name: "a lease that runs out deletes its keys", run: leaseExpiry},
+	{name: "a lease that is kept alive goes on", run: leaseKeepAlive},
+	{name: "a keep-alive of no lease has no time", run: leaseGone},
+	{name: "a key belongs to its last lease only", run: leaseMoves},
 }
 
 func leaseIDs(e *env) error {

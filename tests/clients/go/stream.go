@@ -16,10 +16,10 @@ import (
 )
 
 var streamCases = []testCase{
-	{"a streamed range is the same as a plain one", streamEqualsGet},
-	{"a streamed range comes in chunks that end with the header", streamChunks},
-	{"a streamed range stays at its revision", streamPinned},
-	{"a streamed range refuses what it cannot order", streamRefusals},
+	{name: "a streamed range is the same as a plain one", run: streamEqualsGet},
+	{name: "a streamed range comes in chunks that end with the header", run: streamChunks},
+	{name: "a streamed range stays at its revision", run: streamPinned},
+	{name: "a streamed range refuses what it cannot order", run: streamRefusals},
 }
 
 func streamEqualsGet(e *env) error {

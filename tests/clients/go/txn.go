@@ -12,13 +12,13 @@ import (
 )
 
 var txnCases = []testCase{
-	{"each comparison holds when it should", comparisons},
-	{"a comparison of a range holds if it holds for all keys", rangeComparisons},
-	{"operations see those before them and share one revision", oneRevision},
-	{"transactions nest, and the answers too", nested},
-	{"limits and duplicate keys count through nested transactions", nestedLimits},
-	{"a transaction that fails leaves nothing behind", rollback},
-	{"increments by compare and swap are never lost", counters},
+	{name: "each comparison holds when it should", run: comparisons},
+	{name: "a comparison of a range holds if it holds for all keys", run: rangeComparisons},
+	{name: "operations see those before them and share one revision", run: oneRevision},
+	{name: "transactions nest, and the answers too", run: nested},
+	{name: "limits and duplicate keys count through nested transactions", run: nestedLimits},
+	{name: "a transaction that fails leaves nothing behind", run: rollback},
+	{name: "increments by compare and swap are never lost", run: counters},
 }
 
 func comparisons(e *env) error {

@@ -13,14 +13,14 @@ import (
 )
 
 var watchCases = []testCase{
-	{"a watch from a past revision tells all that happened since", watchPast},
-	{"a watch goes on where another was canceled", watchResumed},
-	{"a watch survives lost connections without loss or repetition", watchReconnected},
-	{"the events of one transaction come together and in order", watchAtomic},
-	{"filters and prev_kv shape events", watchShapes},
-	{"a watch of a compacted revision says so", watchCompacted},
-	{"progress can be asked for", watchProgress},
-	{"two hundred watchers of one client all get the event", watchMany},
+	{name: "a watch from a past revision tells all that happened since", run: watchPast},
+	{name: "a watch goes on where another was canceled", run: watchResumed},
+	{name: "a watch survives lost connections without loss or repetition", run: watchReconnected},
+	{name: "the events of one transaction come together and in order", run: watchAtomic},
+	{name: "filters and prev_kv shape events", run: watchShapes},
+	{name: "a watch of a compacted revision says so", run: watchCompacted},
+	{name: "progress can be asked for", run: watchProgress},
+	{name: "two hundred watchers of one client all get the event", run: watchMany},
 }
 
 // collect reads events until it has count of them.

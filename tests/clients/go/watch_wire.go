@@ -12,11 +12,11 @@ import (
 )
 
 var watchWireCases = []testCase{
-	{"watchers on one stream are told apart by their ids", wireIDs},
-	{"a canceled watcher is silent and its id is free", wireCancel},
-	{"a watcher of nothing valid is refused", wireRefusals},
-	{"a large response comes in fragments if asked for", wireFragments},
-	{"progress of a whole stream has no watcher's id", wireProgress},
+	{name: "watchers on one stream are told apart by their ids", run: wireIDs},
+	{name: "a canceled watcher is silent and its id is free", run: wireCancel},
+	{name: "a watcher of nothing valid is refused", run: wireRefusals},
+	{name: "a large response comes in fragments if asked for", run: wireFragments},
+	{name: "progress of a whole stream has no watcher's id", run: wireProgress},
 }
 
 type wire struct {
@@ -170,18 +170,13 @@ func wireRefusals(e *env) error {
 	)
 }
 
+// wireFragments deletes 6 MiB with their previous values: one revision, which nobody may split but
+// for who asked for it.
 func wireFragments(e *env) error {
 	const keys = 24
 	value := strings.Repeat("v", 256<<10)
-	var first int64
-	for number := range keys {
-		revision, err := e.put(fmt.Sprintf("k%02d", number), value)
-		if err != nil {
-			return err
-		}
-		if number == 0 {
-			first = revision
-		}
+	if _, err := e.fill("k", keys, value); err != nil {
+		return err
 	}
 	w, err := e.openWire()
 	if err != nil {
@@ -189,35 +184,43 @@ func wireFragments(e *env) error {
 	}
 	request := w.request("k")
 	request.RangeEnd = []byte(clientv3.GetPrefixRangeEnd(e.key("k")))
-	request.StartRevision = first
+	request.PrevKv = true
 	request.Fragment = true
 	if _, err := w.create(request); err != nil {
 		return err
 	}
+	deleted, err := e.client.Delete(e.ctx, e.key("k"), clientv3.WithPrefix())
+	if err != nil {
+		return err
+	}
 	var events []*mvccpb.Event
-	fragments := 0
+	var fragments []bool
 	for len(events) < keys {
 		response, err := w.stream.Recv()
 		if err != nil {
 			return err
 		}
-		if response.Fragment {
-			fragments++
+		if err := expect("revision", response.Header.Revision, deleted.Header.Revision); err != nil {
+			return err
 		}
+		fragments = append(fragments, response.Fragment)
 		events = append(events, response.Events...)
 	}
 	for number, event := range events {
 		if err := errors.Join(
-			expect("key", string(event.Kv.Key), e.key(fmt.Sprintf("k%02d", number))),
-			expect("value", string(event.Kv.Value), value),
+			expect("key", string(event.Kv.Key), e.key(fmt.Sprintf("k%06d", number))),
+			expect("previous value", string(event.PrevKv.Value), value),
 		); err != nil {
 			return err
 		}
 	}
-	if fragments == 0 {
-		return fmt.Errorf("6 MiB of events came in one piece")
+	last := len(fragments) - 1
+	for number, fragment := range fragments {
+		if err := expect("more follows", fragment, number < last); err != nil {
+			return err
+		}
 	}
-	return nil
+	return expect("6 MiB in pieces of about 2", last >= 2, true)
 }
 
 func wireProgress(e *env) error {

@@ -19,6 +19,7 @@ use varve_api::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockRespon
 use varve_api::{authpb, v3electionpb};
 use varve_tests::grpc_client::Client;
 
+use crate::not_yet::is_left_out;
 use crate::session::{Anything, Session, expect_error, get, grant, put_request, run};
 
 #[test]
@@ -26,6 +27,9 @@ fn the_lock_service_hands_a_lock_over() {
     run(async {
         let session = Session::start(&[]);
         let client = session.client.clone();
+        if is_left_out(&client, &[method::LOCK_LOCK, method::LOCK_UNLOCK]).await {
+            return;
+        }
         let (first, second) = (grant(&client, 60).await, grant(&client, 60).await);
         let request = |lease| LockRequest { name: "mutex".into(), lease };
         let held: LockResponse =
@@ -55,6 +59,9 @@ fn the_election_service_has_one_leader_after_another() {
     run(async {
         let session = Session::start(&[]);
         let client = session.client.clone();
+        if is_left_out(&client, &[method::ELECTION_CAMPAIGN, method::ELECTION_OBSERVE]).await {
+            return;
+        }
         let (first, second) = (grant(&client, 60).await, grant(&client, 60).await);
         let campaign = |lease, value: &str| CampaignRequest {
             name: "boss".into(),
@@ -138,6 +145,9 @@ fn tokens_open_what_roles_allow() {
     run(async {
         let session = Session::start(&[]);
         let client = &session.client;
+        if is_left_out(client, &[method::AUTH_ENABLE, method::AUTH_AUTHENTICATE]).await {
+            return;
+        }
         let user = |name: &str| AuthUserAddRequest {
             name: name.into(),
             password: format!("{name} secret"),

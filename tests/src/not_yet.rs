@@ -1,0 +1,50 @@
+//! What varve does not do yet, as a table that tests hold against the server.
+//!
+//! One idea: a method that is not there answers `Unimplemented`, and that is asserted. So the table
+//! cannot be longer than the truth: whoever adds a method must take its row out, and then the cases
+//! that were left out run.
+
+use varve_api::method::{self, Method};
+
+/// Methods that answer `Unimplemented` today.
+pub const NOT_YET: &[Method] = &[
+    method::CLUSTER_MEMBER_ADD,
+    method::CLUSTER_MEMBER_REMOVE,
+    method::CLUSTER_MEMBER_UPDATE,
+    method::CLUSTER_MEMBER_PROMOTE,
+    method::MAINTENANCE_DEFRAGMENT,
+    method::MAINTENANCE_HASH,
+    method::MAINTENANCE_HASH_KV,
+    method::MAINTENANCE_SNAPSHOT,
+    method::MAINTENANCE_MOVE_LEADER,
+    method::MAINTENANCE_DOWNGRADE,
+    method::AUTH_ENABLE,
+    method::AUTH_DISABLE,
+    method::AUTH_STATUS,
+    method::AUTH_AUTHENTICATE,
+    method::AUTH_USER_ADD,
+    method::AUTH_USER_GET,
+    method::AUTH_USER_LIST,
+    method::AUTH_USER_DELETE,
+    method::AUTH_USER_CHANGE_PASSWORD,
+    method::AUTH_USER_GRANT_ROLE,
+    method::AUTH_USER_REVOKE_ROLE,
+    method::AUTH_ROLE_ADD,
+    method::AUTH_ROLE_GET,
+    method::AUTH_ROLE_LIST,
+    method::AUTH_ROLE_DELETE,
+    method::AUTH_ROLE_GRANT_PERMISSION,
+    method::AUTH_ROLE_REVOKE_PERMISSION,
+    method::LOCK_LOCK,
+    method::LOCK_UNLOCK,
+    method::ELECTION_CAMPAIGN,
+    method::ELECTION_PROCLAIM,
+    method::ELECTION_LEADER,
+    method::ELECTION_OBSERVE,
+    method::ELECTION_RESIGN,
+];
+
+/// Whether a method is in the table.
+pub fn is_not_yet(method: &Method) -> bool {
+    NOT_YET.contains(method)
+}
