@@ -212,6 +212,8 @@ impl ApplyThread {
             }
             if let Some(revision) = applied.compacted {
                 tracing::info!(revision, "finished scheduled compaction");
+                // Merges drop history only below a compacted revision that is durable.
+                self.store.freeze()?;
                 self.background.wake();
             }
         }
