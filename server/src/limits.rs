@@ -195,6 +195,12 @@ pub const PEER_REDIAL_MIN: Duration = Duration::from_millis(50);
 pub const PEER_REDIAL_MAX: Duration = Duration::from_secs(1);
 /// One piece of a file in a snapshot.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+/// Pause after a failed transfer, before Raft may ask for the next.
+pub const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Silence after which, and intervals at which, the other end of a peer stream is asked whether it
+/// is still there. Streams of followers may be silent for long; a machine that lost power sends
+/// nothing, and its streams would be held for ever.
+pub const PEER_KEEPALIVE: Duration = Duration::from_secs(10);
 /// Silence that ends a snapshot transfer.
 pub const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
 

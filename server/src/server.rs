@@ -330,7 +330,7 @@ fn start_peers(
         metrics: Arc::clone(&shared.metrics),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread("peer", move || runtime.block_on(queues.run(context, peers, listeners)))?;
+    thread("peer", move || runtime.block_on(queues.run(Arc::new(context), peers, listeners)))?;
     Ok(())
 }
 

@@ -15,6 +15,8 @@ pub mod frame;
 mod inbound;
 mod outbound;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -148,8 +150,12 @@ impl Peers {
 
 impl PeerQueues {
     /// Runs all peer traffic on the calling thread until the process ends.
-    pub async fn run(self, context: Context, peers: Peers, listeners: Vec<std::net::TcpListener>) {
-        let context = Arc::new(context);
+    pub async fn run(
+        self,
+        context: Arc<Context>,
+        peers: Peers,
+        listeners: Vec<std::net::TcpListener>,
+    ) {
         for receivers in self.0 {
             let Receivers { peer, small, bulk, snapshots } = receivers;
             tokio::spawn(outbound::run(
@@ -192,4 +198,8 @@ fn node(id: u64) -> NodeId {
 fn tune(stream: &tokio::net::TcpStream, _remote: SocketAddr) {
     // Messages are small and latency is what a commit waits for.
     let _ = stream.set_nodelay(true);
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(limits::PEER_KEEPALIVE)
+        .with_interval(limits::PEER_KEEPALIVE);
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use varve_disk::{Disk, File};
 use varve_lsm::Checkpoint;
 use varve_raftnode::{Message, Node};
@@ -35,14 +35,23 @@ pub struct Staged {
     /// Where the files lie.
     pub dir: PathBuf,
     disk: Arc<dyn Disk>,
-    _turn: Turn,
+    turn: Option<Turn>,
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if let Err(error) = self.disk.remove_dir_all(&self.dir) {
-            tracing::warn!(error = %error, "cannot remove a staging directory; the next start will");
-        }
+        let (disk, dir, turn) = (Arc::clone(&self.disk), self.dir.clone(), self.turn.take());
+        // Large files take their time to go, and the Raft thread has none: it drops what its node
+        // does not want. The turn is over when they are gone.
+        let remove = move || {
+            if let Err(error) = disk.remove_dir_all(&dir) {
+                let text = "cannot remove a staging directory; the next start will";
+                tracing::warn!(error = %error, "{text}");
+            }
+            drop(turn);
+        };
+        // Without a thread they stay until the next start, like those of a crash.
+        let _ = std::thread::Builder::new().name("unstage".to_owned()).spawn(remove);
     }
 }
 
@@ -80,6 +89,10 @@ pub(super) async fn send_all(
                 tracing::warn!(to = hex(peer.id), error = %error, "failed to send database snapshot");
             }
         }
+        if outcome.is_err() {
+            // Raft asks again at once, and each attempt costs both sides.
+            sleep(limits::SNAPSHOT_RETRY_PAUSE).await;
+        }
         let report = RaftInput::SnapshotSent { to: node(peer.id), delivered: outcome.is_ok() };
         let raft = context.raft.clone();
         // The report must not be lost, or Raft never tries again; it may wait, this task not.
@@ -87,20 +100,21 @@ pub(super) async fn send_all(
     }
 }
 
-async fn send(context: &Context, peer: &PeerAddress, message: &Message) -> Result<u64, FrameError> {
+pub(super) async fn send(
+    context: &Context,
+    peer: &PeerAddress,
+    message: &Message,
+) -> Result<u64, FrameError> {
     let checkpoint = context.db.checkpoint();
     let mark = Mark::decode(&checkpoint.mark).map_err(own_state)?;
     let message =
         Node::snapshot_message(message, &applied_at(mark, &context.view).map_err(own_state)?)
             .map_err(own_state)?;
     let mut stream = outbound::connect(context, peer, StreamKind::Snapshot).await?;
-    frame::write(&mut stream, FrameKind::SnapshotOffer, &encode_offer(&checkpoint)).await?;
-    let wanted = timeout(
-        limits::SNAPSHOT_STEP_TIMEOUT,
-        frame::expect(&mut stream, FrameKind::SnapshotWanted),
-    )
-    .await
-    .map_err(|_| FrameError::malformed("an answer to a snapshot offer", "silence"))??;
+    let offer = encode_offer(&checkpoint);
+    write(&mut stream, FrameKind::SnapshotOffer, &offer).await?;
+    let wanted = answer(&mut stream, FrameKind::SnapshotWanted, "an answer to a snapshot offer");
+    let wanted = wanted.await?;
     let mut sent_bytes = 0;
     let mut fields = Fields::new("a list of wanted files", &wanted);
     for _ in 0..fields.u32()? {
@@ -111,22 +125,51 @@ async fn send(context: &Context, peer: &PeerAddress, message: &Message) -> Resul
                 index.to_string(),
             )
         })?;
-        let mut offset = 0_u64;
-        for chunk in file.content.chunks(limits::SNAPSHOT_CHUNK_BYTES) {
+        sent_bytes += send_file(&mut stream, index, &file.content).await?;
+    }
+    write(&mut stream, FrameKind::SnapshotEnd, &message.bytes).await?;
+    answer(&mut stream, FrameKind::SnapshotDone, "a confirmed snapshot").await?;
+    Ok(sent_bytes)
+}
+
+async fn send_file(stream: &mut TcpStream, index: u32, content: &Bytes) -> Result<u64, FrameError> {
+    let mut offset = 0;
+    while offset < content.len() {
+        let end = content.len().min(offset + limits::SNAPSHOT_CHUNK_BYTES);
+        let chunk = content.slice(offset..end);
+        // The file is mapped and may be cold: this thread also carries heartbeats.
+        let payload = blocking(move || {
             let mut payload = BytesMut::with_capacity(12 + chunk.len());
             payload.put_u32_le(index);
-            payload.put_u64_le(offset);
-            payload.put_slice(chunk);
-            frame::write(&mut stream, FrameKind::SnapshotChunk, &payload).await?;
-            offset += chunk.len() as u64;
-        }
-        sent_bytes += offset;
+            payload.put_u64_le(offset as u64);
+            payload.put_slice(&chunk);
+            payload
+        });
+        write(stream, FrameKind::SnapshotChunk, &payload.await?).await?;
+        offset = end;
     }
-    frame::write(&mut stream, FrameKind::SnapshotEnd, &message.bytes).await?;
-    timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::expect(&mut stream, FrameKind::SnapshotDone))
+    Ok(content.len() as u64)
+}
+
+/// Writes a frame; a peer that takes nothing for long has gone.
+async fn write(stream: &mut TcpStream, kind: FrameKind, payload: &[u8]) -> Result<(), FrameError> {
+    timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::write(stream, kind, payload))
         .await
-        .map_err(|_| FrameError::malformed("a confirmed snapshot", "silence"))??;
-    Ok(sent_bytes)
+        .map_err(|_| FrameError::malformed("a peer that takes a snapshot", "silence"))??;
+    Ok(())
+}
+
+async fn answer(stream: &mut TcpStream, kind: FrameKind, what: &str) -> Result<Bytes, FrameError> {
+    timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::expect(stream, kind))
+        .await
+        .map_err(|_| FrameError::malformed(what, "silence"))?
+}
+
+/// Runs what may wait for the disk on another thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, FrameError> {
+    tokio::task::spawn_blocking(work).await.map_err(own_state)
 }
 
 /// What a sender says about one file.
@@ -197,7 +240,7 @@ pub(super) async fn receive(
         manifest,
         dir: context.incoming.join(number.to_string()),
         disk: Arc::clone(&context.disk),
-        _turn: turn,
+        turn: Some(turn),
     };
     context.disk.create_dir_all(&staged.dir).map_err(own_disk)?;
     let wanted: Vec<u32> = (0_u32..)
@@ -232,11 +275,11 @@ async fn check(context: &Context, staged: Staged, message: &Bytes) -> Result<Sta
         .ok_or_else(|| FrameError::malformed("the announcement of a snapshot", "none"))?;
     let db = context.db.clone();
     // Reads all files once.
-    let checked = tokio::task::spawn_blocking(move || {
+    let checked = blocking(move || {
         let mark = db.check_checkpoint(&staged.manifest, &staged.dir);
         (staged, mark)
     });
-    let (staged, mark) = checked.await.map_err(own_state)?;
+    let (staged, mark) = checked.await?;
     let mark = match mark {
         Ok(mark) => Mark::decode(&mark.unwrap_or_default())
             .map_err(|error| FrameError::malformed("a snapshot's mark", error.to_string()))?,
@@ -291,8 +334,10 @@ async fn receive_files(
                         format!("bytes {offset} to {end}"),
                     ));
                 }
-                file.write_at(offset, fields.rest()).map_err(own_disk)?;
+                let (file, start) = (Arc::clone(file), payload.len() - fields.rest().len());
                 *written = end;
+                let write = move || file.write_at(offset, &payload[start..]);
+                blocking(write).await?.map_err(own_disk)?;
             }
             FrameKind::SnapshotEnd => {
                 complete(files, open.take()).await?;
@@ -324,10 +369,7 @@ async fn complete(
             format!("{written} bytes"),
         ));
     }
-    match tokio::task::spawn_blocking(move || file.sync()).await {
-        Ok(synced) => synced.map_err(own_disk),
-        Err(error) => Err(FrameError::Own(error.to_string())),
-    }
+    blocking(move || file.sync()).await?.map_err(own_disk)
 }
 
 fn own_disk(error: varve_disk::Error) -> FrameError {

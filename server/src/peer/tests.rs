@@ -1,0 +1,285 @@
+//! Two members on loopback: snapshots that are cut off or garbled anywhere, questions about leases.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+use prost::Message as _;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use varve_api::etcdserverpb::PutRequest;
+use varve_disk::sim::SimDisk;
+use varve_lsm::{Options, Work};
+use varve_raftnode::{Index, Status, Term};
+use varve_store::{Command, CommandKind, Founding, Mark, Member, RequestId, Store, encode_batch};
+
+use super::*;
+use crate::lease::Answer;
+use crate::mailbox::{MailboxOwner, mailbox};
+use crate::metrics::Detail;
+use crate::peer::frame::FrameError;
+use crate::peer::snapshot::Staged;
+
+const CLUSTER: u64 = 0xc1;
+const INCOMING: &str = "/incoming";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A member without Raft: the test reads what Raft would get.
+struct Side {
+    context: Arc<Context>,
+    store: Store,
+    inbox: Receiver<RaftInput>,
+    answers: MailboxOwner<ToWorker>,
+    disk: SimDisk,
+}
+
+fn side(id: u64) -> Side {
+    let disk = SimDisk::new(id);
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    shared.create_dir_all(Path::new(INCOMING)).unwrap();
+    let options = Options { origin: id as u32, ..Options::default() };
+    let (db, writer) = Db::open(Arc::clone(&shared), Path::new("/engine"), options).unwrap();
+    let member = |id: u64| Member {
+        id,
+        name: id.to_string(),
+        peer_urls: Vec::new(),
+        client_urls: Vec::new(),
+        is_learner: false,
+    };
+    let founding = Founding { cluster_id: CLUSTER, members: vec![member(1), member(2)] };
+    let store = Store::open(db.clone(), writer, &founding).unwrap();
+    let (raft, inbox) = bounded(64);
+    let (worker, answers) = mailbox(64);
+    let context = Context {
+        cluster: Arc::new(Cluster::new(CLUSTER, id)),
+        raft,
+        lessor: Arc::new(Lessor::new(&[])),
+        workers: vec![worker],
+        boot_nonce: BootNonce(7),
+        disk: shared,
+        incoming: INCOMING.into(),
+        db,
+        view: store.view(),
+        metrics: Metrics::new(Detail::Basic),
+    };
+    Side { context: Arc::new(context), store, inbox, answers, disk }
+}
+
+impl Side {
+    fn put(&mut self, number: usize) {
+        let request = PutRequest {
+            key: format!("k{number:04}").into(),
+            value: vec![b'v'; 100].into(),
+            ..PutRequest::default()
+        };
+        let body = request.encode_to_vec().into();
+        let command = Command { id: RequestId(0), kind: CommandKind::Put, body };
+        let index = self.store.applied().index + 1;
+        self.store.apply(index, 1, &encode_batch(&[command])).unwrap();
+    }
+
+    fn flush(&mut self) {
+        self.store.freeze().unwrap();
+        while self.context.db.work().unwrap() != Work::Idle {}
+    }
+
+    /// Listens for peers; where.
+    fn listen(&self, peers: Peers) -> String {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(inbound::listen(Arc::clone(&self.context), peers, listener));
+        address
+    }
+
+    fn staged(&mut self) -> Option<Staged> {
+        match self.inbox.try_recv() {
+            Ok(RaftInput::Snapshot { staged, .. }) => Some(staged),
+            Ok(_) => panic!("neither a snapshot nor nothing"),
+            Err(_) => None,
+        }
+    }
+}
+
+/// Raft's word that member 2 needs a snapshot (docs/FORMAT.md, section 4).
+fn announcement(mark: Mark) -> Message {
+    let mut bytes = vec![1, 10, 2, 0];
+    let header = [2, 1, mark.term, 0, 0, 0, 0, 0, 0, 0];
+    header.iter().for_each(|field: &u64| bytes.extend(field.to_le_bytes()));
+    bytes.extend([0; 8]);
+    [mark.index, mark.term].iter().for_each(|field| bytes.extend(field.to_le_bytes()));
+    [2_u32, 0].iter().for_each(|count| bytes.extend(count.to_le_bytes()));
+    [1_u64, 2].iter().for_each(|voter| bytes.extend(voter.to_le_bytes()));
+    Message { to: NodeId(2), class: MessageClass::Snapshot, bytes: bytes.into() }
+}
+
+/// What happens to the bytes of one direction of a connection.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    None,
+    CutAt(usize),
+    FlipAt(usize),
+}
+
+/// Stands between the two, and harms what the sender writes. Counts it in `passed`.
+async fn proxy(to: String, harm: Harm, passed: Arc<AtomicUsize>) -> String {
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (near, _) = listener.accept().await.unwrap();
+        let far = TcpStream::connect(to).await.unwrap();
+        let (mut near_read, mut near_write) = near.into_split();
+        let (mut far_read, mut far_write) = far.into_split();
+        let back = tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut far_read, &mut near_write).await;
+        });
+        let mut buffer = vec![0; 4096];
+        // A garbled length makes the receiver wait for more than will come, up to its own timeout:
+        // the line is cut before.
+        let silence =
+            if matches!(harm, Harm::None) { PATIENCE } else { Duration::from_millis(300) };
+        while let Ok(Ok(length @ 1..)) = timeout(silence, near_read.read(&mut buffer)).await {
+            let start = passed.fetch_add(length, Ordering::Relaxed);
+            let mut bytes = &mut buffer[..length];
+            match harm {
+                Harm::CutAt(at) if at < start + length => bytes = &mut bytes[..at - start],
+                Harm::FlipAt(at) if (start..start + length).contains(&at) => {
+                    bytes[at - start] ^= 0x20;
+                }
+                _ => {}
+            }
+            let is_cut = bytes.len() < length;
+            if far_write.write_all(bytes).await.is_err() || is_cut {
+                break;
+            }
+        }
+        drop(far_write);
+        let _ = timeout(PATIENCE, back).await;
+    });
+    address
+}
+
+/// Sends one snapshot from member 1 to member 2 through harm. The turn of the one before is over
+/// only when its files are gone, so a refusal for that reason is tried again.
+async fn transfer(from: &Side, to: &str, harm: Harm) -> (Result<u64, FrameError>, usize) {
+    for _ in 0..500 {
+        let passed = Arc::new(AtomicUsize::new(0));
+        let address = proxy(to.to_owned(), harm, Arc::clone(&passed)).await;
+        let peer = PeerAddress { id: 2, addresses: vec![address] };
+        let message = announcement(from.store.applied());
+        let sent = snapshot::send(&from.context, &peer, &message);
+        let outcome = timeout(PATIENCE, sent).await.expect("a transfer ends, one way or another");
+        match outcome {
+            Err(FrameError::Refused(reason)) if reason.contains("one snapshot at a time") => {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            outcome => return (outcome, passed.load(Ordering::Relaxed)),
+        }
+    }
+    panic!("the turn before is never over");
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(test);
+}
+
+// One test: the right to receive is one for the process.
+#[test]
+fn a_snapshot_that_is_cut_off_or_garbled_anywhere_changes_nothing_and_the_next_one_arrives() {
+    run(async {
+        let (mut from, mut to) = (side(1), side(2));
+        (0..200).for_each(|number| from.put(number));
+        from.flush();
+        to.flush();
+        let (peers, _) = Peers::new(Vec::new(), Arc::clone(&to.context.metrics));
+        let address = to.listen(peers);
+
+        let (outcome, whole_bytes) = transfer(&from, &address, Harm::None).await;
+        assert!(outcome.unwrap() > 0, "it had none of the files");
+        drop(to.staged().expect("it was handed over"));
+
+        let step = whole_bytes / 40;
+        let places = (0..whole_bytes).step_by(step).chain([1, 9, 44, whole_bytes - 1]);
+        let harms = places.flat_map(|at| [Harm::CutAt(at), Harm::FlipAt(at)]);
+        for harm in harms {
+            let (outcome, _) = transfer(&from, &address, harm).await;
+            // Bytes that nobody checks do not exist: every frame has a checksum.
+            assert!(outcome.is_err(), "{harm:?}: confirmed");
+            assert!(to.staged().is_none(), "{harm:?}: handed over");
+        }
+
+        let (outcome, _) = transfer(&from, &address, Harm::None).await;
+        outcome.unwrap();
+        let staged = to.staged().expect("it was handed over");
+        to.store.install(&staged.manifest, &staged.dir).unwrap();
+        drop(staged);
+        assert_eq!(to.store.applied(), from.store.applied());
+        assert_eq!(to.store.view().revision(), from.store.view().revision());
+        for _ in 0..500 {
+            if to.disk.list(Path::new(INCOMING)).unwrap().is_empty() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("staged files are left: {:?}", to.disk.list(Path::new(INCOMING)));
+    });
+}
+
+#[test]
+fn a_question_about_a_lease_is_answered_by_who_leads_and_by_nobody_else() {
+    run(async {
+        let (asker, asked) = (side(1), side(2));
+        // Each dials the other; addresses are known only after both listen.
+        let (unused, _) = Peers::new(Vec::new(), Arc::clone(&asked.context.metrics));
+        let asker_address = asker.listen(unused);
+        let back = PeerAddress { id: 1, addresses: vec![asker_address] };
+        let (answering, answers) = Peers::new(vec![back], Arc::clone(&asked.context.metrics));
+        tokio::spawn(answers.run(Arc::clone(&asked.context), answering.clone(), Vec::new()));
+        let forth = PeerAddress { id: 2, addresses: vec![asked.listen(answering)] };
+        let (asking, questions) = Peers::new(vec![forth], Arc::clone(&asker.context.metrics));
+        tokio::spawn(questions.run(Arc::clone(&asker.context), asking.clone(), Vec::new()));
+
+        let mut request = u64::from(asker.context.boot_nonce.0) << 48;
+        let mut ask = async |lease: i64, renew: bool| loop {
+            // A queue is emptied while the peer is dialled: asked again, as by the service.
+            request += 1;
+            asking.ask_about_lease(2, &LeaseQuestion { request, lease, renew });
+            let mut posted = Vec::new();
+            if timeout(Duration::from_secs(1), asker.answers.drain(&mut posted)).await.is_err() {
+                continue;
+            }
+            for answer in posted {
+                if let ToWorker::Lease(answer) = answer
+                    && answer.request == request
+                {
+                    return Answer::from_wire(answer.seconds);
+                }
+            }
+        };
+        asked.context.lessor.granted(5, 100);
+        assert_eq!(ask(5, true).await, Answer::NotLeading);
+        // Raft says that it leads, but its lessor has not heard everything yet.
+        let leads = Status {
+            term: Term(3),
+            leader: Some(NodeId(2)),
+            is_leader: true,
+            commit: Index(1),
+            last: Index(1),
+            is_sole_leader: false,
+            has_committed_in_term: false,
+        };
+        asked.context.cluster.publish(&leads);
+        assert_eq!(ask(5, true).await, Answer::NotLeading);
+        asked.context.lessor.lead(Some(3));
+        assert_eq!(ask(5, true).await, Answer::Seconds(100));
+        assert_eq!(ask(6, true).await, Answer::NotAlive);
+        assert_eq!(ask(6, false).await, Answer::NotAlive);
+        let Answer::Seconds(left) = ask(5, false).await else { panic!("it leads") };
+        assert!((1..=100).contains(&left));
+        asked.context.lessor.lead(None);
+        assert_eq!(ask(5, false).await, Answer::NotLeading);
+    });
+}
