@@ -14,6 +14,9 @@
 //!
 //! Its queue is bounded by `limits::APPLY_QUEUE_MAX`; the Raft thread keeps what has no room.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
@@ -131,40 +134,49 @@ struct Outbox {
     frozen_at: u64,
 }
 
-impl ApplyThread {
-    /// Runs until the Raft thread hangs up. An error is final: replicas must not diverge.
-    pub fn run(mut self) -> Result<(), Error> {
-        let mut outbox = Outbox {
-            replies: self.workers.iter().map(|_| Vec::new()).collect(),
+impl Outbox {
+    fn new(thread: &ApplyThread) -> Self {
+        let workers = &thread.workers;
+        Self {
+            replies: workers.iter().map(|_| Vec::new()).collect(),
             reads: BinaryHeap::new(),
-            lost: vec![false; self.workers.len()],
-            event_room: self
-                .workers
+            lost: vec![false; workers.len()],
+            event_room: workers
                 .iter()
                 .map(|_| Budget::new(limits::MAILBOX_EVENT_BYTES_MAX))
                 .collect(),
-            frozen_at: self.store.applied().index,
-        };
+            frozen_at: thread.store.applied().index,
+        }
+    }
+}
+
+impl ApplyThread {
+    /// Runs until the Raft thread hangs up. An error is final: replicas must not diverge.
+    pub fn run(mut self) -> Result<(), Error> {
+        let mut outbox = Outbox::new(&self);
         self.cluster.publish_applied(self.store.applied().index);
         while let Some(input) = self.next(&mut outbox) {
-            match input {
-                ApplyInput::Committed(entries) => self.apply(&mut outbox, &entries)?,
-                ApplyInput::Reads { ready, failed } => {
-                    for (token, index) in ready {
-                        outbox.reads.push(WaitingRead { index, token });
-                    }
-                    for token in failed {
-                        self.reply(&mut outbox, token, ToWorker::ReadFailed(token));
-                    }
+            self.take(&mut outbox, input)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, outbox: &mut Outbox, input: ApplyInput) -> Result<(), Error> {
+        match input {
+            ApplyInput::Committed(entries) => self.apply(outbox, &entries)?,
+            ApplyInput::Reads { ready, failed } => {
+                for (token, index) in ready {
+                    outbox.reads.push(WaitingRead { index, token });
                 }
-                ApplyInput::Lead { term } => self.lessor.lead(term),
-                ApplyInput::Install { applied, staged } => {
-                    self.install(&mut outbox, &applied, staged)?;
+                for token in failed {
+                    self.reply(outbox, token, ToWorker::ReadFailed(token));
                 }
             }
-            self.release_reads(&mut outbox);
-            self.post_replies(&mut outbox);
+            ApplyInput::Lead { term } => self.lessor.lead(term),
+            ApplyInput::Install { applied, staged } => self.install(outbox, &applied, staged)?,
         }
+        self.release_reads(outbox);
+        self.post_replies(outbox);
         Ok(())
     }
 

@@ -1,0 +1,159 @@
+//! The apply thread over a real state machine: the test plays the Raft thread and a socket thread
+//! whose mailbox is often full.
+
+use std::path::Path;
+
+use crossbeam_channel::bounded;
+use prost::Message;
+use varve_api::etcdserverpb::PutRequest;
+use varve_disk::Disk;
+use varve_disk::sim::SimDisk;
+use varve_lsm::{Db, Options};
+use varve_raftnode::Term;
+use varve_store::{Command, CommandKind, Founding, Member, encode_batch};
+
+use super::*;
+use crate::mailbox::{MailboxOwner, mailbox};
+use crate::metrics::Detail;
+
+const NONCE: BootNonce = BootNonce(9);
+const SNAPSHOT_COUNT: u64 = 1_000;
+
+struct Applying {
+    thread: ApplyThread,
+    outbox: Outbox,
+    inbox: MailboxOwner<ToWorker>,
+    queue: Sender<ApplyInput>,
+}
+
+fn start(mailbox_length: usize) -> Applying {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+    let (db, writer) = Db::open(disk, Path::new("/engine"), Options::default()).unwrap();
+    let member = Member {
+        id: 1,
+        name: "one".into(),
+        peer_urls: Vec::new(),
+        client_urls: Vec::new(),
+        is_learner: false,
+    };
+    let store = Store::open(db, writer, &Founding { cluster_id: 1, members: vec![member] });
+    let (raft, _) = bounded(8);
+    let (queue, inputs) = bounded(8);
+    let (worker, inbox) = mailbox(mailbox_length);
+    let thread = ApplyThread {
+        store: store.unwrap(),
+        queue: inputs,
+        raft,
+        workers: vec![worker],
+        boot_nonce: NONCE,
+        cluster: Arc::new(Cluster::new(1, 1)),
+        lessor: Arc::default(),
+        background: Arc::default(),
+        metrics: Metrics::new(Detail::Basic),
+        snapshot_count: SNAPSHOT_COUNT,
+    };
+    let outbox = Outbox::new(&thread);
+    Applying { thread, outbox, inbox, queue }
+}
+
+impl Applying {
+    /// Applies one entry with one put, whose waiter is `request`.
+    fn put(&mut self, request: u64) {
+        let body =
+            PutRequest { key: "k".into(), value: vec![b'v'; 64].into(), ..PutRequest::default() };
+        let id = RequestId(u64::from(NONCE.0) << 48 | request);
+        let command = Command { id, kind: CommandKind::Put, body: body.encode_to_vec().into() };
+        let index = self.thread.store.applied().index + 1;
+        let entry =
+            Committed { index: Index(index), term: Term(1), payload: encode_batch(&[command]) };
+        self.thread.take(&mut self.outbox, ApplyInput::Committed(vec![entry])).unwrap();
+    }
+
+    fn read(&mut self, token: u64, index: u64) {
+        let token = u64::from(NONCE.0) << 48 | token;
+        let ready = vec![(token, Index(index))];
+        self.thread
+            .take(&mut self.outbox, ApplyInput::Reads { ready, failed: Vec::new() })
+            .unwrap();
+    }
+
+    fn drain(&self) -> Vec<String> {
+        let mut posted = Vec::new();
+        self.inbox.try_drain(&mut posted);
+        let short = |id: u64| id & 0xffff;
+        posted
+            .into_iter()
+            .map(|item| match item {
+                ToWorker::Reply(id, _) => format!("reply {}", short(id.0)),
+                ToWorker::ReadReady(token) => format!("read {}", short(token)),
+                ToWorker::ReadFailed(token) => format!("failed {}", short(token)),
+                ToWorker::Events(batch, _) => format!("events {}", batch.revision()),
+                ToWorker::Resync(revision) => format!("resync {revision}"),
+                ToWorker::Lease(_) => "lease".to_owned(),
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn events_come_before_the_reply_that_tells_of_them_and_reads_when_their_index_is_applied() {
+    let mut applying = start(16);
+    applying.read(1, 3);
+    applying.read(2, 2);
+    assert_eq!(applying.drain(), [""; 0]);
+    applying.put(7);
+    assert_eq!(applying.drain(), ["events 2", "reply 7", "read 2"]);
+    applying.put(8);
+    assert_eq!(applying.drain(), ["events 3", "reply 8", "read 1"]);
+    applying.read(3, 2);
+    assert_eq!(applying.drain(), ["read 3"]);
+}
+
+#[test]
+fn a_socket_thread_without_room_for_events_is_told_to_read_them_and_gets_the_next() {
+    let mut applying = start(2);
+    applying.put(1);
+    // Full: the events of revision 3 and its reply have no room, those of 4 neither.
+    applying.put(2);
+    applying.put(3);
+    assert_eq!(applying.drain(), ["events 2", "reply 1"]);
+    applying.put(4);
+    assert_eq!(applying.drain(), ["resync 5", "reply 4"]);
+    applying.put(5);
+    assert_eq!(applying.drain(), ["events 6", "reply 5"]);
+}
+
+#[test]
+fn lost_events_are_made_good_though_nothing_else_happens() {
+    let mut applying = start(1);
+    applying.put(1);
+    applying.put(2);
+    assert_eq!(applying.drain(), ["events 2"]);
+    let queue = applying.queue.clone();
+    let waker = std::thread::spawn(move || {
+        // Longer than it takes to look again, on any machine that is not asleep.
+        std::thread::sleep(limits::RESYNC_RETRY * 20);
+        queue.send(ApplyInput::Lead { term: None }).unwrap();
+    });
+    assert!(applying.thread.next(&mut applying.outbox).is_some());
+    waker.join().unwrap();
+    assert_eq!(applying.drain(), ["resync 3"]);
+}
+
+#[test]
+fn batches_that_wait_are_bounded_in_bytes_too() {
+    let mut applying = start(1_000);
+    applying.outbox.event_room = vec![Budget::new(1_000)];
+    for request in 0..50 {
+        applying.put(request);
+    }
+    let posted = applying.drain();
+    let events = posted.iter().filter(|item| item.starts_with("events")).count();
+    assert!((1..20).contains(&events), "{events} of 50 batches wait");
+    assert!(posted.iter().any(|item| item.starts_with("resync")), "{posted:?}");
+    // What was taken out makes room again.
+    applying.put(50);
+    applying.drain();
+    applying.put(51);
+    assert_eq!(applying.drain(), ["events 53", "reply 51"]);
+}
