@@ -97,7 +97,9 @@ fn check_watch(
 mod tests {
     use super::*;
 
-    fn sound() -> (Vec<WriterLog>, BTreeMap<String, i64>, Vec<(String, i64)>) {
+    type Watched = Vec<(String, i64)>;
+
+    fn sound() -> (Vec<WriterLog>, BTreeMap<String, i64>, Watched) {
         let key = |number: i64| format!("k{number}");
         let writers = vec![
             WriterLog {
@@ -119,7 +121,7 @@ mod tests {
 
     #[test]
     fn every_way_to_lose_or_invent_is_rejected() {
-        type Change = fn(&mut Vec<WriterLog>, &mut BTreeMap<String, i64>, &mut Vec<(String, i64)>);
+        type Change = fn(&mut Vec<WriterLog>, &mut BTreeMap<String, i64>, &mut Watched);
         let changes: [(&str, Change); 9] = [
             ("an acknowledged write is gone", |_, state, watched| {
                 state.remove("k2");
