@@ -1,8 +1,8 @@
 //! The open engine: one writer, many readers, background work one bounded step at a time.
 //!
 //! [`Db`] is the handle for readers and for background work; the [`Writer`] beside it is the only
-//! way to change something. What they share is [`Shared`]: the current [`SuperVersion`] behind an
-//! `ArcSwap`, and the [`Worker`] behind a lock that no reader and no commit takes.
+//! way to change something. What they share is `Shared`: the current `SuperVersion` behind an
+//! `ArcSwap`, and the `Worker` behind a lock that no reader and no commit takes.
 //!
 //! Lock order: worker, then publish. The publish lock is held for a few instructions only.
 
