@@ -132,6 +132,8 @@ pub const MAILBOX_EVENT_BATCHES_MAX: usize = REQUESTS_WAITING_MAX / 2;
 pub const MAILBOX_EVENT_BYTES_MAX: usize = 64 << 20;
 /// How soon a socket thread that had no room for events is told again to read the history.
 pub const RESYNC_RETRY: Duration = Duration::from_millis(20);
+/// How long a request that waited when the leader was lost still waits when the next one leads.
+pub const LEADER_FAILED_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause before a read or a lease question is tried again after a change of leader.
 pub const READ_RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long the leader may take to answer a lease question before it is asked again.
@@ -146,6 +148,8 @@ pub const APPENDS_IN_FLIGHT_MAX: usize = 256;
 pub const LEASE_REVOKES_PER_ROUND: usize = 500;
 /// How long a stopping leader waits for its successor.
 pub const LEADER_TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long it then stays, for what others have sent to it before they heard of the successor.
+pub const LEADER_TRANSFER_LINGER: Duration = Duration::from_millis(200);
 /// Time between two such rounds.
 pub const LEASE_ROUND: Duration = Duration::from_millis(500);
 

@@ -127,6 +127,8 @@ struct Turn {
     staged: Option<(Applied, Staged)>,
     /// A snapshot is being installed: the node rests until the state machine confirms.
     installing: bool,
+    /// When the last attempt to hand leadership over was started.
+    handed_over: Option<Instant>,
     stop: Option<Instant>,
 }
 
@@ -204,10 +206,10 @@ impl RaftThread {
             }
             RaftInput::SnapshotSent { to, delivered } => self.node.snapshot_sent(to, delivered),
             RaftInput::Unreachable(peer) => self.node.unreachable(peer),
-            RaftInput::HandOver => self.hand_over(),
+            RaftInput::HandOver => self.hand_over(turn),
             RaftInput::Stop { deadline } => {
                 turn.stop = Some(deadline);
-                self.hand_over();
+                self.hand_over(turn);
             }
         }
         Ok(())
@@ -215,7 +217,7 @@ impl RaftThread {
 
     /// A message from an ordinary stream. One that announces a snapshot comes with its files, on a
     /// stream of their own, or not at all.
-    fn step(&mut self, turn: &Turn, from: NodeId, message: &Bytes) {
+    fn step(&mut self, turn: &mut Turn, from: NodeId, message: &Bytes) {
         let is_bulk = message.len() > limits::SMALL_MESSAGE_BYTES_MAX;
         if is_bulk && turn.backlog.is_over() {
             return;
@@ -225,7 +227,16 @@ impl RaftThread {
         } else if let Some(error) = unintelligible(message) {
             tracing::warn!(from = hex(from), error = %error, "refused a proposal of a peer");
         } else if let Err(error) = self.node.step(from, message) {
-            tracing::warn!(from = hex(from), error = %error, "refused a message of a peer");
+            let proposed = Node::proposed(message);
+            // A leader that is handing over, or has enough to do: its followers' clients wait like
+            // its own. So do those who have not heard yet that it has handed over. Nobody else
+            // keeps them, or two members could pass them to and fro.
+            let keeps = self.node.status().is_leader || turn.is_handing_over();
+            if keeps && !proposed.is_empty() {
+                proposed.into_iter().for_each(|payload| turn.hold(payload));
+            } else {
+                tracing::warn!(from = hex(from), error = %error, "refused a message of a peer");
+            }
         }
     }
 
@@ -251,12 +262,7 @@ impl RaftThread {
             Err(ProposeError::NoLeader)
         };
         if taken.is_err() {
-            // The clients' own timeout answers them if no leader turns up, as etcd does. A batch
-            // beyond the bound is dropped with the same effect.
-            if turn.held_bytes + payload.len() <= limits::HELD_PROPOSAL_BYTES_MAX {
-                turn.held_bytes += payload.len();
-                turn.held.push_back((now + limits::HELD_PROPOSAL_AGE_MAX, payload));
-            }
+            turn.hold(payload);
         }
     }
 
@@ -335,20 +341,27 @@ impl RaftThread {
         }
     }
 
-    /// Starts handing leadership over, if there is any and somebody to take it.
-    fn hand_over(&mut self) {
+    /// Starts handing leadership over, if there is any and somebody to take it. One attempt at a
+    /// time: Raft gives an attempt up after an election timeout.
+    fn hand_over(&mut self, turn: &mut Turn) {
         let to = if self.has_peers { self.node.best_transferee() } else { None };
-        if let Some(to) = to {
+        if let Some(to) = to.filter(|_| !turn.is_handing_over()) {
             tracing::info!(to = hex(to), "leadership transfer starting");
             self.node.transfer_leadership(to);
+            turn.handed_over = Some(Instant::now());
         }
     }
 
-    /// Whether it is time to end: a leader waits for its successor, up to the deadline.
+    /// Whether it is time to end. A leader waits for its successor, and then a moment for what
+    /// others have still sent to it; all of it up to the deadline.
     fn stopped(&self, turn: &Turn) -> bool {
         let Some(deadline) = turn.stop else { return false };
-        let has_successor = self.has_peers && self.node.best_transferee().is_some();
-        !has_successor || Instant::now() >= deadline
+        let Some(handed_over) = turn.handed_over else { return true };
+        let has_successor = self.node.best_transferee().is_none()
+            && self.node.status().leader.is_some()
+            && turn.held.is_empty();
+        let lingered = handed_over.elapsed() >= limits::LEADER_TRANSFER_LINGER;
+        (has_successor && lingered) || Instant::now() >= deadline
     }
 }
 
@@ -363,7 +376,23 @@ impl Turn {
             lessor_term: None,
             staged: None,
             installing: false,
+            handed_over: None,
             stop: None,
+        }
+    }
+
+    /// Whether others may still take this node for the leader that it has just stopped being.
+    fn is_handing_over(&self) -> bool {
+        self.handed_over.is_some_and(|at| at.elapsed() < limits::LEADER_TRANSFER_TIMEOUT)
+    }
+
+    /// Keeps a proposal for a better moment. The clients' own timeout answers them if none comes,
+    /// as etcd does; one beyond the bound is dropped with the same effect.
+    fn hold(&mut self, payload: Bytes) {
+        if self.held_bytes + payload.len() <= limits::HELD_PROPOSAL_BYTES_MAX {
+            self.held_bytes += payload.len();
+            let give_up = Instant::now() + limits::HELD_PROPOSAL_AGE_MAX;
+            self.held.push_back((give_up, payload));
         }
     }
 }

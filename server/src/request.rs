@@ -78,6 +78,11 @@ impl<A> Waiting<A> {
         Some(Ticket { id, table: self.clone(), receiver })
     }
 
+    /// The requests that wait.
+    pub fn ids(&self) -> Vec<u64> {
+        self.inner.borrow().senders.keys().copied().collect()
+    }
+
     /// Answers a request; one that no longer waits is forgotten.
     pub fn answer(&self, id: u64, answer: A) {
         let sender = self.inner.borrow_mut().senders.remove(&id);

@@ -385,6 +385,7 @@ fn start_workers(
                 setup.access.clone(),
             ));
             tokio::task::spawn_local(services.clone().pump(owner));
+            tokio::task::spawn_local(services.clone().give_up_lost());
             tokio::task::spawn_local(tell_progress(services.hub.clone(), setup.progress_interval));
             if let Some((publish, ready)) = first {
                 tokio::task::spawn_local(expire_leases(services.clone()));

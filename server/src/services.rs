@@ -85,6 +85,8 @@ pub enum Answer {
     ReadReady,
     /// The read must be tried again.
     ReadFailed,
+    /// The leader to whom it may have gone has failed, and its successor knows nothing of it.
+    LeaderFailed,
     /// The leader's word on a lease.
     Lease(LeaseAnswer),
 }
@@ -146,11 +148,38 @@ impl Services {
         let deadline = Instant::now() + self.limits.request_timeout;
         match timeout_at(deadline, ticket.answer()).await {
             Ok(Some(Answer::Reply(reply))) => reply,
+            Ok(Some(Answer::LeaderFailed)) => {
+                self.metrics.proposals_failed.inc();
+                Err(error::TIMEOUT_DUE_TO_LEADER_FAIL.into())
+            }
             Ok(_) => Err(error::STOPPED.into()),
             Err(_) => {
                 self.metrics.proposals_failed.inc();
                 Err(error::TIMEOUT.into())
             }
+        }
+    }
+
+    /// Answers requests that went down with a leader, for the life of the thread. They are those
+    /// that waited when the leader was lost, and wait still some time after the next was found. As
+    /// after any timeout, a write among them may still happen. (etcd lets them wait for the whole
+    /// of `request_timeout`.)
+    pub async fn give_up_lost(self) {
+        let mut leader = self.cluster.leader_changed();
+        let mut previous = *leader.borrow_and_update();
+        while leader.changed().await.is_ok() {
+            let lost = if previous == 0 { Vec::new() } else { self.waiting.ids() };
+            while *leader.borrow_and_update() == 0 {
+                if leader.changed().await.is_err() {
+                    return;
+                }
+            }
+            previous = *leader.borrow();
+            let waiting = self.waiting.clone();
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(limits::LEADER_FAILED_PATIENCE).await;
+                lost.into_iter().for_each(|id| waiting.answer(id, Answer::LeaderFailed));
+            });
         }
     }
 
@@ -172,7 +201,7 @@ impl Services {
             match timeout_at(deadline, ticket.answer()).await {
                 Ok(Some(Answer::ReadReady)) => return Ok(()),
                 // A new attempt has a new context: an old one's confirmation says nothing about it.
-                Ok(Some(Answer::ReadFailed)) => {
+                Ok(Some(Answer::ReadFailed | Answer::LeaderFailed)) => {
                     tokio::time::sleep(limits::READ_RETRY_PAUSE).await;
                 }
                 Ok(_) => return Err(error::STOPPED.into()),

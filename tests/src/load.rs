@@ -18,6 +18,8 @@ use crate::grpc_client::Client;
 use crate::process::Cluster;
 
 const WRITERS: usize = 16;
+/// A watcher that hears nothing for so long asks another member.
+const WATCH_SILENCE_MAX: Duration = Duration::from_secs(1);
 /// A round is void if it proves nothing: between two troubles at least this much is acknowledged.
 pub const ACKNOWLEDGED_PER_ROUND: u64 = 50;
 
@@ -126,7 +128,7 @@ async fn watch(load: Arc<Load>, until: Arc<AtomicU64>) -> Vec<(String, i64)> {
         };
         // Silence ends the stream too: the member may be cut off, or all was seen.
         while let Ok(Ok(Some(response))) =
-            tokio::time::timeout(load.call_timeout, stream.message()).await
+            tokio::time::timeout(WATCH_SILENCE_MAX, stream.message()).await
         {
             assert!(!response.canceled, "nothing was compacted: {response:?}");
             for event in response.events {
