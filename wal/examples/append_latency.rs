@@ -35,6 +35,8 @@ fn main() {
         let mut contestants = contestants(home.path(), payload_bytes);
         // The first turns allocate and fill what later ones overwrite.
         for round in 0..rounds + 20 {
+            // Another one begins each time: who follows whom matters to a device.
+            contestants.rotate_left(round % 2 + 1);
             for contestant in &mut contestants {
                 let took = contestant.turn();
                 if round >= 20 {
@@ -42,6 +44,7 @@ fn main() {
                 }
             }
         }
+        contestants.sort_by(|one, other| one.name.cmp(&other.name));
         for contestant in &mut contestants {
             contestant.print(payload_bytes);
         }
