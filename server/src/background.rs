@@ -29,6 +29,8 @@ const PERIOD: Duration = Duration::from_millis(100);
 #[derive(Default)]
 struct State {
     due: bool,
+    /// Steps are being made.
+    busy: bool,
     stopped: bool,
 }
 
@@ -43,6 +45,12 @@ impl Background {
     pub fn stop(&self) {
         self.lock().stopped = true;
         self.wake.notify_one();
+    }
+
+    /// Whether nothing was left to do when it last looked, and nobody has woken it since.
+    pub fn is_idle(&self) -> bool {
+        let state = self.lock();
+        !state.due && !state.busy
     }
 
     /// Blocks while `is_ahead` holds; looks again after every step of the background thread.
@@ -75,6 +83,7 @@ impl Background {
                     return Ok(());
                 }
                 state.due = false;
+                state.busy = true;
             }
             loop {
                 let work = db.work()?;
@@ -88,6 +97,7 @@ impl Background {
                     return Ok(());
                 }
             }
+            self.lock().busy = false;
         }
     }
 

@@ -130,6 +130,8 @@ pub const MAILBOX_ITEMS_MAX: usize = 2 * REQUESTS_WAITING_MAX;
 pub const MAILBOX_EVENT_BATCHES_MAX: usize = REQUESTS_WAITING_MAX / 2;
 /// And with so many bytes of events waiting for it; a larger batch waits alone.
 pub const MAILBOX_EVENT_BYTES_MAX: usize = 64 << 20;
+/// How often a physical compaction looks whether the engine is done.
+pub const BACKGROUND_POLL: Duration = Duration::from_millis(5);
 /// How soon a socket thread that had no room for events is told again to read the history.
 pub const RESYNC_RETRY: Duration = Duration::from_millis(20);
 /// How long a request that waited when the leader was lost still waits when the next one leads.

@@ -365,6 +365,7 @@ fn start_workers(
                 raft: shared.raft.clone(),
                 waiting: Waiting::new(shared.boot_nonce, number as u8, random::u64() >> 24),
                 in_flight: shared.in_flight.clone(),
+                background: Arc::clone(&shared.background),
                 lessor: Arc::clone(&shared.lessor),
                 peers,
                 hub: Hub::new(Arc::clone(&shared.cluster), shared.view.clone(), fragment_bytes_max),

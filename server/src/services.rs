@@ -16,6 +16,7 @@ use varve_api::{Status, error};
 use varve_store::{Command, CommandKind, Reply, RequestId, View};
 
 use crate::apply::ToWorker;
+use crate::background::Background;
 use crate::cluster::Cluster;
 use crate::lease::Lessor;
 use crate::limits;
@@ -63,6 +64,8 @@ pub struct Inner {
     pub waiting: Waiting<Answer>,
     /// Bytes of all threads' requests that wait.
     pub in_flight: Budget,
+    /// What the engine still has to do.
+    pub background: Arc<Background>,
     /// Lease clock.
     pub lessor: Arc<Lessor>,
     /// The other members.
@@ -207,6 +210,15 @@ impl Services {
                 Ok(_) => return Err(error::STOPPED.into()),
                 Err(_) => return Err(error::TIMEOUT.into()),
             }
+        }
+    }
+
+    /// Waits until the engine has done what was due: what a compaction frees is then freed.
+    /// At most as long as a request may take.
+    pub async fn wait_for_background(&self) {
+        let deadline = Instant::now() + self.limits.request_timeout;
+        while !self.background.is_idle() && Instant::now() < deadline {
+            tokio::time::sleep(limits::BACKGROUND_POLL).await;
         }
     }
 

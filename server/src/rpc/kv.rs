@@ -184,10 +184,13 @@ fn request_ops(request: &TxnRequest) -> impl Iterator<Item = &RangeRequest> {
 }
 
 async fn compact(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
-    let _: CompactionRequest = decode(body.clone())?;
+    let request: CompactionRequest = decode(body.clone())?;
     require_leader(&services, &meta)?;
     match services.propose(CommandKind::Compact, body).await? {
         Reply::Compact(mut response) => {
+            if request.physical {
+                services.wait_for_background().await;
+            }
             services.complete(&mut response.header);
             Encoded::bounded(&response)
         }
