@@ -57,6 +57,15 @@ pub enum Error {
         /// What was there.
         found: String,
     },
+    /// A sound proposal that cannot be taken at this moment: this node does not lead, hands
+    /// leadership over, or has too much uncommitted. Nothing has changed; it may be tried again.
+    #[error("message from {from:?} refused: {reason}")]
+    NotNow {
+        /// The carrier's peer.
+        from: NodeId,
+        /// What is in the way.
+        reason: String,
+    },
     /// A message that is well formed but must not be taken; nothing has changed.
     #[error("message from {from:?} refused: {reason}")]
     Refused {

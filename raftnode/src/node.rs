@@ -117,7 +117,10 @@ impl Node {
         }
         let stepped = self.raw.step(message);
         self.settle();
-        stepped.map_err(|error| Error::Refused { from, reason: error.to_string() })
+        stepped.map_err(|error| match error {
+            raft::Error::ProposalDropped => Error::NotNow { from, reason: error.to_string() },
+            _ => Error::Refused { from, reason: error.to_string() },
+        })
     }
 
     /// Proposes one payload (a batch of commands), not empty; forwarded to the leader if that is

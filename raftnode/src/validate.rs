@@ -42,9 +42,15 @@ pub(crate) fn check(from: NodeId, message: &Message, view: &View) -> Result<()> 
     for entry in message.entries.iter() {
         refuse_membership_change(entry)?;
     }
+    // Forwarded proposals end at a leader: two nodes that hold each other for it would otherwise
+    // pass them to and fro.
+    if message.get_msg_type() == MessageType::MsgPropose && !view.is_leader {
+        let reason = "a proposal, but this node does not lead".to_string();
+        return Err(Error::NotNow { from, reason });
+    }
     use MessageType as Type;
     match message.get_msg_type() {
-        Type::MsgPropose => check_proposal(message, view),
+        Type::MsgPropose => check_proposal(message),
         Type::MsgAppend => check_append(message),
         Type::MsgAppendResponse => check_append_response(message, view),
         Type::MsgHeartbeat => check_heartbeat(message, view),
@@ -115,10 +121,8 @@ fn check_contents(message: &Message) -> Verdict {
     require(fits, || format!("a context of {} bytes in {kind:?}", context.len()))
 }
 
-/// Forwarded proposals end at a leader: two nodes that hold each other for it would otherwise
-/// pass them to and fro. An empty payload means the leader's own entry and cannot be proposed.
-fn check_proposal(message: &Message, view: &View) -> Verdict {
-    require(view.is_leader, || "a proposal, but this node does not lead".to_string())?;
+/// An empty payload means the leader's own entry and cannot be proposed.
+fn check_proposal(message: &Message) -> Verdict {
     require(message.entries.iter().all(|entry| !entry.data.is_empty()), || {
         "an empty proposal".to_string()
     })

@@ -231,8 +231,9 @@ impl RaftThread {
             // A leader that is handing over, or has enough to do: its followers' clients wait like
             // its own. So do those who have not heard yet that it has handed over. Nobody else
             // keeps them, or two members could pass them to and fro.
-            let keeps = self.node.status().is_leader || turn.is_handing_over();
-            if keeps && !proposed.is_empty() {
+            let keeps = matches!(error, varve_raftnode::Error::NotNow { .. })
+                && (self.node.status().is_leader || turn.is_handing_over());
+            if keeps {
                 proposed.into_iter().for_each(|payload| turn.hold(payload));
             } else {
                 tracing::warn!(from = hex(from), error = %error, "refused a message of a peer");
