@@ -409,6 +409,22 @@ impl Cluster {
     ///
     /// If one does not serve in [`READY_TIMEOUT`].
     pub fn start(program: &Program, count: usize, extra_flags: &[&str]) -> Cluster {
+        for _ in 1..START_ATTEMPTS_MAX {
+            let cluster = Cluster::spawn(program, count, extra_flags);
+            let is_ready = |server: &Server| server.log.wait_for(READY_TEXT, READY_TIMEOUT);
+            let waiting = cluster.servers.iter().find(|server| !is_ready(server));
+            match waiting {
+                None => return cluster,
+                Some(server) if server.log().contains("address already in use") => {}
+                Some(server) => server.wait_ready(),
+            }
+        }
+        let cluster = Cluster::spawn(program, count, extra_flags);
+        cluster.servers.iter().for_each(Server::wait_ready);
+        cluster
+    }
+
+    fn spawn(program: &Program, count: usize, extra_flags: &[&str]) -> Cluster {
         let mut members: Vec<Options> = (0..count)
             .map(|number| Options { name: format!("m{number}"), ..Options::single(&program.label) })
             .collect();
@@ -420,9 +436,7 @@ impl Cluster {
             member.initial_cluster = initial_cluster.join(",");
             member.extra_flags = extra_flags.iter().map(|flag| (*flag).to_owned()).collect();
         }
-        let servers: Vec<Server> =
-            members.into_iter().map(|options| Server::spawn(program, options)).collect();
-        servers.iter().for_each(Server::wait_ready);
+        let servers = members.into_iter().map(|options| Server::spawn(program, options)).collect();
         Cluster { servers }
     }
 
