@@ -64,14 +64,6 @@ pub fn missing_paths(file: &TextFile) -> Vec<String> {
     found
 }
 
-/// Names that the first column of a document's tables has in backquotes.
-pub fn first_column(text: &str) -> BTreeSet<String> {
-    let rows = text.lines().filter_map(|line| line.trim().strip_prefix('|'));
-    let cells = rows.filter_map(|row| row.split('|').next());
-    let names = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
-    names.map(str::to_owned).collect()
-}
-
 /// The sections `## ` of a document: heading and number of lines that are not blank.
 pub fn sections(text: &str) -> Vec<(String, usize)> {
     let mut found: Vec<(String, usize)> = Vec::new();
@@ -151,12 +143,11 @@ fn alternatives(path: &str) -> Vec<String> {
 fn links_and_paths_are_found() {
     let text = "# A heading, `here`\nsee [this](#a-heading-here), [that](missing.md#x)\n\
                 `docs/{FORMAT,NOWHERE}.md`, `docs/*`, `tests/tests/tidy.rs::no_such_rule`\n\
-                ```\n`docs/unseen.md`\n```\n| `Put` | works |\n## B\n\nline\n";
+                ```\n`docs/unseen.md`\n```\n## B\n\nline\n";
     let file = TextFile { path: "docs/self.md".to_owned(), text: text.to_owned() };
     assert_eq!(links(text), ["#a-heading-here", "missing.md#x"]);
     assert!(anchors(text).contains("a-heading-here"));
     let missing = missing_paths(&file);
     assert_eq!(missing.len(), 2, "{missing:?}");
-    assert_eq!(first_column(text).into_iter().collect::<Vec<_>>(), ["Put"]);
     assert_eq!(sections(text), [("B".to_owned(), 1)]);
 }
