@@ -173,6 +173,9 @@ impl GarbageBuilder {
 }
 
 #[cfg(test)]
+mod property;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
+pub mod counting;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;

@@ -1,0 +1,139 @@
+//! How many bytes are written and kept for what the user gave: counted at the disk, not timed.
+//!
+//! The limits of the design: each byte of a value is written at most twice (the caller's log apart),
+//! and files hold at most one and a half times what can still be read. Both are looked at while
+//! writing goes on, not after everything has come to rest.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+mod support;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use support::counting::CountingDisk;
+use support::{dir, small_options};
+use varve_disk::sim::{Random, SimDisk};
+use varve_lsm::{Commit, Db, Delta, Keyspace, Meta, Options, Revision, Work, Writer};
+
+const KEYS: u64 = 4_000;
+const VALUE_BYTES: u64 = 1_000;
+
+/// The default limits, each divided by the same number.
+fn scaled_options() -> Options {
+    Options {
+        memtable_bytes: 64 << 10,
+        level0_tables: Options::default().level0_tables,
+        segment_bytes: 128 << 10,
+        table_bytes: 16 << 10,
+        inline_value_bytes_max: 128,
+        ..small_options()
+    }
+}
+
+struct Load {
+    disk: CountingDisk,
+    db: Db,
+    writer: Writer,
+    main: u64,
+    compacted: u64,
+}
+
+/// The worst that was seen, in hundredths.
+#[derive(Debug)]
+struct Seen {
+    value_write_percent: u64,
+    key_write_percent: u64,
+    space_percent_mean: u64,
+    space_percent_max: u64,
+}
+
+impl Load {
+    fn new() -> Self {
+        let disk = CountingDisk::new(Arc::new(SimDisk::new(1)));
+        let (db, writer) = Db::open(Arc::new(disk.clone()), dir(), scaled_options()).unwrap();
+        let mut load = Self { disk, db, writer, main: 0, compacted: 0 };
+        (0..KEYS).for_each(|key| load.put(key, Delta::Plus));
+        load
+    }
+
+    fn put(&mut self, key: u64, delta: Delta) {
+        self.main += 1;
+        let revision = Revision { main: self.main, sub: 0 };
+        let name = format!("/registry/things/{key:06}");
+        // No two values are alike.
+        let value: Vec<u8> =
+            (0..VALUE_BYTES / 8).flat_map(|at| (self.main * 1_000 + at).to_le_bytes()).collect();
+        self.writer.put(Keyspace::Kv, name.as_bytes(), revision, delta, Meta::EMPTY, &value);
+        let mark = Bytes::copy_from_slice(&self.main.to_le_bytes());
+        let (kv_visible, compacted) = (self.main, self.compacted);
+        self.writer.commit(Commit { mark, kv_visible, compacted }).unwrap();
+        // Background work keeps pace with the writer.
+        while self.main.is_multiple_of(16) && self.db.work().unwrap() != Work::Idle {}
+    }
+
+    /// Overwrites keys, compacting every so often up to some way back.
+    fn overwrite(&mut self, puts: u64, mut key: impl FnMut() -> u64) -> Seen {
+        let history = KEYS / 20;
+        let (values_before, keys_before) = (self.disk.written("vs"), self.disk.written("kt"));
+        let (mut samples, mut sum, mut max) = (0, 0, 0);
+        for put in 0..puts {
+            self.put(key(), Delta::Zero);
+            if put % history == history - 1 {
+                self.compacted = self.main - history;
+            }
+            // The first half is for coming to a steady state.
+            if put >= puts / 2 && put % 20 == 0 {
+                let readable = (KEYS + self.main - self.compacted) * VALUE_BYTES;
+                let percent = self.db.sizes().disk_bytes * 100 / readable;
+                (samples, sum, max) = (samples + 1, sum + percent, percent.max(max));
+            }
+        }
+        let user_bytes = puts * VALUE_BYTES;
+        let report = self.db.check().unwrap();
+        assert!(report.violations.is_empty(), "{report:#?}");
+        Seen {
+            value_write_percent: (self.disk.written("vs") - values_before) * 100 / user_bytes,
+            key_write_percent: (self.disk.written("kt") - keys_before) * 100 / user_bytes,
+            space_percent_mean: sum / samples,
+            space_percent_max: max,
+        }
+    }
+}
+
+fn assert_limits(seen: &Seen) {
+    println!("{seen:?}");
+    assert!(seen.value_write_percent <= 200, "{seen:?}");
+    // Keys are a twentieth of these bytes, so each is written about ten times.
+    assert!(seen.key_write_percent <= 60, "{seen:?}");
+    assert!(seen.space_percent_mean <= 150, "{seen:?}");
+    assert!(seen.space_percent_max <= 200, "{seen:?}");
+}
+
+#[test]
+fn uniform_overwrites_stay_within_the_limits_of_the_design() {
+    let mut random = Random::new(5);
+    let seen = Load::new().overwrite(12 * KEYS, || random.below(KEYS));
+    assert_limits(&seen);
+}
+
+#[test]
+fn overwrites_of_a_few_hot_keys_stay_within_the_limits_of_the_design() {
+    let mut random = Random::new(6);
+    let hot = KEYS / 20;
+    let seen = Load::new().overwrite(12 * KEYS, || {
+        // Spread over all keys, as leases of nodes are not, but as a worst case.
+        if random.one_in(5) { random.below(KEYS) } else { random.below(hot) * 20 }
+    });
+    assert_limits(&seen);
+}
+
+#[test]
+fn overwrites_in_key_order_stay_within_the_limits_of_the_design() {
+    let mut next = 0;
+    let seen = Load::new().overwrite(12 * KEYS, || {
+        next = (next + 1) % KEYS;
+        next
+    });
+    assert_limits(&seen);
+}
