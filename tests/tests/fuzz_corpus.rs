@@ -54,6 +54,16 @@ fn damaged_logs_are_opened_or_refused() {
 }
 
 #[test]
+fn frames_of_any_content_are_read_or_refused() {
+    replay("wal_frame");
+}
+
+#[test]
+fn a_log_is_its_model_whatever_the_tape_does() {
+    replay("wal_model");
+}
+
+#[test]
 fn damaged_engines_are_opened_or_refused() {
     replay("lsm_directory");
 }

@@ -71,6 +71,11 @@ impl Image {
             offset += record.encoded_bytes();
             count += 1;
         }
+        if count == 0 {
+            // Nobody writes one; as the first frame of all it would leave out the base.
+            let malformed = Malformed::new("at least one record", "none");
+            return Err(Contradiction { offset, malformed });
+        }
         if count != records {
             let malformed = Malformed::new(format!("{records} records"), format!("{count}"));
             return Err(Contradiction { offset, malformed });
@@ -190,6 +195,14 @@ mod tests {
         let mut image = Image::new();
         apply(&mut image, &[(Kind::Base, first, &next.to_le_bytes())]).unwrap();
         image
+    }
+
+    #[test]
+    fn a_frame_without_records_is_refused() {
+        for mut image in [Image::new(), begun(1, 1)] {
+            let contradiction = apply(&mut image, &[]).unwrap_err();
+            assert_eq!(contradiction.malformed.expected, "at least one record");
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ fn a_torn_tail_is_gone_for_good_once_the_log_is_open() {
 }
 
 /// Opens the log of a crashed disk, compares it, and sees that it goes on.
-fn survive(disk: &SimDisk, shape: Shape, outcome: &Outcome, context: &str) {
+pub fn survive(disk: &SimDisk, shape: Shape, outcome: &Outcome, context: &str) {
     let mut wal = shape.open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
     let mut model = outcome.assert_holds(&wal, context);
     let next = next_batch(&wal);

@@ -3,9 +3,12 @@
 
 mod backend;
 mod crash;
+mod crash_points;
 mod fault;
+mod flips;
 mod golden;
 mod model;
 mod real_disk;
 mod rot;
 mod script;
+mod workload;
