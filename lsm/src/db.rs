@@ -96,6 +96,13 @@ pub struct Sizes {
     pub memtable_bytes: u64,
 }
 
+impl Sizes {
+    /// Bytes of what can still be read, wherever it lies: what a quota is about.
+    pub fn logical_bytes(&self) -> u64 {
+        self.live_bytes + self.memtable_bytes
+    }
+}
+
 /// An open engine; cheap to clone, used from any thread.
 #[derive(Clone)]
 pub struct Db {
@@ -206,7 +213,9 @@ impl Db {
         let current = self.shared.current.load();
         let memtables = std::iter::once(&current.active).chain(&current.frozen);
         let memtable_bytes = memtables.map(|memtable| memtable.used_bytes() as u64).sum();
-        let (disk_bytes, live_bytes) = (current.version.bytes(), live_bytes(&current.version));
+        let version = &current.version;
+        let disk_bytes = version.bytes();
+        let live_bytes = *version.live_bytes.get_or_init(|| live_bytes(version));
         Sizes { disk_bytes, live_bytes, memtable_bytes }
     }
 }

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -34,6 +34,8 @@ pub(crate) struct Version {
     pub compacted: u64,
     levels: [Levels; 2],
     segments: Segments,
+    /// Computed when first asked for.
+    pub live_bytes: OnceLock<u64>,
 }
 
 /// The tables of one keyspace.
@@ -123,6 +125,7 @@ impl Version {
             compacted: edit.compacted,
             levels,
             segments: all.into_iter().collect(),
+            live_bytes: OnceLock::new(),
         };
         version.validate(dir)?;
         Ok(version)

@@ -14,14 +14,15 @@ use std::path::Path;
 use bytes::Bytes;
 use prost::Message;
 use varve_api::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse,
-    LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse, PutRequest,
-    PutResponse, TxnRequest, TxnResponse,
+    AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest,
+    DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest,
+    LeaseRevokeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
 };
 use varve_api::mvccpb::Event;
 use varve_api::{Code, Status};
 use varve_lsm::{Db, Writer};
 
+use crate::alarm::{self, AlarmChange};
 use crate::command::{self, Command, CommandKind, RequestId};
 use crate::error::{Failure, Outcome, Result};
 use crate::kv::{self, WriteTxn};
@@ -30,7 +31,7 @@ use crate::mark::Mark;
 use crate::member::{self, Founding, Member};
 use crate::state::State;
 use crate::view::View;
-use crate::{compact, txn, validate};
+use crate::{compact, quota, txn, validate};
 
 /// The state machine; owned by the apply thread.
 ///
@@ -52,6 +53,8 @@ pub struct Applied {
     pub events: Vec<Event>,
     /// The changes of leases, in order.
     pub leases: Vec<LeaseChange>,
+    /// The changes of alarms, in order.
+    pub alarms: Vec<AlarmChange>,
     /// The compacted revision, if the entry has moved it.
     pub compacted: Option<i64>,
 }
@@ -73,6 +76,8 @@ pub enum Reply {
     LeaseRevoke(LeaseRevokeResponse),
     /// To a `MemberPublish`.
     Published,
+    /// To an `Alarm`.
+    Alarm(AlarmResponse),
 }
 
 impl Store {
@@ -162,6 +167,7 @@ impl Store {
     /// One command. Refused, it has changed nothing.
     fn execute(&mut self, command: Command, applied: &mut Applied) -> Outcome<Reply> {
         let (state, body) = (&mut self.state, command.body);
+        alarm::admit(&state.alarms, command.kind)?;
         Ok(match command.kind {
             CommandKind::Put => Reply::Put(put(state, decode(body)?, &mut applied.events)?),
             CommandKind::DeleteRange => {
@@ -170,6 +176,9 @@ impl Store {
             }
             CommandKind::Txn => {
                 let request: TxnRequest = decode(body)?;
+                if quota::txn_bytes(&request) > 0 {
+                    alarm::admit_growth(&state.alarms)?;
+                }
                 let mut write = WriteTxn::begin(state, &mut applied.events);
                 let response = txn::apply(&mut write, request);
                 let is_refused = matches!(response, Err(Failure::Refused(_)));
@@ -196,6 +205,10 @@ impl Store {
             CommandKind::MemberPublish => {
                 member::publish(state, &body)?;
                 Reply::Published
+            }
+            CommandKind::Alarm => {
+                let request: AlarmRequest = decode(body)?;
+                Reply::Alarm(alarm::apply(state, &request, &mut applied.alarms)?)
             }
         })
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use varve_lsm::db::Values;
 use varve_lsm::{Db, KeyRange, Keyspace, Snapshot};
 
+use crate::alarm;
 use crate::apply::Store;
 use crate::error::Result;
 use crate::lease::{LeaseId, LeaseTable};
@@ -26,6 +27,7 @@ pub fn check(db: &Db) -> Result<Vec<String>> {
     let mut violations = Vec::new();
     Mark::decode(snapshot.mark())?;
     member::load(&snapshot)?;
+    alarm::load(&snapshot)?;
     let leases = LeaseTable::load(&snapshot)?;
     check_keys(&snapshot, &leases, &mut violations)?;
     Ok(violations)
@@ -46,6 +48,7 @@ pub fn check_store(store: &Store, db: &Db) -> Result<Vec<String>> {
     };
     same("leases", LeaseTable::load(&snapshot)? == state.leases);
     same("members", member::load(&snapshot)? == state.members);
+    same("alarms", alarm::load(&snapshot)? == state.alarms);
     same("revision and compaction", {
         (snapshot.visible(), snapshot.compacted()) == (state.revision, state.compacted)
     });

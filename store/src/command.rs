@@ -35,10 +35,12 @@ pub enum CommandKind {
     LeaseRevoke = 6,
     /// [`crate::MemberPublish`]: a member tells its name and client URLs.
     MemberPublish = 7,
+    /// `etcdserverpb.AlarmRequest`.
+    Alarm = 8,
 }
 
 /// All kinds, in the order of their numbers.
-const KINDS: [CommandKind; 7] = [
+const KINDS: [CommandKind; 8] = [
     CommandKind::Put,
     CommandKind::DeleteRange,
     CommandKind::Txn,
@@ -46,6 +48,7 @@ const KINDS: [CommandKind; 7] = [
     CommandKind::LeaseGrant,
     CommandKind::LeaseRevoke,
     CommandKind::MemberPublish,
+    CommandKind::Alarm,
 ];
 
 impl CommandKind {
@@ -163,7 +166,7 @@ mod tests {
             assert_eq!(CommandKind::from_number(*kind as u8), Some(*kind));
         }
         assert_eq!(CommandKind::from_number(0), None);
-        assert_eq!(CommandKind::from_number(8), None);
+        assert_eq!(CommandKind::from_number(KINDS.len() as u8 + 1), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! engine whole or not at all. [`View`] is the reading side: any number of threads, no lock.
 //!
 //! ```text
-//! entry -> command -> apply -> { kv, txn, compact, lease, member } -> lsm::Writer, one commit
+//! entry -> command -> apply -> { kv, txn, compact, lease, member, alarm } -> lsm::Writer, one commit
 //!                       |
 //!                       +-> Applied { replies, events, leases, compacted }
 //! range, stream, history <- View <- lsm::Snapshot
@@ -31,21 +31,24 @@
 //! # Who owns which rows
 //!
 //! `schema` has the layout of all rows: `cluster` and `member/` belong to `member`, `lease/` and
-//! `lease_key/` to `lease`. Keys of users have the engine's other keyspace to themselves.
+//! `lease_key/` to `lease`, `alarm/` to `alarm`. Keys of users have the engine's other keyspace to themselves.
 //!
 //! # Caveats
 //!
-//! - Users, roles and alarms are no commands yet, and members cannot be added or removed.
+//! - Users and roles are no commands yet, and members cannot be added or removed.
 //! - Ranges within a transaction that writes are read by every member, also by those whose client
 //!   did not ask (etcd skips them there).
 //! - A first compaction at revision 0 is accepted, as in etcd, but as often as one likes.
 //! - The scenarios were compared with etcd 3.7.1, command by command. Where etcd stops its process
 //!   (`ignore_value` of a key that the same transaction deletes), this answers.
 
+mod alarm;
 mod apply;
 mod command;
 mod compact;
+mod crc32c;
 mod error;
+mod hash;
 mod history;
 mod kv;
 mod lease;
@@ -60,11 +63,14 @@ mod view;
 mod wire;
 
 pub mod check;
+pub mod quota;
 pub mod validate;
 
+pub use alarm::{Alarm, AlarmChange};
 pub use apply::{Applied, Reply, Store};
 pub use command::{Command, CommandKind, RequestId, decode_batch, encode_batch};
 pub use error::{Error, Result};
+pub use hash::KvHash;
 pub use history::Events;
 pub use lease::{LeaseChange, LeaseId, LeaseInfo};
 pub use mark::Mark;

@@ -7,6 +7,7 @@
 //! sys       member/   id (8, big-endian)          version, member             member
 //! sys       lease/    id (8, big-endian)          version, TTL in seconds     lease
 //! sys       lease_key/ id (8, big-endian) / key   nothing                     lease
+//! sys       alarm/    kind (4), member id (8)     version                     alarm
 //! ```
 //!
 //! Beside each user key stands a *meta*: how far back it was created, its version, its lease. Ids
@@ -29,6 +30,9 @@ pub(crate) const MEMBER_PREFIX: &[u8] = b"member/";
 pub(crate) const LEASE_PREFIX: &[u8] = b"lease/";
 /// In front of a lease's id and an attached key.
 pub(crate) const LEASE_KEY_PREFIX: &[u8] = b"lease_key/";
+
+/// In front of an alarm's kind and member.
+pub(crate) const ALARM_PREFIX: &[u8] = b"alarm/";
 
 /// The first byte of each row's value.
 pub(crate) const ROW_VERSION: u8 = 1;

@@ -7,13 +7,15 @@
 //! Invariants (checked by `check`):
 //! - `revision >= 1`, and it is the newest revision that any key has, or that was ever made;
 //! - `compacted <= revision`;
-//! - `leases` holds exactly the `lease/` and `lease_key/` rows, `members` the `member/` rows.
+//! - `leases` holds exactly the `lease/` and `lease_key/` rows, `members` the `member/` rows,
+//!   `alarms` the `alarm/` rows.
 
 use std::collections::BTreeMap;
 
 use varve_lsm::db::Values;
 use varve_lsm::{Commit, Delta, Keyspace, Meta, Revision, Snapshot, Writer};
 
+use crate::alarm::{self, Alarms};
 use crate::error::{Error, Result};
 use crate::lease::LeaseTable;
 use crate::mark::Mark;
@@ -29,6 +31,7 @@ pub(crate) struct State {
     pub compacted: u64,
     pub leases: LeaseTable,
     pub members: BTreeMap<u64, Member>,
+    pub alarms: Alarms,
     /// The entry being applied, or applied last.
     mark: Mark,
     /// Changes of rows so far by the entry being applied.
@@ -44,6 +47,7 @@ impl State {
             compacted: 0,
             leases: LeaseTable::default(),
             members: BTreeMap::new(),
+            alarms: Alarms::new(),
             mark: Mark { index: 0, term: 0 },
             row_changes: 0,
         };
@@ -64,12 +68,13 @@ impl State {
         let mark = Mark::decode(committed.mark())?;
         let leases = LeaseTable::load(committed)?;
         let members = member::load(committed)?;
+        let alarms = alarm::load(committed)?;
         let (revision, compacted) = (committed.visible(), committed.compacted());
         if revision < 1 || compacted > revision {
             let found = format!("revision {revision}, compacted {compacted}");
             return Err(Error::row(b"(commit)", "1 <= revision, compacted <= revision", found));
         }
-        Ok(Self { writer, revision, compacted, leases, members, mark, row_changes: 0 })
+        Ok(Self { writer, revision, compacted, leases, members, alarms, mark, row_changes: 0 })
     }
 
     /// As [`State::load`], when a checkpoint has replaced what the engine holds.
@@ -78,6 +83,7 @@ impl State {
         self.mark = Mark::decode(committed.mark())?;
         self.leases = LeaseTable::load(committed)?;
         self.members = member::load(committed)?;
+        self.alarms = alarm::load(committed)?;
         (self.revision, self.compacted) = (committed.visible(), committed.compacted());
         Ok(())
     }

@@ -13,7 +13,9 @@ use varve_api::mvccpb::KeyValue;
 use varve_lsm::db::Sizes;
 use varve_lsm::{Db, Keyspace};
 
+use crate::alarm::{self, Alarm};
 use crate::error::{Error, Outcome, Result as FatalResult};
+use crate::hash::{self, KvHash};
 use crate::history::Events;
 use crate::lease::{LeaseId, LeaseInfo};
 use crate::member::{self, Member};
@@ -96,6 +98,19 @@ impl View {
         Ok(Events::new(range.map(|range| snapshot.history(range, from, to))))
     }
 
+    /// The hash of all keys at `revision`; 0 is the newest. Reads everything.
+    ///
+    /// # Errors
+    /// `COMPACTED` and `FUTURE_REV`.
+    pub fn hash_kv(&self, revision: i64) -> Result<KvHash, Status> {
+        Ok(hash::hash_kv(&self.db.snapshot(), revision)?)
+    }
+
+    /// The hash of all that is replicated, users' keys and everything else. Reads everything.
+    pub fn hash(&self) -> Result<KvHash, Status> {
+        Ok(hash::hash_all(&self.db.snapshot())?)
+    }
+
     /// What `key` was before the change at `mod_revision`: a watcher's `prev_kv`. `None` when it
     /// was not there or is compacted.
     pub fn previous(&self, key: &[u8], mod_revision: i64) -> Result<Option<KeyValue>, Status> {
@@ -114,6 +129,11 @@ impl View {
     /// The members, by id.
     pub fn members(&self) -> Result<Vec<Member>, Status> {
         Ok(member::load(&self.db.snapshot())?.into_values().collect())
+    }
+
+    /// The alarms, by kind and member.
+    pub fn alarms(&self) -> Result<Vec<Alarm>, Status> {
+        Ok(alarm::load(&self.db.snapshot())?.into_iter().collect())
     }
 
     /// All leases with their granted time-to-live in seconds, by id (negative ones last).

@@ -8,12 +8,12 @@
 //! | `put`, `del`, `txn`, `compact REV`, `grant ID TTL`, `revoke ID` | validated, then an entry of its own |
 //! | `& put ...` | the same, in one entry with the command above |
 //! | `force put ...` | an entry without validation |
-//! | `publish MEMBER NAME URL` | as an entry |
+//! | `publish MEMBER NAME URL`, `alarm get\|raise\|disarm KIND MEMBER` | as an entry |
 //! | `empty` | an entry without commands |
 //! | `get`, `read txn ...` | reads of the view |
 //! | `stream BYTES KEYS [...]` | chunks |
 //! | `history KEYS FROM TO`, `previous KEY REV` | what watchers read |
-//! | `leases`, `lease ID`, `members`, `status` | |
+//! | `leases`, `lease ID`, `members`, `status`, `hash REV` | |
 //! | `restart`, `flush` | power loss and replay; all made durable |
 //!
 //! After every command the state is checked. `VARVE_BLESS=1` writes the traces anew.
@@ -23,8 +23,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use prost::Message;
 use varve_api::Status;
+use varve_api::etcdserverpb::alarm_request::AlarmAction;
 use varve_api::etcdserverpb::request_op::Request;
-use varve_api::etcdserverpb::{CompactionRequest, LeaseGrantRequest, LeaseRevokeRequest};
+use varve_api::etcdserverpb::{
+    AlarmRequest, AlarmType, CompactionRequest, LeaseGrantRequest, LeaseRevokeRequest,
+};
 use varve_lsm::Options;
 use varve_store::{Command, CommandKind, LeaseId, MemberPublish, RequestId, validate};
 
@@ -153,6 +156,10 @@ impl Script {
                     applied.index
                 )]
             }
+            "hash" => {
+                let hash = view.hash_kv(words.number())?;
+                vec![format!("{hash:?}")]
+            }
             "restart" => {
                 self.machine.restart();
                 Vec::new()
@@ -190,6 +197,18 @@ fn write(line: &str) -> Option<Result<Command, (Command, Status)>> {
                 client_urls: vec![words.next()],
             };
             (CommandKind::MemberPublish, publish.encode().to_vec(), Ok(()))
+        }
+        "alarm" => {
+            let action = match words.next().as_str() {
+                "get" => AlarmAction::Get,
+                "raise" => AlarmAction::Activate,
+                "disarm" => AlarmAction::Deactivate,
+                other => panic!("an action, not {other}"),
+            };
+            let alarm = AlarmType::from_str_name(&words.next()).expect("an alarm");
+            let member_id = words.number().cast_unsigned();
+            let request = AlarmRequest { action: action as i32, member_id, alarm: alarm as i32 };
+            (CommandKind::Alarm, request.encode_to_vec(), Ok(()))
         }
         "garbage" => (CommandKind::Put, vec![0xff], Ok(())),
         verb => match parse::operation(verb, &mut words)?? {

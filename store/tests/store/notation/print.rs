@@ -53,8 +53,17 @@ pub fn applied(applied: &Applied) -> Vec<String> {
         }
         LeaseChange::Revoked { id } => format!("lease {} revoked", id.0),
     });
+    let alarms = applied.alarms.iter().map(|change| {
+        let verb = if change.is_raised { "raised" } else { "taken away" };
+        format!("alarm {} of member {} {verb}", change.alarm.name(), change.alarm.member_id)
+    });
     let compacted = applied.compacted.map(|revision| format!("compacted {revision}"));
-    replies.chain(applied.events.iter().map(event)).chain(leases).chain(compacted).collect()
+    replies
+        .chain(applied.events.iter().map(event))
+        .chain(leases)
+        .chain(alarms)
+        .chain(compacted)
+        .collect()
 }
 
 fn reply(reply: &Reply) -> String {
@@ -69,6 +78,12 @@ fn reply(reply: &Reply) -> String {
         }
         Reply::LeaseRevoke(done) => format!("revoke, revision {}", revision(&done.header)),
         Reply::Published => "published".into(),
+        Reply::Alarm(done) => {
+            let each = done.alarms.iter().map(|alarm| {
+                format!(", {} of member {}", alarm.alarm().as_str_name(), alarm.member_id)
+            });
+            format!("alarms{}", each.collect::<String>())
+        }
     }
 }
 
