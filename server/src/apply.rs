@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use varve_api::error::Status;
 use varve_raftnode::{Applied, Committed, Index};
-use varve_store::{LeaseChange, Reply, RequestId, Store};
+use varve_store::{AlarmChange, LeaseChange, Reply, RequestId, Store};
 
 use crate::background::Background;
 use crate::cluster::Cluster;
@@ -222,6 +222,9 @@ impl ApplyThread {
                     }
                 }
             }
+            for change in applied.alarms {
+                self.tell_alarm(change);
+            }
             if let Some(revision) = applied.compacted {
                 tracing::info!(revision, "finished scheduled compaction");
                 // Merges drop history only below a compacted revision that is durable.
@@ -241,6 +244,19 @@ impl ApplyThread {
             self.post_events(outbox, EventBatch::new(events));
         }
         Ok(())
+    }
+
+    fn tell_alarm(&self, change: AlarmChange) {
+        let AlarmChange { alarm, is_raised } = change;
+        let (name, member) = (alarm.name(), format!("{:x}", alarm.member_id));
+        let count = self.metrics.alarms.with_label_values(&[&member, &name]);
+        if is_raised {
+            count.set(1);
+            tracing::warn!(alarm = %name, from = %member, "alarm raised");
+        } else {
+            count.set(0);
+            tracing::warn!(alarm = %name, from = %member, "alarm disarmed");
+        }
     }
 
     /// Puts an answer into the bundle of the socket thread that waits for it; answers to requests

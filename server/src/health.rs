@@ -3,14 +3,22 @@
 use varve_api::Status;
 use varve_api::etcdserverpb::RangeRequest;
 
+use varve_store::Alarm;
+
 use crate::http::{Consistency, Health};
 use crate::services::Services;
 use crate::version::{CLUSTER_VERSION, STORAGE_VERSION};
 
 impl Health for Services {
-    /// None can be raised yet.
     fn alarms(&self) -> Vec<&'static str> {
-        Vec::new()
+        // What cannot be read is told by the checks that read.
+        let alarms = self.view.alarms().unwrap_or_default();
+        let name = |alarm: &Alarm| match () {
+            () if alarm.is_no_space() => "NOSPACE",
+            () if alarm.is_corrupt() => "CORRUPT",
+            () => "UNKNOWN",
+        };
+        alarms.iter().map(name).collect()
     }
 
     fn has_leader(&self) -> bool {

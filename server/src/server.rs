@@ -40,10 +40,12 @@ use varve_store::{CommandKind, Founding, MemberPublish, Store, View};
 use crate::apply::{ApplyInput, ApplyThread, ToWorker, leases};
 use crate::background::{Background, applied_at};
 use crate::cluster::Cluster;
+use crate::compactor;
 use crate::data_dir::DataDir;
 use crate::error::{Error, fatal};
 use crate::grpc::{Router, RouterOptions};
 use crate::http::HttpRoutes;
+use crate::key_wait::KeyWaiters;
 use crate::lease::Lessor;
 use crate::limits;
 use crate::listener::{self, Acceptor, Bound};
@@ -369,6 +371,7 @@ fn start_workers(
                 lessor: Arc::clone(&shared.lessor),
                 peers,
                 hub: Hub::new(Arc::clone(&shared.cluster), shared.view.clone(), fragment_bytes_max),
+                key_waiters: KeyWaiters::default(),
                 read_pool,
                 limits: setup.requests.clone(),
                 metrics: Arc::clone(&shared.metrics),
@@ -390,6 +393,7 @@ fn start_workers(
             tokio::task::spawn_local(tell_progress(services.hub.clone(), setup.progress_interval));
             if let Some((publish, ready)) = first {
                 tokio::task::spawn_local(expire_leases(services.clone()));
+                tokio::task::spawn_local(compactor::run(services.clone(), setup.auto_compaction));
                 tokio::task::spawn_local(self::publish(services, publish, ready));
             }
             router

@@ -10,14 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
+use prost::Message;
 use tokio::time::{Instant, timeout_at};
-use varve_api::etcdserverpb::ResponseHeader;
+use varve_api::etcdserverpb::alarm_request::AlarmAction;
+use varve_api::etcdserverpb::{AlarmRequest, AlarmType, ResponseHeader};
 use varve_api::{Status, error};
 use varve_store::{Command, CommandKind, Reply, RequestId, View};
 
 use crate::apply::ToWorker;
 use crate::background::Background;
 use crate::cluster::Cluster;
+use crate::key_wait::KeyWaiters;
 use crate::lease::Lessor;
 use crate::limits;
 use crate::mailbox::MailboxOwner;
@@ -42,7 +45,7 @@ pub struct RequestLimits {
     pub lease_ttl_min: i64,
     /// Streams that require a leader end after this long without one: three election timeouts.
     pub leaderless_max: Duration,
-    /// `--quota-backend-bytes`, for Status.
+    /// `--quota-backend-bytes`; negative is no quota.
     pub quota_bytes: i64,
 }
 
@@ -72,6 +75,8 @@ pub struct Inner {
     pub peers: Peers,
     /// Watchers of this thread.
     pub hub: Hub,
+    /// Calls of this thread that wait for keys.
+    pub key_waiters: KeyWaiters,
     /// Threads for reads that take long.
     pub read_pool: ReadPool,
     /// From flags.
@@ -186,6 +191,29 @@ impl Services {
         }
     }
 
+    /// Refuses what would take more space than there is, and tells the cluster.
+    ///
+    /// The question is asked before the request is proposed, and by this member only: what is under
+    /// way at that moment may still exceed the quota by `PROPOSAL_BYTES_IN_FLIGHT_MAX`.
+    pub async fn admit_growth(&self, bytes: usize) -> Result<(), Status> {
+        let quota_bytes = self.limits.quota_bytes;
+        if bytes == 0 || quota_bytes < 0 {
+            return Ok(());
+        }
+        let after = self.view.db_sizes().logical_bytes() + bytes as u64;
+        if after < quota_bytes.cast_unsigned() {
+            return Ok(());
+        }
+        let alarm = AlarmRequest {
+            action: AlarmAction::Activate as i32,
+            member_id: self.cluster.member_id,
+            alarm: AlarmType::Nospace as i32,
+        };
+        // The client hears the same if the others cannot be told now; the next request tries again.
+        let _ = self.propose(CommandKind::Alarm, alarm.encode_to_vec().into()).await;
+        Err(error::NO_SPACE.into())
+    }
+
     /// Waits until what is applied here includes everything that was acknowledged anywhere before
     /// this call (Raft thesis 6.4).
     pub async fn read_barrier(&self) -> Result<(), Status> {
@@ -241,8 +269,14 @@ impl Services {
                     ToWorker::Lease(answer) => {
                         self.waiting.answer(answer.request, Answer::Lease(answer));
                     }
-                    ToWorker::Events(batch, _share) => self.hub.deliver(&batch),
-                    ToWorker::Resync(revision) => self.hub.resync(revision),
+                    ToWorker::Events(batch, _share) => {
+                        self.hub.deliver(&batch);
+                        self.key_waiters.wake(&batch);
+                    }
+                    ToWorker::Resync(revision) => {
+                        self.hub.resync(revision);
+                        self.key_waiters.wake_all();
+                    }
                 }
             }
         }

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::AutoCompaction;
 use crate::data_dir::Identity;
 use crate::http::Access;
 use crate::listener::{ListenAddress, ListenOptions};
@@ -52,6 +53,8 @@ pub struct Setup {
     pub access: Access,
     /// Number of socket threads.
     pub socket_threads: usize,
+    /// `--auto-compaction-mode`, `--auto-compaction-retention`.
+    pub auto_compaction: AutoCompaction,
     /// `--watch-progress-notify-interval`.
     pub progress_interval: Duration,
     /// The engine's sizes.

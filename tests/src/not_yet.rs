@@ -12,9 +12,6 @@ pub const NOT_YET: &[Method] = &[
     method::CLUSTER_MEMBER_REMOVE,
     method::CLUSTER_MEMBER_UPDATE,
     method::CLUSTER_MEMBER_PROMOTE,
-    method::MAINTENANCE_DEFRAGMENT,
-    method::MAINTENANCE_HASH,
-    method::MAINTENANCE_HASH_KV,
     method::MAINTENANCE_SNAPSHOT,
     method::MAINTENANCE_MOVE_LEADER,
     method::MAINTENANCE_DOWNGRADE,
@@ -35,13 +32,6 @@ pub const NOT_YET: &[Method] = &[
     method::AUTH_ROLE_DELETE,
     method::AUTH_ROLE_GRANT_PERMISSION,
     method::AUTH_ROLE_REVOKE_PERMISSION,
-    method::LOCK_LOCK,
-    method::LOCK_UNLOCK,
-    method::ELECTION_CAMPAIGN,
-    method::ELECTION_PROCLAIM,
-    method::ELECTION_LEADER,
-    method::ELECTION_OBSERVE,
-    method::ELECTION_RESIGN,
 ];
 
 /// Whether a method is in the table.

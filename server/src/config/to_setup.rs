@@ -63,6 +63,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         socket_threads: std::thread::available_parallelism()
             .map_or(1, std::num::NonZero::get)
             .min(limits::SOCKET_THREADS_MAX),
+        auto_compaction: config.auto_compaction,
         progress_interval: config.watch_progress_notify_interval,
         engine: varve_lsm::Options::default(),
     })

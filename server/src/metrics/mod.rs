@@ -174,6 +174,8 @@ metrics! {
             "1 for the version of etcd that this server speaks.";
         server_id: IntGaugeVec = "etcd_server_id", ["server_id"],
             "1 for the id of this member, in hexadecimal.";
+        alarms: IntGaugeVec = "etcd_debugging_server_alarms", ["server_id", "alarm_type"],
+            "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm";
         feature_enabled: IntGaugeVec = "etcd_server_feature_enabled", ["name", "stage"],
             "1 if the feature is on.";
         client_requests: IntCounterVec = "etcd_server_client_requests_total",

@@ -6,12 +6,13 @@
 
 use bytes::Bytes;
 use varve_api::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, TxnRequest,
+    CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, PutRequest, RangeRequest,
+    RangeResponse, TxnRequest, TxnResponse,
     range_request::{SortOrder, SortTarget},
     request_op,
 };
 use varve_api::{Status, error, method};
-use varve_store::{CommandKind, Reply, validate};
+use varve_store::{CommandKind, Reply, quota, validate};
 
 use crate::grpc::{Encoded, Outgoing, RequestMeta, Router, decode};
 use crate::limits;
@@ -121,6 +122,7 @@ async fn range_stream(
 async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
     let request: PutRequest = decode(body.clone())?;
     require_leader(&services, &meta)?;
+    services.admit_growth(quota::put_bytes(&request)).await?;
     validate::put(&request)?;
     match services.propose(CommandKind::Put, body).await? {
         Reply::Put(mut response) => {
@@ -137,12 +139,22 @@ async fn delete_range(
     body: Bytes,
 ) -> Result<Encoded, Status> {
     let request: DeleteRangeRequest = decode(body.clone())?;
-    require_leader(&services, &meta)?;
-    validate::delete_range(&request)?;
+    Encoded::bounded(&delete(&services, &meta, &request, body).await?)
+}
+
+/// A deletion for a caller; `body` is the request encoded.
+pub async fn delete(
+    services: &Services,
+    meta: &RequestMeta,
+    request: &DeleteRangeRequest,
+    body: Bytes,
+) -> Result<DeleteRangeResponse, Status> {
+    require_leader(services, meta)?;
+    validate::delete_range(request)?;
     match services.propose(CommandKind::DeleteRange, body).await? {
         Reply::DeleteRange(mut response) => {
             services.complete(&mut response.header);
-            Encoded::bounded(&response)
+            Ok(response)
         }
         other => Err(unexpected(&other)),
     }
@@ -150,17 +162,11 @@ async fn delete_range(
 
 async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
     let request: TxnRequest = decode(body.clone())?;
+    if !validate::is_read_only(&request) {
+        return Encoded::bounded(&write_txn(&services, &meta, &request, body).await?);
+    }
     require_leader(&services, &meta)?;
     validate::txn(&request, services.limits.txn_ops_max)?;
-    if !validate::is_read_only(&request) {
-        return match services.propose(CommandKind::Txn, body).await? {
-            Reply::Txn(mut response) => {
-                services.complete(&mut response.header);
-                Encoded::bounded(&response)
-            }
-            other => Err(unexpected(&other)),
-        };
-    }
     if !validate::is_serializable(&request) {
         services.read_barrier().await?;
     }
@@ -173,6 +179,39 @@ async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
         Encoded::bounded(&response)
     };
     if is_long { services.read_pool.run(read).await? } else { read() }
+}
+
+/// A transaction that goes through the log, for a caller; `body` is the request encoded.
+pub async fn write_txn(
+    services: &Services,
+    meta: &RequestMeta,
+    request: &TxnRequest,
+    body: Bytes,
+) -> Result<TxnResponse, Status> {
+    require_leader(services, meta)?;
+    services.admit_growth(quota::txn_bytes(request)).await?;
+    validate::txn(request, services.limits.txn_ops_max)?;
+    match services.propose(CommandKind::Txn, body).await? {
+        Reply::Txn(mut response) => {
+            services.complete(&mut response.header);
+            Ok(response)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// A short linearizable read for a caller.
+pub async fn read_range(
+    services: &Services,
+    meta: &RequestMeta,
+    request: &RangeRequest,
+) -> Result<RangeResponse, Status> {
+    require_leader(services, meta)?;
+    validate::range(request)?;
+    services.read_barrier().await?;
+    let mut response = services.view.range(request)?;
+    services.complete(&mut response.header);
+    Ok(response)
 }
 
 /// The ranges of a read-only transaction, both branches.

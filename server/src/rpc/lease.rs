@@ -11,7 +11,7 @@ use varve_api::etcdserverpb::{
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use varve_api::{Status, error, method};
-use varve_store::{CommandKind, LeaseId, Reply, validate};
+use varve_store::{CommandKind, LeaseId, Reply, quota, validate};
 
 use super::kv::{require_leader, unexpected};
 use super::watch::leader_lost;
@@ -25,7 +25,10 @@ use crate::services::{Answer, Services};
 /// Registers the service.
 pub fn register(router: &mut Router, services: &Services) {
     let s = services.clone();
-    router.unary(&method::LEASE_GRANT, move |meta, request| grant(s.clone(), meta, request));
+    router.unary(&method::LEASE_GRANT, move |meta, request| {
+        let s = s.clone();
+        async move { grant(s, &meta, request).await }
+    });
     let s = services.clone();
     router.unary(&method::LEASE_REVOKE, move |meta, request| revoke(s.clone(), meta, request));
     let s = services.clone();
@@ -40,12 +43,17 @@ pub fn register(router: &mut Router, services: &Services) {
     router.unary(&method::LEASE_LEASES, move |meta, request| leases(s.clone(), meta, request));
 }
 
-async fn grant(
+/// Grants a lease to a caller.
+///
+/// # Errors
+/// etcd's.
+pub async fn grant(
     services: Services,
-    meta: RequestMeta,
+    meta: &RequestMeta,
     mut request: LeaseGrantRequest,
 ) -> Result<LeaseGrantResponse, Status> {
-    require_leader(&services, &meta)?;
+    require_leader(&services, meta)?;
+    services.admit_growth(quota::LEASE_BYTES).await?;
     validate::lease_grant(&request)?;
     if request.id == 0 {
         // Positive, as etcd's; a taken one is answered by the state machine.

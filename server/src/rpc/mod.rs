@@ -3,9 +3,12 @@
 //! docs/COMPATIBILITY.md.
 
 pub mod cluster;
+mod concurrency;
+pub mod election;
 pub mod health;
 pub mod kv;
 pub mod lease;
+pub mod lock;
 pub mod maintenance;
 pub mod watch;
 
@@ -19,4 +22,6 @@ pub fn register(router: &mut Router, services: &Services) {
     lease::register(router, services);
     cluster::register(router, services);
     maintenance::register(router, services);
+    lock::register(router, services);
+    election::register(router, services);
 }

@@ -14,6 +14,7 @@
 mod cluster;
 mod keys;
 mod leases;
+mod maintenance;
 mod not_yet;
 mod recipes;
 mod session;

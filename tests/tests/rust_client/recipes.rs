@@ -1,7 +1,7 @@
 //! Lock, election, authentication and health: services that etcdctl and the Go client do
 //! themselves or hide.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use varve_api::error;
 use varve_api::etcdserverpb::{
@@ -22,14 +22,14 @@ use varve_tests::grpc_client::Client;
 use crate::not_yet::is_left_out;
 use crate::session::{Anything, Session, expect_error, get, grant, put_request, run};
 
+/// How long a lock that nobody waits for any more may leave its key.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(20);
+
 #[test]
 fn the_lock_service_hands_a_lock_over() {
     run(async {
         let session = Session::start(&[]);
         let client = session.client.clone();
-        if is_left_out(&client, &[method::LOCK_LOCK, method::LOCK_UNLOCK]).await {
-            return;
-        }
         let (first, second) = (grant(&client, 60).await, grant(&client, 60).await);
         let request = |lease| LockRequest { name: "mutex".into(), lease };
         let held: LockResponse =
@@ -55,13 +55,43 @@ fn the_lock_service_hands_a_lock_over() {
 }
 
 #[test]
+fn a_lock_that_is_given_up_leaves_no_key() {
+    run(async {
+        let session = Session::start(&[]);
+        let client = session.client.clone();
+        let (first, second) = (grant(&client, 60).await, grant(&client, 60).await);
+        let request = |lease| LockRequest { name: "mutex".into(), lease };
+        let _: LockResponse =
+            client.unary(&method::LOCK_LOCK, request(first)).await.expect("the lock is free");
+        let waiter = client.clone();
+        let waiting = tokio::spawn(async move {
+            waiter.unary::<_, LockResponse>(&method::LOCK_LOCK, request(second)).await
+        });
+        let key = format!("mutex/{second:x}");
+        let deadline = Instant::now() + GIVE_UP_TIMEOUT;
+        while get(&client, &key).await.is_none() {
+            assert!(Instant::now() < deadline, "no candidate in {GIVE_UP_TIMEOUT:?}");
+        }
+        waiting.abort();
+        while get(&client, &key).await.is_some() {
+            assert!(Instant::now() < deadline, "the candidate is still there");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // A lease that nobody has granted.
+        let refused = client
+            .unary::<_, LockResponse>(&method::LOCK_LOCK, request(12345))
+            .await
+            .expect_err("no such lease");
+        assert_eq!(refused.code(), tonic::Code::Unknown);
+        assert_eq!(refused.message(), error::LEASE_NOT_FOUND.message);
+    });
+}
+
+#[test]
 fn the_election_service_has_one_leader_after_another() {
     run(async {
         let session = Session::start(&[]);
         let client = session.client.clone();
-        if is_left_out(&client, &[method::ELECTION_CAMPAIGN, method::ELECTION_OBSERVE]).await {
-            return;
-        }
         let (first, second) = (grant(&client, 60).await, grant(&client, 60).await);
         let campaign = |lease, value: &str| CampaignRequest {
             name: "boss".into(),
