@@ -68,6 +68,24 @@ pub trait Disk: Send + Sync + 'static {
     /// to is a caller's bug.
     fn map(&self, path: &Path) -> Result<Bytes>;
 
+    /// Unmaps the mappings of which the last byte was let go since the last call; how many those
+    /// were. Unmapping is slow and disturbs all threads, so a background thread calls this now and
+    /// then. Without it they are unmapped in the end where they are let go.
+    fn unmap_let_go(&self) -> usize {
+        0
+    }
+
+    /// Whether all of `bytes`, a part of what [`Disk::map`] gave, is in memory now, so that touching
+    /// it does not wait for the device. Costs a system call.
+    fn is_resident(&self, _bytes: &[u8]) -> bool {
+        true
+    }
+
+    /// Gives a complete, never again changed file a second name, in this or another directory of
+    /// the same file system; fails if the name is taken. Each name lives until it is removed.
+    /// Durable after [`Disk::sync_dir`] on the parent of `to`.
+    fn link(&self, from: &Path, to: &Path) -> Result<()>;
+
     /// Atomically renames a file or directory, replacing a file of the new name.
     /// Durable after [`Disk::sync_dir`] on both parents.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;

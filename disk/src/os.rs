@@ -4,12 +4,14 @@
 //! after `EINTR`. Data is synced with `fdatasync`, names with `fsync` on the directory, as the
 //! crate's "What we assume of a disk" asks for; nothing is synced implicitly.
 //!
-//! Durable writes, which may go past the page cache, are in `os/durable.rs`.
+//! Durable writes, which may go past the page cache, are in `os/durable.rs`; mapped files, and what
+//! happens when a page of one is lost, in `os/mapping.rs`.
 //!
 //! What it does not do: no removal of stale locks (the kernel
 //! releases a `flock` when its process dies, so there are none).
 
 mod durable;
+mod mapping;
 mod ring;
 
 use std::ffi::CString;
@@ -26,6 +28,8 @@ use bytes::Bytes;
 
 use crate::durable::{Backend, DurableWriter};
 use crate::{DirLock, Disk, Error, File, LOCK_FILE_NAME, Result};
+
+pub use mapping::stop_on_lost_pages;
 
 /// Directories are the owner's only: they hold password hashes and private data.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -83,11 +87,19 @@ impl Disk for OsDisk {
         if metadata.len() == 0 {
             return Ok(Bytes::new());
         }
-        // SAFETY: the bytes must not change while they are mapped. `Disk::map` takes complete
-        // files only, which nobody writes to again; the directory is ours alone (mode 0700 and
-        // locked), and a removal leaves the mapped pages in place.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(fail)?;
-        Ok(Bytes::from_owner(map))
+        mapping::map(&file, path).map_err(fail)
+    }
+
+    fn unmap_let_go(&self) -> usize {
+        mapping::unmap_let_go()
+    }
+
+    fn is_resident(&self, bytes: &[u8]) -> bool {
+        mapping::is_resident(bytes)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<()> {
+        std::fs::hard_link(from, to).map_err(|error| Error::new("link", from, error))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

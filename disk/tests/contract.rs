@@ -52,6 +52,9 @@ contract! {
     cutting_and_extending_again_gives_zeros
     preallocated_space_reads_as_zero
     preallocating_never_cuts
+    a_link_is_a_second_name_that_outlives_the_first
+    a_link_takes_no_name_that_is_taken
+    what_is_mapped_can_be_asked_for_and_let_go
     a_rename_replaces_the_old_file
     a_rename_moves_a_directory_with_all_in_it
     renaming_a_missing_file_fails
@@ -518,4 +521,41 @@ fn the_last_backend_is_the_one_that_works_everywhere(disk: &dyn Disk, dir: &Path
     file_of_ones(disk, &path);
     assert_eq!(disk.backends().last(), Some(&Backend::Fdatasync));
     assert!(disk.open_durable(&path, Backend::Fdatasync).is_ok());
+}
+
+fn a_link_is_a_second_name_that_outlives_the_first(disk: &dyn Disk, dir: &Path) {
+    let (first, second) = (dir.join("first"), dir.join("second"));
+    let file = disk.create(&first).unwrap();
+    file.write_at(0, b"once").unwrap();
+    file.sync().unwrap();
+    disk.link(&first, &second).unwrap();
+    assert_eq!(disk.map(&second).unwrap(), &b"once"[..]);
+    disk.remove(&first).unwrap();
+    assert_eq!(disk.map(&second).unwrap(), &b"once"[..]);
+    assert_eq!(disk.list(dir).unwrap(), ["second"]);
+}
+
+fn a_link_takes_no_name_that_is_taken(disk: &dyn Disk, dir: &Path) {
+    let (first, second) = (dir.join("first"), dir.join("second"));
+    let error = disk.link(&first, &second).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    disk.create(&first).unwrap();
+    disk.create(&second).unwrap();
+    let error = disk.link(&first, &second).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+}
+
+fn what_is_mapped_can_be_asked_for_and_let_go(disk: &dyn Disk, dir: &Path) {
+    let path = dir.join("file");
+    let file = disk.create(&path).unwrap();
+    file.write_at(0, &[7; 100_000]).unwrap();
+    file.sync().unwrap();
+    let map = disk.map(&path).unwrap();
+    // It was just written, and is read here.
+    assert!(map.iter().all(|byte| *byte == 7));
+    assert!(disk.is_resident(&map[5_000..70_000]) && disk.is_resident(&map[9..9]));
+    drop(map);
+    // Other tests may let go at the same time; all that can be said is that it works.
+    disk.unmap_let_go();
+    assert_eq!(disk.map(&path).unwrap().len(), 100_000);
 }

@@ -186,6 +186,13 @@ impl Db {
         Snapshot::of_committed(self.shared.current.load_full())
     }
 
+    /// As [`Db::snapshot`], for a thread that must not wait for the disk: a read that would touch a
+    /// value which is not in memory fails with [`Error::NotResident`]. Keys always are in memory as
+    /// far as the machine has enough of it. Costs a system call a value.
+    pub fn snapshot_of_residents(&self) -> Snapshot {
+        self.snapshot().residents_of(Arc::clone(&self.shared.place.disk))
+    }
+
     /// Mark of the newest commit that is durable in files; `None` when nothing was ever flushed.
     pub fn flushed_mark(&self) -> Option<Bytes> {
         self.shared.current.load().version.mark.clone()

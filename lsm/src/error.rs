@@ -1,8 +1,9 @@
 //! What can go wrong with the engine.
 //!
-//! Two kinds only: the disk failed, or it gave back something else than was written. Both are
-//! final for the process; the second names the place, so that an operator can look at it. A breach
-//! of this crate's contract by its caller is no error but a panic.
+//! Two kinds are final for the process: the disk failed, or it gave back something else than was
+//! written; that one names the place, so that an operator can look at it. The third is the answer
+//! to a reader who asked not to wait. A breach of this crate's contract by its caller is no error
+//! but a panic.
 
 use std::path::Path;
 
@@ -24,6 +25,11 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+    /// A value is not in memory, and the snapshot is one that does not wait for the disk (see
+    /// [`Db::snapshot_of_residents`](crate::Db::snapshot_of_residents)). Nothing is wrong: read it
+    /// with an ordinary snapshot, on a thread that may wait.
+    #[error("the value is not in memory, and the read was not to wait for it")]
+    NotResident,
     /// The disk failed. Final: the process stops.
     #[error(transparent)]
     Disk(#[from] varve_disk::Error),

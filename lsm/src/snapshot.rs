@@ -12,15 +12,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use varve_disk::Disk;
 
 use crate::iter::history::History;
 use crate::iter::level::LevelCursor;
 use crate::iter::merge::{AnySource, Merge};
 use crate::iter::visible::Range;
 use crate::memtable::{Committed, RecordRef, hash};
-use crate::table::{Row, TableCursor, ValueRef};
+use crate::table::{Row, TableCursor, ValueHandle, ValueRef};
 use crate::version::SuperVersion;
-use crate::{Entry, KeyRange, Keyspace, Kind, Result, Revision};
+use crate::{Entry, Error, KeyRange, Keyspace, Kind, Result, Revision};
 
 /// Whether a read wants values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub struct Snapshot {
     /// Records of the active memtable below this one are in the view.
     ordinal: u64,
     visible: u64,
+    /// Values that are not in memory on this disk are refused.
+    residents_of: Option<Arc<dyn Disk>>,
 }
 
 impl Snapshot {
@@ -52,13 +55,29 @@ impl Snapshot {
         // belong together because the state is the memtable's own.
         let committed = super_version.active.committed();
         let (ordinal, visible) = (committed.ordinal, committed.kv_visible);
-        Self { super_version, committed, ordinal, visible }
+        Self { super_version, committed, ordinal, visible, residents_of: None }
     }
 
     /// What is committed and what is not yet, up to `kv` revision `visible`.
     pub(crate) fn of_writer(super_version: Arc<SuperVersion>, visible: u64) -> Self {
         let committed = super_version.active.committed();
-        Self { super_version, committed, ordinal: crate::memtable::ALL_RECORDS, visible }
+        let ordinal = crate::memtable::ALL_RECORDS;
+        Self { super_version, committed, ordinal, visible, residents_of: None }
+    }
+
+    /// This view, which from now on refuses values that are not in memory.
+    pub(crate) fn residents_of(self, disk: Arc<dyn Disk>) -> Self {
+        Self { residents_of: Some(disk), ..self }
+    }
+
+    fn value(&self, handle: ValueHandle) -> Result<Bytes> {
+        let version = &self.super_version.version;
+        if let Some(disk) = &self.residents_of
+            && !version.is_resident(&**disk, handle)
+        {
+            return Err(Error::NotResident);
+        }
+        version.value(handle)
     }
 
     /// Newest visible `kv` revision.
@@ -224,7 +243,7 @@ pub(crate) fn entry_at_cursor(
         Values::Load => match cursor.value_ref()? {
             ValueRef::None => Bytes::new(),
             ValueRef::Inline(value) => value,
-            ValueRef::Stored(handle) => snapshot.super_version.version.value(handle)?,
+            ValueRef::Stored(handle) => snapshot.value(handle)?,
         },
         Values::Skip => Bytes::new(),
     };
@@ -247,9 +266,7 @@ pub(crate) fn entry_of_row(snapshot: &Snapshot, row: Row, values: Values) -> Res
             (value, length)
         }
         (ValueRef::Inline(value), Values::Skip) => (Bytes::new(), value.len() as u32),
-        (ValueRef::Stored(handle), Values::Load) => {
-            (snapshot.super_version.version.value(handle)?, handle.length)
-        }
+        (ValueRef::Stored(handle), Values::Load) => (snapshot.value(handle)?, handle.length),
         (ValueRef::Stored(handle), Values::Skip) => (Bytes::new(), handle.length),
     };
     let (key, revision, kind, meta) = (row.key, row.revision, row.kind, row.meta);

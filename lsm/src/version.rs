@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use varve_disk::Disk;
 
 use crate::files::{FileOpener, SegmentFile, TableFile};
 use crate::manifest::{Edit, Level, State};
@@ -176,6 +177,12 @@ impl Version {
             return Err(Error::corrupt(Path::new("CURRENT"), 0, expected, "no such segment"));
         };
         file.segment.value(handle)
+    }
+
+    /// Whether the value at `handle` can be read without waiting for the device.
+    pub(crate) fn is_resident(&self, disk: &dyn Disk, handle: ValueHandle) -> bool {
+        let file = self.segment_file(handle.segment);
+        file.is_none_or(|file| disk.is_resident(file.segment.untouched(handle)))
     }
 
     /// Value bytes that tables refer to, by segment.

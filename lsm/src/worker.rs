@@ -159,7 +159,8 @@ impl Worker {
 
     /// Removes files whose last reader is gone; false if there were none.
     fn remove(&mut self, shared: &Shared) -> Result<bool> {
-        let mut has_removed = false;
+        // Off the threads of readers: see `Disk::unmap_let_go`.
+        let mut has_removed = shared.place.disk.unmap_let_go() > 0;
         let version = Arc::clone(&shared.current.load().version);
         for name in shared.removals.take() {
             assert!(is_data_name(&name), "{name} is no data file");

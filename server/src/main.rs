@@ -22,6 +22,10 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     end_with_any_thread();
+    if let Err(error) = varve_disk::os::stop_on_lost_pages() {
+        eprintln!("cannot handle SIGBUS: {error}");
+        return ExitCode::FAILURE;
+    }
     let disk = OsDisk::new();
     let text = |argument: std::ffi::OsString| argument.to_string_lossy().into_owned();
     let arguments: Vec<String> = std::env::args_os().map(text).collect();

@@ -14,7 +14,7 @@ use varve_lsm::db::Sizes;
 use varve_lsm::{Db, Keyspace};
 
 use crate::alarm::{self, Alarm};
-use crate::error::{Error, Outcome, Result as FatalResult};
+use crate::error::{Error, Failure, Outcome, Result as FatalResult};
 use crate::hash::{self, KvHash};
 use crate::history::Events;
 use crate::lease::{LeaseId, LeaseInfo};
@@ -52,11 +52,29 @@ impl View {
         Ok(Reader::committed(&snapshot).range(request, Count::All)?)
     }
 
+    /// As [`View::range`], for a thread that must not wait for the disk: `None` if a value of the
+    /// answer is not in memory.
+    pub fn range_of_residents(
+        &self,
+        request: &RangeRequest,
+    ) -> Result<Option<RangeResponse>, Status> {
+        let snapshot = self.db.snapshot_of_residents();
+        unless_elsewhere(Reader::committed(&snapshot).range(request, Count::All))
+    }
+
     /// Answers a transaction for which [`crate::validate::is_read_only`] holds, at one revision.
     pub fn txn(&self, request: &TxnRequest) -> Result<TxnResponse, Status> {
         assert!(validate::is_read_only(request), "a transaction that writes goes through the log");
         let snapshot = self.db.snapshot();
         Ok(txn::read(&Reader::committed(&snapshot), request)?)
+    }
+
+    /// As [`View::txn`], for a thread that must not wait for the disk: `None` if a value of the
+    /// answer is not in memory.
+    pub fn txn_of_residents(&self, request: &TxnRequest) -> Result<Option<TxnResponse>, Status> {
+        assert!(validate::is_read_only(request), "a transaction that writes goes through the log");
+        let snapshot = self.db.snapshot_of_residents();
+        unless_elsewhere(txn::read(&Reader::committed(&snapshot), request))
     }
 
     /// Answers a `RangeStream` in chunks of about `chunk_bytes_max` bytes (they may be up to twice
@@ -170,5 +188,14 @@ impl View {
     /// Sizes of the engine, for metrics and quotas.
     pub fn db_sizes(&self) -> Sizes {
         self.db.sizes()
+    }
+}
+
+/// `None` for an answer that needs a value which is not in memory.
+fn unless_elsewhere<T>(outcome: Outcome<T>) -> Result<Option<T>, Status> {
+    match outcome {
+        Ok(response) => Ok(Some(response)),
+        Err(Failure::Fatal(Error::Engine(varve_lsm::Error::NotResident))) => Ok(None),
+        Err(failure) => Err(failure.into()),
     }
 }

@@ -22,7 +22,7 @@
 //! Paths begin at the root, which is durable and always there; `a/b` is `/a/b`. Every other
 //! directory is lost like a file when its parent was not synced.
 //!
-//! What it does not do: no hard links, no permissions, no time; a mapping is a copy, so writing to
+//! What it does not do: a linked file is a copy, no permissions, no time; a mapping is a copy, so writing to
 //! a mapped file is not noticed. The whole disk is behind one mutex, which is held for no longer
 //! than one call.
 

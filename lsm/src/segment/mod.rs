@@ -140,6 +140,13 @@ impl Segment {
         Ok(self.map.slice(start + VALUE_HEADER_BYTES..end))
     }
 
+    /// The bytes that [`Segment::value`] will touch, untouched; empty for a handle that is wrong.
+    pub fn untouched(&self, handle: ValueHandle) -> &[u8] {
+        let start = handle.offset as usize;
+        let end = start.saturating_add(VALUE_HEADER_BYTES).saturating_add(handle.length as usize);
+        self.map.get(start..end).unwrap_or_default()
+    }
+
     /// Where the value of `handle` ends; its header, length and end are inside of the values.
     #[inline]
     fn check_bounds(&self, handle: ValueHandle) -> Parsed<usize> {

@@ -16,7 +16,11 @@ use varve_disk::{DirLock, Disk, File, Result};
 pub struct CountingDisk {
     inner: Arc<dyn Disk>,
     written: Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>,
+    unmappings: Arc<AtomicU64>,
+    residency: Arc<Residency>,
 }
+
+type Residency = dyn Fn(&[u8]) -> bool + Send + Sync;
 
 struct CountingFile {
     inner: Arc<dyn File>,
@@ -25,7 +29,23 @@ struct CountingFile {
 
 impl CountingDisk {
     pub fn new(inner: Arc<dyn Disk>) -> Self {
-        Self { inner, written: Arc::default() }
+        let asked = Arc::clone(&inner);
+        let residency = Arc::new(move |bytes: &[u8]| asked.is_resident(bytes));
+        Self { inner, written: Arc::default(), unmappings: Arc::default(), residency }
+    }
+
+    /// Answers what is resident in place of the disk.
+    pub fn with_residency(
+        mut self,
+        residency: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.residency = Arc::new(residency);
+        self
+    }
+
+    /// How often it was asked to unmap what was let go.
+    pub fn unmappings(&self) -> u64 {
+        self.unmappings.load(Ordering::Relaxed)
     }
 
     fn counter(&self, path: &Path) -> Arc<AtomicU64> {
@@ -62,6 +82,19 @@ impl Disk for CountingDisk {
 
     fn map(&self, path: &Path) -> Result<Bytes> {
         self.inner.map(path)
+    }
+
+    fn unmap_let_go(&self) -> usize {
+        self.unmappings.fetch_add(1, Ordering::Relaxed);
+        self.inner.unmap_let_go()
+    }
+
+    fn is_resident(&self, bytes: &[u8]) -> bool {
+        (self.residency)(bytes)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.inner.link(from, to)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

@@ -1,8 +1,8 @@
 //! `etcdserverpb.KV`: Range, RangeStream, Put, DeleteRange, Txn, Compact.
 //!
 //! A write's bytes go to the log as they came from the client; they are decoded here only to be
-//! checked. A read of one key is answered on the socket thread; anything that may be long goes to
-//! the read pool, there it is also encoded.
+//! checked. A read of one key is answered on the socket thread if its value is in memory; anything
+//! that may be long or wait for the disk goes to the read pool, there it is also encoded.
 
 use bytes::Bytes;
 use varve_api::etcdserverpb::{
@@ -52,8 +52,9 @@ async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result<Enc
     if !request.serializable {
         services.read_barrier().await?;
     }
-    if !may_be_long(&request) {
-        let mut response = services.view.range(&request)?;
+    if !may_be_long(&request)
+        && let Some(mut response) = services.view.range_of_residents(&request)?
+    {
         services.complete(&mut response.header);
         return Encoded::bounded(&response);
     }
@@ -170,7 +171,12 @@ async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
     if !validate::is_serializable(&request) {
         services.read_barrier().await?;
     }
-    let is_long = request_ops(&request).any(may_be_long);
+    if !request_ops(&request).any(may_be_long)
+        && let Some(mut response) = services.view.txn_of_residents(&request)?
+    {
+        services.complete(&mut response.header);
+        return Encoded::bounded(&response);
+    }
     let (view, cluster) = (services.view.clone(), services.cluster.clone());
     let read = move || {
         let mut response = view.txn(&request)?;
@@ -178,7 +184,7 @@ async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
         response.header = Some(cluster.header(revision));
         Encoded::bounded(&response)
     };
-    if is_long { services.read_pool.run(read).await? } else { read() }
+    services.read_pool.run(read).await?
 }
 
 /// A transaction that goes through the log, for a caller; `body` is the request encoded.

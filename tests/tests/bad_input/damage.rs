@@ -14,7 +14,7 @@ use varve_tests::process::{Program, Server};
 use crate::directories::member_directory;
 use crate::{
     Acknowledged, CALL_TIMEOUT, assert_keys, assert_no_panic, assert_refuses_restart, block_on,
-    change_file, put_keys,
+    change_file, put, put_keys,
 };
 
 /// What frames of the log begin with, where on a block (docs/FORMAT.md section 1.3).
@@ -278,4 +278,50 @@ async fn errors_of_reads(server: &Server, keys: &[Acknowledged]) -> usize {
         }
     }
     errors
+}
+
+#[test]
+fn a_value_segment_that_is_cut_under_a_running_server_stops_it_with_file_and_offset() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let mut server = Server::start(&Program::varve(), &["--snapshot-count", "10"]);
+    let value = "v".repeat(2_000);
+    block_on(async {
+        let client = Client::new(&server.client_address(), CALL_TIMEOUT);
+        for number in 0..40 {
+            put(&client, &format!("key {number}"), &value).await.expect("it is healthy");
+        }
+    });
+    let engine = member_directory(&server).join("engine");
+    let segments = || -> Vec<PathBuf> {
+        let names = std::fs::read_dir(&engine).expect("the engine's directory");
+        let paths = names.map(|name| name.expect("an entry").path());
+        paths.filter(|path| path.extension().is_some_and(|end| end == "vs")).collect()
+    };
+    assert!(server.wait_for_log("saved snapshot", CALL_TIMEOUT), "{}", server.log());
+    // After a restart no memtable holds the values that are in segments.
+    server.kill();
+    server.restart();
+    let cut = segments();
+    assert!(!cut.is_empty(), "{}", server.log());
+    for path in &cut {
+        let file = std::fs::OpenOptions::new().write(true).open(path).expect("our own file");
+        file.set_len(0).expect("our own file");
+    }
+    let all = RangeRequest {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        serializable: true,
+        ..RangeRequest::default()
+    };
+    let answer =
+        block_on(async { Client::new(&server.client_address(), CALL_TIMEOUT).range(all).await });
+    assert!(answer.is_err(), "{answer:?}");
+    let status = server.wait_exit(CALL_TIMEOUT).expect("the process ends");
+    assert_eq!(status.signal(), Some(libc::SIGBUS), "{}", server.log());
+    let log = server.log();
+    let named = cut.iter().any(|path| {
+        log.contains(&format!("lost a page of the mapped file {} at offset ", path.display()))
+    });
+    assert!(named, "{log}");
+    assert_no_panic(&log);
 }

@@ -224,6 +224,9 @@ impl Disk for Choosy {
     fn map(&self, path: &Path) -> varve_disk::Result<Bytes> {
         self.sim.map(path)
     }
+    fn link(&self, from: &Path, to: &Path) -> varve_disk::Result<()> {
+        self.sim.link(from, to)
+    }
     fn rename(&self, from: &Path, to: &Path) -> varve_disk::Result<()> {
         self.sim.rename(from, to)
     }
