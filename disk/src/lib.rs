@@ -132,6 +132,11 @@ pub trait File: Send + Sync {
     /// Makes all earlier writes to this file, and its length, durable (`fdatasync`).
     fn sync(&self) -> Result<()>;
 
+    /// Hints that what was written below `end` will not be read soon: the system begins to write it
+    /// out, waits for nothing, and need not keep it in memory. Says nothing of durability; a later
+    /// [`File::sync`] has less to do.
+    fn write_out(&self, _end: u64) {}
+
     /// The length in bytes.
     fn len(&self) -> Result<u64>;
 

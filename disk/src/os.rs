@@ -232,6 +232,16 @@ impl File for OsFile {
         self.file.sync_data().map_err(|error| self.fail("sync", error))
     }
 
+    fn write_out(&self, end: u64) {
+        let end = libc::off64_t::try_from(end).unwrap_or(0);
+        // Begins to write what is dirty and drops what is clean: each call drops what the calls
+        // before it had written. A hint, so whatever it answers is fine.
+        // SAFETY: the descriptor is open for as long as `self.file` lives; no memory is passed.
+        let _ = unsafe {
+            libc::posix_fadvise64(self.file.as_raw_fd(), 0, end, libc::POSIX_FADV_DONTNEED)
+        };
+    }
+
     fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().map_err(|error| self.fail("measure", error))?.len())
     }

@@ -48,6 +48,7 @@ contract! {
     reading_exactly_past_the_end_fails
     what_was_never_written_reads_as_zero
     an_empty_write_changes_nothing
+    what_is_written_out_is_still_there
     writes_across_sectors_are_read_at_any_offset
     cutting_and_extending_again_gives_zeros
     preallocated_space_reads_as_zero
@@ -233,6 +234,19 @@ fn cutting_and_extending_again_gives_zeros(disk: &dyn Disk, dir: &Path) {
     expect_content(&*file, &[vec![7; 700], vec![0; 800]].concat());
     file.set_len(0).unwrap();
     expect_content(&*file, b"");
+}
+
+fn what_is_written_out_is_still_there(disk: &dyn Disk, dir: &Path) {
+    let file = disk.create(&dir.join("a")).unwrap();
+    for end in [4096, 8192, 20_000, u64::MAX, 0] {
+        let start = file.len().unwrap();
+        file.write_at(start, &vec![7; 5000]).unwrap();
+        file.write_out(end);
+    }
+    let mut found = vec![0; 25_000];
+    file.read_exact_at(0, &mut found).unwrap();
+    assert!(found.iter().all(|byte| *byte == 7));
+    file.sync().unwrap();
 }
 
 fn preallocated_space_reads_as_zero(disk: &dyn Disk, dir: &Path) {

@@ -202,6 +202,7 @@ impl Recovered {
             identity: identity.bytes(),
             cache_bytes_max: limits::LOG_CACHE_BYTES_MAX,
             backend: setup.log_backend,
+            compress_bytes_min: setup.log_compress_bytes_min,
             ..varve_wal::Options::default()
         };
         let wal = varve_wal::Wal::open(Arc::clone(disk), &data_dir.log, log)?;

@@ -45,6 +45,8 @@ pub struct Setup {
     pub snapshot_catchup_entries: u64,
     /// `--experimental-varve-log-backend`.
     pub log_backend: varve_wal::BackendChoice,
+    /// `--experimental-varve-log-compress-min-bytes`.
+    pub log_compress_bytes_min: Option<u32>,
     /// Limits of requests.
     pub requests: RequestLimits,
     /// Limits of connections.

@@ -231,6 +231,15 @@ fn the_backend_of_the_log_can_be_forced() {
 }
 
 #[test]
+fn the_log_is_compressed_when_asked_for() {
+    assert_eq!(configured(&[], &[]).log_compress_bytes_min, None);
+    for (text, expected) in [("0", None), ("65536", Some(65536)), ("99999999999", Some(u32::MAX))] {
+        let flag = format!("--experimental-varve-log-compress-min-bytes={text}");
+        assert_eq!(configured(&[&flag], &[]).log_compress_bytes_min, expected);
+    }
+}
+
+#[test]
 fn flags_of_other_tools_are_accepted_as_they_are() {
     // kubeadm's static pod without TLS, and what etcd's own tests add.
     let config = configured(

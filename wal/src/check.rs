@@ -10,11 +10,12 @@ use std::path::Path;
 
 use varve_disk::Disk;
 
+use crate::compress::Decompressor;
 use crate::directory::{Segment, open_segment};
 use crate::error::{Error, Result};
 use crate::frame::{self, Frame};
 use crate::image::Image;
-use crate::record::Record;
+use crate::record::{Malformed, Record};
 use crate::recover;
 use crate::scan::{self, Chain, Found};
 use crate::segment::{self, SegmentId};
@@ -66,6 +67,7 @@ pub fn check(disk: &dyn Disk, dir: &Path, identity: &[u8; 16]) -> Result<Report>
 
 #[derive(Default)]
 struct Checker {
+    decompressor: Decompressor,
     segments: Vec<Segment>,
     report: Report,
 }
@@ -131,15 +133,19 @@ impl Checker {
         next: Option<u64>,
     ) -> Result<()> {
         let (header, path) = (&segment.header, &segment.path);
+        let decompressor = &mut self.decompressor;
         let mut wrong = Vec::new();
         let walked = scan::walk(bytes, header, path, chain, |offset, frame| {
             self.report.frames += 1;
             self.report.records += u64::from(frame.header.records);
-            wrong.extend(check_frame(path, offset, frame));
+            wrong.extend(check_durable(path, offset, frame));
             wrong.extend(check_padding(path, offset, frame, bytes, header.block_bytes));
-            if let Err(error) = recover::apply(image, header, path, offset, frame) {
-                wrong.push(error.to_string());
-            }
+            let applied =
+                recover::records_of(decompressor, path, offset, frame).and_then(|records| {
+                    wrong.extend(check_records(path, offset, frame, records));
+                    recover::apply(image, header, path, offset, frame, records)
+                });
+            wrong.extend(applied.err().map(|error| error.to_string()));
             Ok(())
         });
         self.report.violations.append(&mut wrong);
@@ -159,24 +165,28 @@ impl Checker {
     }
 }
 
-/// The checksum of every record, which recovery does not look at.
-fn check_frame(path: &Path, offset: u64, frame: &Frame<'_>) -> Vec<String> {
-    let mut wrong = Vec::new();
+/// One frame is in flight at a time, so each says that all before it were durable.
+fn check_durable(path: &Path, offset: u64, frame: &Frame<'_>) -> Option<String> {
     let header = frame.header;
-    if header.durable_sequence != header.sequence - 1 {
-        let expected = format!("durable sequence {}", header.sequence - 1);
-        let found = format!("{}", header.durable_sequence);
-        wrong.push(Error::damaged(path, offset, expected, found).to_string());
+    if header.durable_sequence == header.sequence - 1 {
+        return None;
     }
+    let expected = format!("durable sequence {}", header.sequence - 1);
+    let found = format!("{}", header.durable_sequence);
+    Some(Error::damaged(path, offset, expected, found).to_string())
+}
+
+/// The checksum of every record, which recovery does not look at.
+fn check_records(path: &Path, offset: u64, frame: &Frame<'_>, records: &[u8]) -> Vec<String> {
+    let mut wrong = Vec::new();
     let mut at = 0;
-    while at < frame.payload.len() {
-        let Ok(record) = Record::decode(&frame.payload[at..]) else {
+    while at < records.len() {
+        let Ok(record) = Record::decode(&records[at..]) else {
             // Applying the frame reports it.
             break;
         };
-        if let Err(malformed) = record.verify() {
-            let offset = offset + (frame::HEADER_BYTES + at) as u64;
-            let error = Error::damaged(path, offset, malformed.expected, malformed.found);
+        if let Err(Malformed { expected, found }) = record.verify() {
+            let error = recover::frame_damage(path, offset, frame, at, expected, found);
             wrong.push(error.to_string());
         }
         at += record.encoded_bytes();

@@ -2,7 +2,7 @@
 //!
 //! Three sorts: the disk failed ([`Error::Disk`]), what the disk holds is not what was written
 //! ([`Error::Damaged`], [`Error::MissingSegment`]) or not for us ([`Error::IdentityMismatch`],
-//! [`Error::UnknownVersion`]), and the caller asked for what cannot be had ([`Error::NotInLog`],
+//! [`Error::UnknownVersion`], [`Error::UnknownCoding`]), and the caller asked for what cannot be had ([`Error::NotInLog`],
 //! [`Error::Poisoned`], [`Error::TooLarge`]). Errors of the first two sorts stop the process.
 
 use std::path::{Path, PathBuf};
@@ -86,6 +86,23 @@ pub enum Error {
         found: u64,
         /// Bytes that a frame may have.
         limit: u64,
+    },
+
+    /// A frame was stored in a way that only a newer varve knows.
+    #[error(
+        "{} has a frame of coding {found} at offset {offset}, this program knows up to \
+         {expected}; run the newer program",
+        path.display()
+    )]
+    UnknownCoding {
+        /// The file.
+        path: PathBuf,
+        /// Where the frame begins, in bytes.
+        offset: u64,
+        /// The newest coding that this program knows.
+        expected: u16,
+        /// The coding of the frame.
+        found: u16,
     },
 
     /// The file was written by a newer varve.

@@ -10,7 +10,8 @@
 //! as a value in another log, never verify. A frame that verifies is *next* when its sequence is
 //! the expected one and it names the checksum of the frame before it.
 //!
-//! What it does not do: it does not decide what a frame that is missing means (`recover.rs`).
+//! What it does not do: it does not decide what a frame that is missing means (`recover.rs`), and
+//! it does not look into payloads, compressed or not (`compress.rs`, `record.rs`).
 
 use crate::record::{u32_at, u64_at};
 use crate::segment::SegmentHeader;
@@ -24,8 +25,11 @@ pub(crate) const FRAME_BYTES_MAX: u64 = 1 << 30;
 /// The version that is written, and the newest that can be read.
 pub(crate) const VERSION: u16 = 1;
 
-/// The payload is as it was appended. The only coding of version 1.
+/// The newest coding that can be read.
+pub(crate) const CODING_MAX: u16 = CODING_ZSTD;
+
 const CODING_PLAIN: u16 = 0;
+const CODING_ZSTD: u16 = 1;
 
 const MAGIC: [u8; 4] = *b"VWLF";
 const VERSION_AT: usize = 4;
@@ -34,9 +38,11 @@ const SEGMENT_AT: usize = 8;
 const GENERATION_AT: usize = 16;
 const SEQUENCE_AT: usize = 24;
 const DURABLE_AT: usize = 32;
-const PAYLOAD_BYTES_AT: usize = 40;
+/// Offset of the payload's length in a header.
+pub(crate) const PAYLOAD_BYTES_AT: usize = 40;
 const RECORDS_AT: usize = 44;
-const RESERVED_AT: usize = 48;
+const PLAIN_BYTES_AT: usize = 48;
+const RESERVED_AT: usize = 52;
 const PREVIOUS_AT: usize = 56;
 const CRC_AT: usize = 60;
 
@@ -47,7 +53,7 @@ pub(crate) struct FrameHeader {
     pub sequence: u64,
     /// All frames up to this one were durable when this one was submitted.
     pub durable_sequence: u64,
-    /// Bytes of the payload.
+    /// Bytes of the payload, as it is stored.
     pub payload_bytes: u32,
     /// Records in the payload.
     pub records: u32,
@@ -55,25 +61,42 @@ pub(crate) struct FrameHeader {
     pub previous_crc: u32,
 }
 
+/// How a payload is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coding {
+    /// As records.
+    Plain,
+    /// As one zstd frame.
+    Zstd {
+        /// Bytes of the records.
+        plain_bytes: u32,
+    },
+}
+
 /// A frame that verified.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame<'a> {
     /// Its header.
     pub header: FrameHeader,
-    /// Its records.
+    /// Its records, as they are stored.
     pub payload: &'a [u8],
     /// Its own checksum.
     pub crc: u32,
     /// Format version.
     pub version: u16,
-    /// Coding of the payload.
-    pub coding: u16,
+    /// Coding of the payload, which may be unknown.
+    pub coding_number: u16,
+    plain_bytes: u32,
 }
 
 impl Frame<'_> {
-    /// Whether this program can read the payload.
-    pub fn is_known(&self) -> bool {
-        self.version == VERSION && self.coding == CODING_PLAIN
+    /// How the payload is stored, if this program knows it.
+    pub fn coding(&self) -> Option<Coding> {
+        match self.coding_number {
+            CODING_PLAIN => Some(Coding::Plain),
+            CODING_ZSTD => Some(Coding::Zstd { plain_bytes: self.plain_bytes }),
+            _ => None,
+        }
     }
 
     /// Bytes from its start to the start of the next one.
@@ -89,18 +112,28 @@ pub(crate) fn padded(bytes: u64, block_bytes: u32) -> u64 {
 
 /// Completes a frame: `bytes` holds room for a header and then the payload; the header is written
 /// into that room. Returns the frame's checksum.
-pub(crate) fn seal(bytes: &mut [u8], segment: &SegmentHeader, header: &FrameHeader) -> u32 {
+pub(crate) fn seal(
+    bytes: &mut [u8],
+    segment: &SegmentHeader,
+    header: &FrameHeader,
+    coding: Coding,
+) -> u32 {
+    let (coding, plain_bytes) = match coding {
+        Coding::Plain => (CODING_PLAIN, 0),
+        Coding::Zstd { plain_bytes } => (CODING_ZSTD, plain_bytes),
+    };
     assert_eq!(bytes.len(), HEADER_BYTES + header.payload_bytes as usize, "frame length");
     assert!(header.durable_sequence < header.sequence, "a frame is not durable before itself");
     bytes[..VERSION_AT].copy_from_slice(&MAGIC);
     bytes[VERSION_AT..CODING_AT].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[CODING_AT..SEGMENT_AT].copy_from_slice(&CODING_PLAIN.to_le_bytes());
+    bytes[CODING_AT..SEGMENT_AT].copy_from_slice(&coding.to_le_bytes());
     bytes[SEGMENT_AT..GENERATION_AT].copy_from_slice(&segment.id.0.to_le_bytes());
     bytes[GENERATION_AT..SEQUENCE_AT].copy_from_slice(&segment.generation.to_le_bytes());
     bytes[SEQUENCE_AT..DURABLE_AT].copy_from_slice(&header.sequence.to_le_bytes());
     bytes[DURABLE_AT..PAYLOAD_BYTES_AT].copy_from_slice(&header.durable_sequence.to_le_bytes());
     bytes[PAYLOAD_BYTES_AT..RECORDS_AT].copy_from_slice(&header.payload_bytes.to_le_bytes());
-    bytes[RECORDS_AT..RESERVED_AT].copy_from_slice(&header.records.to_le_bytes());
+    bytes[RECORDS_AT..PLAIN_BYTES_AT].copy_from_slice(&header.records.to_le_bytes());
+    bytes[PLAIN_BYTES_AT..RESERVED_AT].copy_from_slice(&plain_bytes.to_le_bytes());
     bytes[RESERVED_AT..PREVIOUS_AT].fill(0);
     bytes[PREVIOUS_AT..CRC_AT].copy_from_slice(&header.previous_crc.to_le_bytes());
     let crc = checksum(segment, bytes);
@@ -137,8 +170,16 @@ pub(crate) fn verify<'a>(
         previous_crc: u32_at(bytes, PREVIOUS_AT),
     };
     let version = u16::from_le_bytes([bytes[VERSION_AT], bytes[VERSION_AT + 1]]);
-    let coding = u16::from_le_bytes([bytes[CODING_AT], bytes[CODING_AT + 1]]);
-    Some(Frame { header, payload: &whole[HEADER_BYTES..], crc, version, coding })
+    let coding_number = u16::from_le_bytes([bytes[CODING_AT], bytes[CODING_AT + 1]]);
+    let plain_bytes = u32_at(bytes, PLAIN_BYTES_AT);
+    Some(Frame {
+        header,
+        payload: &whole[HEADER_BYTES..],
+        crc,
+        version,
+        coding_number,
+        plain_bytes,
+    })
 }
 
 /// Covers all of the frame but the checksum itself and the padding.
@@ -178,7 +219,7 @@ mod tests {
             records: 1,
             previous_crc: 0xdead_beef,
         };
-        seal(&mut bytes, &segment(), &header);
+        seal(&mut bytes, &segment(), &header, Coding::Plain);
         bytes
     }
 
@@ -191,7 +232,7 @@ mod tests {
         assert_eq!(read.header.previous_crc, 0xdead_beef);
         assert_eq!(read.payload, b"payload");
         assert_eq!(read.padded_bytes(512), 512);
-        assert!(read.is_known());
+        assert_eq!((read.version, read.coding()), (VERSION, Some(Coding::Plain)));
     }
 
     #[test]

@@ -8,17 +8,31 @@
 
 use bytes::Bytes;
 
-use crate::index::{Index, Place};
+use crate::frame;
+use crate::index::{Index, Place, Position};
 use crate::record::{Kind, Malformed, Record, u64_at};
 use crate::segment::{NUMBER_MAX, SegmentId};
 
-/// Where a frame's payload lies.
+/// Where a frame's records lie.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PayloadPlace {
+pub(crate) struct FramePlace {
     /// The segment.
     pub segment: SegmentId,
-    /// Offset of the payload in the file.
+    /// Offset of the frame in the file.
     pub offset: u64,
+    /// Whether its payload is its records, byte for byte.
+    pub is_plain: bool,
+}
+
+impl FramePlace {
+    /// Position of the record at an offset of the records.
+    fn of_record(&self, offset: usize) -> Position {
+        if self.is_plain {
+            Position::Record(self.offset + (frame::HEADER_BYTES + offset) as u64)
+        } else {
+            Position::Compressed(self.offset)
+        }
+    }
 }
 
 /// The log as its frames say it is.
@@ -40,7 +54,7 @@ pub(crate) struct Image {
 /// A record that contradicts what came before it.
 #[derive(Debug)]
 pub(crate) struct Contradiction {
-    /// Offset in the payload.
+    /// Offset in the records.
     pub offset: usize,
     /// What is wrong.
     pub malformed: Malformed,
@@ -52,32 +66,32 @@ impl Image {
         Self { index: Index::new(1), state: None, floor: 1, begun: false }
     }
 
-    /// Applies a frame of `records` records.
+    /// Applies the records of a frame, of which there are `count`.
     ///
     /// # Errors
     /// The first record that cannot follow what came before it. No crash makes one.
     pub fn apply(
         &mut self,
-        place: PayloadPlace,
-        payload: &[u8],
-        records: u32,
+        place: FramePlace,
+        records: &[u8],
+        count: u32,
     ) -> Result<(), Contradiction> {
         let mut offset = 0;
-        let mut count = 0;
-        while offset < payload.len() {
-            let record = Record::decode(&payload[offset..])
+        let mut found = 0;
+        while offset < records.len() {
+            let record = Record::decode(&records[offset..])
                 .and_then(|record| self.apply_record(place, offset, &record).map(|()| record))
                 .map_err(|malformed| Contradiction { offset, malformed })?;
             offset += record.encoded_bytes();
-            count += 1;
+            found += 1;
         }
-        if count == 0 {
+        if found == 0 {
             // Nobody writes one; as the first frame of all it would leave out the base.
             let malformed = Malformed::new("at least one record", "none");
             return Err(Contradiction { offset, malformed });
         }
-        if count != records {
-            let malformed = Malformed::new(format!("{records} records"), format!("{count}"));
+        if found != count {
+            let malformed = Malformed::new(format!("{count} records"), format!("{found}"));
             return Err(Contradiction { offset, malformed });
         }
         assert!(self.floor <= self.index.next(), "floor {} in {:?}", self.floor, self.index);
@@ -92,7 +106,7 @@ impl Image {
 
     fn apply_record(
         &mut self,
-        place: PayloadPlace,
+        place: FramePlace,
         offset: usize,
         record: &Record<'_>,
     ) -> Result<(), Malformed> {
@@ -113,7 +127,7 @@ impl Image {
 
     fn apply_entry(
         &mut self,
-        place: PayloadPlace,
+        place: FramePlace,
         offset: usize,
         record: &Record<'_>,
     ) -> Result<(), Malformed> {
@@ -127,10 +141,8 @@ impl Image {
             // were forgotten: the log begins here.
             self.index.reset(record.index);
         }
-        let offset = place.offset + offset as u64;
-        let offset = u32::try_from(offset).expect("a segment is at most 2 GiB");
-        let payload_bytes = record.payload.len() as u32;
-        self.index.push(record.index, place.segment, Place { offset, payload_bytes });
+        let place_of_record = Place::new(place.of_record(offset), record.payload.len() as u32);
+        self.index.push(record.index, place.segment, place_of_record);
         Ok(())
     }
 
@@ -177,7 +189,7 @@ mod tests {
     use super::*;
     use crate::record::encode;
 
-    const PLACE: PayloadPlace = PayloadPlace { segment: SegmentId(1), offset: 4096 };
+    const PLACE: FramePlace = FramePlace { segment: SegmentId(1), offset: 4096, is_plain: true };
 
     fn apply(image: &mut Image, records: &[(Kind, u64, &[u8])]) -> Result<(), Contradiction> {
         let mut payload = Vec::new();

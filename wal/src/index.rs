@@ -10,12 +10,46 @@ use std::collections::VecDeque;
 use crate::segment::SegmentId;
 
 /// Where an entry's record lies in its segment.
+///
+/// Invariants: the lowest 31 bits of `bits` are an offset, for a segment is at most 2 GiB; the
+/// highest is set when that is the offset of a compressed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// Offset of the record's header in the file.
-    pub offset: u32,
+    bits: u32,
     /// Bytes of the payload, header not included.
     pub payload_bytes: u32,
+}
+
+/// How to come by a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Position {
+    /// Its header is at this offset of the file.
+    Record(u64),
+    /// It is somewhere in the compressed frame at this offset.
+    Compressed(u64),
+}
+
+const COMPRESSED_BIT: u32 = 1 << 31;
+
+impl Place {
+    /// The place of a record with a payload of so many bytes.
+    pub fn new(position: Position, payload_bytes: u32) -> Self {
+        let (offset, bit) = match position {
+            Position::Record(offset) => (offset, 0),
+            Position::Compressed(offset) => (offset, COMPRESSED_BIT),
+        };
+        let offset = u32::try_from(offset).ok().filter(|offset| offset & COMPRESSED_BIT == 0);
+        Self { bits: offset.expect("a segment is at most 2 GiB") | bit, payload_bytes }
+    }
+
+    /// How to come by it.
+    pub fn position(&self) -> Position {
+        let offset = u64::from(self.bits & !COMPRESSED_BIT);
+        match self.bits & COMPRESSED_BIT {
+            0 => Position::Record(offset),
+            _ => Position::Compressed(offset),
+        }
+    }
 }
 
 /// Entries from `first_index` on, up to the next run, lie in `segment`.
@@ -123,7 +157,7 @@ mod tests {
     use super::*;
 
     fn place(offset: u32) -> Place {
-        Place { offset, payload_bytes: 1 }
+        Place::new(Position::Record(u64::from(offset)), 1)
     }
 
     fn filled() -> Index {
@@ -132,6 +166,15 @@ mod tests {
             index.push(entry, SegmentId(1 + entry / 4), place(entry as u32));
         }
         index
+    }
+
+    #[test]
+    fn a_place_says_how_to_come_by_the_record() {
+        for position in [Position::Record(5), Position::Compressed((1 << 31) - 512)] {
+            let place = Place::new(position, 7);
+            assert_eq!((place.position(), place.payload_bytes), (position, 7));
+        }
+        assert_eq!(size_of::<Place>(), 8);
     }
 
     #[test]

@@ -28,7 +28,7 @@
 //! 3. If its frame does not fit, the next segment is begun: a recycled or zero-filled file gets a
 //!    header, a sync, its name, and a sync of the directory (`directory.rs`).
 //! 4. The records are laid out in one aligned buffer that is kept (`writer.rs`, `record.rs`).
-//! 5. The frame's header is filled in, with the checksum of all of it (`frame.rs`).
+//! 5. A large payload may be compressed (`compress.rs`). The frame's header is filled in, with the checksum of all of it (`frame.rs`).
 //! 6. One durable write at a block boundary that holds nothing acknowledged; blocks were written
 //!    before, so that no metadata changes. It is one call or two, through the page cache or past
 //!    it, as the [`Backend`] has it, which was chosen when the log was opened (`probe.rs`).
@@ -67,6 +67,7 @@ use varve_disk::Disk;
 mod batch;
 mod cache;
 mod check;
+mod compress;
 mod directory;
 mod error;
 mod frame;
@@ -116,6 +117,10 @@ pub struct Options {
     pub cache_bytes_max: usize,
     /// How appends are made durable.
     pub backend: BackendChoice,
+    /// Frames with at least so many bytes of records are compressed with zstd, if that saves a
+    /// block; none are when this is nothing. Logs with and without are opened alike, so it may
+    /// differ from one start to the next.
+    pub compress_bytes_min: Option<u32>,
 }
 
 impl Default for Options {
@@ -125,6 +130,7 @@ impl Default for Options {
             segment_bytes: 64 << 20,
             cache_bytes_max: 64 << 20,
             backend: BackendChoice::default(),
+            compress_bytes_min: None,
         }
     }
 }
@@ -166,7 +172,8 @@ impl Wal {
         options: Options,
         block_bytes: u32,
     ) -> Result<Self> {
-        let Options { identity, segment_bytes, cache_bytes_max, backend } = options;
+        let Options { identity, segment_bytes, cache_bytes_max, backend, compress_bytes_min } =
+            options;
         assert!(segment::is_block_size(block_bytes), "block of {block_bytes} bytes");
         assert!(
             (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
@@ -184,7 +191,7 @@ impl Wal {
         let (backend, probe) = probe::decide(&*disk, dir, backend)?;
         directory.use_backend(backend)?;
         let cache = Cache::new(image.index.next(), cache_bytes_max);
-        let writer = Writer::new(chain, offset);
+        let writer = Writer::new(chain, offset, compress_bytes_min);
         Ok(Self { directory, writer, image, cache, probe, is_poisoned: false })
     }
 
@@ -208,7 +215,7 @@ impl Wal {
         self.is_poisoned = true;
         let written = self.writer.append(&mut self.directory, batch, &self.image)?;
         self.image
-            .apply(written.place, written.payload, written.records)
+            .apply(written.place, written.records, written.count)
             .expect("a batch that continues the log can be applied");
         self.writer.release();
         if let Some(next) = batch.reset_to() {

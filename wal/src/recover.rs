@@ -21,10 +21,12 @@ use std::path::Path;
 
 use varve_disk::File;
 
+use crate::compress::Decompressor;
 use crate::directory::{Directory, Segment};
 use crate::error::{Error, Result};
-use crate::frame;
-use crate::image::{Image, PayloadPlace};
+use crate::frame::{self, Coding, Frame};
+use crate::image::{FramePlace, Image};
+use crate::record::Malformed;
 use crate::scan::{self, Chain, Found, LaterFrame, Stop};
 use crate::segment::SegmentHeader;
 
@@ -182,6 +184,7 @@ pub(crate) struct Recovered {
 /// [`Error::Damaged`] when acknowledged data is gone; then nothing was changed.
 pub(crate) fn recover(directory: &mut Directory) -> Result<Recovered> {
     let mut image = Image::new();
+    let mut decompressor = Decompressor::default();
     let mut bytes = Vec::new();
     let mut chain = first_chain(directory);
     let mut stopped = 0;
@@ -195,7 +198,8 @@ pub(crate) fn recover(directory: &mut Directory) -> Result<Recovered> {
         last_frame = Extent::default();
         let stop = scan::walk(&bytes, header, path, &mut chain, |at, frame| {
             last_frame = Extent::of(at, frame, header.block_bytes);
-            apply(&mut image, header, path, at, frame)
+            let records = records_of(&mut decompressor, path, at, frame)?;
+            apply(&mut image, header, path, at, frame, records)
         })?;
         let later = scan::later_frame(&bytes, header, stop.offset);
         // The verdict is End or Cut here; both leave nothing behind the last frame of the log.
@@ -218,7 +222,7 @@ struct Extent {
 }
 
 impl Extent {
-    fn of(offset: u64, frame: &frame::Frame<'_>, block_bytes: u32) -> Self {
+    fn of(offset: u64, frame: &Frame<'_>, block_bytes: u32) -> Self {
         let start = offset as usize;
         let payload_end = start + frame::HEADER_BYTES + frame.payload.len();
         let padded_end = start + frame.padded_bytes(block_bytes) as usize;
@@ -280,21 +284,55 @@ pub(crate) fn judge(
     Err(Error::damaged(path, stop.offset, stop.detail.expected.clone(), found + ")"))
 }
 
-/// Applies a frame that verified; what contradicts the frames before it is damage.
+/// The records of a frame that verified; a payload that cannot be decoded is damage.
+pub(crate) fn records_of<'a>(
+    decompressor: &'a mut Decompressor,
+    path: &Path,
+    offset: u64,
+    frame: &Frame<'a>,
+) -> Result<&'a [u8]> {
+    decompressor.records(frame).map_err(|malformed| {
+        let offset = offset + frame::HEADER_BYTES as u64;
+        Error::damaged(path, offset, malformed.expected, malformed.found)
+    })
+}
+
+/// Applies the records of a frame; what contradicts the frames before it is damage.
 pub(crate) fn apply(
     image: &mut Image,
     segment: &SegmentHeader,
     path: &Path,
     offset: u64,
-    frame: &frame::Frame<'_>,
+    frame: &Frame<'_>,
+    records: &[u8],
 ) -> Result<()> {
-    let offset = offset + frame::HEADER_BYTES as u64;
-    let place = PayloadPlace { segment: segment.id, offset };
-    image.apply(place, frame.payload, frame.header.records).map_err(|contradiction| {
-        let offset = offset + contradiction.offset as u64;
-        let malformed = contradiction.malformed;
-        Error::damaged(path, offset, malformed.expected, malformed.found)
+    let is_plain = frame.coding() == Some(Coding::Plain);
+    let place = FramePlace { segment: segment.id, offset, is_plain };
+    image.apply(place, records, frame.header.records).map_err(|contradiction| {
+        let Malformed { expected, found } = contradiction.malformed;
+        frame_damage(path, offset, frame, contradiction.offset, expected, found)
     })
+}
+
+/// Damage of a record, named by where it is in the file, or in what a compressed frame holds.
+pub(crate) fn frame_damage(
+    path: &Path,
+    offset: u64,
+    frame: &Frame<'_>,
+    in_records: usize,
+    expected: String,
+    found: String,
+) -> Error {
+    match frame.coding() {
+        Some(Coding::Plain) => {
+            let offset = offset + (frame::HEADER_BYTES + in_records) as u64;
+            Error::damaged(path, offset, expected, found)
+        }
+        _ => {
+            let found = format!("{found} (at byte {in_records} of the decompressed records)");
+            Error::damaged(path, offset, expected, found)
+        }
+    }
 }
 
 /// Reads a whole segment into `bytes`, whose memory is used again for the next one.

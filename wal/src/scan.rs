@@ -58,7 +58,7 @@ pub(crate) struct Stop {
 /// `chain`.
 ///
 /// # Errors
-/// What `each` returned, or a format version that this program does not know.
+/// What `each` returned, or a format version or coding that this program does not know.
 pub(crate) fn walk(
     bytes: &[u8],
     segment: &SegmentHeader,
@@ -84,10 +84,13 @@ pub(crate) fn walk(
         if let Some(detail) = misplaced(&frame, chain) {
             return Ok(Stop { offset, found: Found::Misplaced, detail, frames });
         }
-        if !frame.is_known() {
-            let (path, expected) = (path.to_path_buf(), u32::from(frame::VERSION));
-            let found = u32::from(frame.version) << 16 | u32::from(frame.coding);
-            return Err(Error::UnknownVersion { path, expected: expected << 16, found });
+        if frame.version != frame::VERSION {
+            let (expected, found) = (u32::from(frame::VERSION), u32::from(frame.version));
+            return Err(Error::UnknownVersion { path: path.to_path_buf(), expected, found });
+        }
+        if frame.coding().is_none() {
+            let (expected, found) = (frame::CODING_MAX, frame.coding_number);
+            return Err(Error::UnknownCoding { path: path.to_path_buf(), offset, expected, found });
         }
         each(offset, &frame)?;
         chain.next_sequence += 1;
@@ -152,7 +155,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::frame::{FrameHeader, HEADER_BYTES, seal};
+    use crate::frame::{Coding, FrameHeader, HEADER_BYTES, seal};
     use crate::segment::SegmentId;
 
     const SEGMENT_BYTES: u64 = 8192;
@@ -182,7 +185,7 @@ mod tests {
                 records: 0,
                 previous_crc: previous_crc.unwrap_or(crc),
             };
-            crc = seal(&mut frame, &segment(), &header);
+            crc = seal(&mut frame, &segment(), &header, Coding::Plain);
             frame.resize(512, 0);
             bytes.extend_from_slice(&frame);
         }
@@ -246,7 +249,12 @@ mod tests {
             bytes[512 + 60..512 + 64].copy_from_slice(&crc);
             let mut chain = Chain { next_sequence: 1, previous_crc: Some(0) };
             let walked = walk(&bytes, &segment(), Path::new("x"), &mut chain, |_, _| Ok(()));
-            assert!(matches!(walked, Err(Error::UnknownVersion { .. })), "{walked:?}");
+            let error = walked.unwrap_err();
+            let is_told = match field {
+                4 => matches!(error, Error::UnknownVersion { expected: 1, found: 9, .. }),
+                _ => matches!(error, Error::UnknownCoding { offset: 512, found: 9, .. }),
+            };
+            assert!(is_told, "{error}");
         }
     }
 }

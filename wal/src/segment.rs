@@ -7,7 +7,7 @@
 //! | name | what it is |
 //! | --- | --- |
 //! | `<id, 16 hexadecimal digits>.wal` | a segment; ids have no gaps |
-//! | `spare-<0 or 1>.wal` | a used segment, waiting to be recycled; its bytes mean nothing |
+//! | `spare-<0 to 7>.wal` | a used segment, waiting to be recycled; its bytes mean nothing |
 //! | `fresh.tmp` | a file that is being filled with zeros; means nothing after a restart |
 //! | `probe.tmp` | what the probe of backends writes to; means nothing after a restart |
 //!
@@ -27,8 +27,9 @@ pub(crate) const HEADER_BYTES: usize = 512;
 /// The version that is written, and the newest that can be read.
 pub(crate) const VERSION: u32 = 1;
 
-/// Used segments that are kept to be recycled; more are removed.
-pub(crate) const SPARES_MAX: usize = 2;
+/// Used segments that are kept to be recycled; more are removed. A log that is cut rarely and far
+/// gives many back at once, and needs them all before it is cut again.
+pub(crate) const SPARES_MAX: usize = 8;
 
 /// Name of the file that is being filled with zeros.
 pub(crate) const FRESH_NAME: &str = "fresh.tmp";

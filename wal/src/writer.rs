@@ -2,17 +2,19 @@
 //!
 //! 1. Does the frame fit behind the last one? Otherwise begin the next segment, whose first frame
 //!    repeats what a log without its older segments would lack: first and next index, and state.
-//! 2. Build the frame in a buffer that is kept, aligned as direct writes need it.
+//! 2. Build the frame in a buffer that is kept, aligned as direct writes need it. If it is large,
+//!    and the options say so, compress its payload into a second one; take that if it saves a block.
 //! 3. Write it at a block boundary and wait until it is durable. Only now is any of it believed.
 //!
 //! What it does not do: it does not know which entries exist (`image.rs`), and it does not
 //! remember that it failed (`Wal`).
 
 use crate::batch::Batch;
+use crate::compress::{Compressor, PLAIN_BYTES_MAX};
 use crate::directory::Directory;
 use crate::error::{Error, Result};
-use crate::frame::{self, FRAME_BYTES_MAX, FrameHeader, padded};
-use crate::image::{Image, PayloadPlace};
+use crate::frame::{self, Coding, FRAME_BYTES_MAX, FrameHeader, padded};
+use crate::image::{FramePlace, Image};
 use crate::record::{self, Kind};
 use crate::scan::Chain;
 
@@ -27,6 +29,8 @@ const BUFFER_BYTES_KEPT: usize = 4 << 20;
 pub struct Counters {
     /// Frames, which is also the number of durable writes that appends waited for.
     pub frames: u64,
+    /// Those of them whose payload was compressed.
+    pub compressed_frames: u64,
     /// Records in them.
     pub records: u64,
     /// Bytes of the payloads that the caller gave.
@@ -43,24 +47,40 @@ pub struct Counters {
 pub(crate) struct Writer {
     chain: Chain,
     offset: u64,
-    buffer: Buffer,
+    plain: Buffer,
+    compression: Option<Compression>,
     counters: Counters,
+}
+
+/// What compressing takes.
+struct Compression {
+    /// Smaller payloads are not tried.
+    bytes_min: usize,
+    compressor: Compressor,
+    buffer: Buffer,
 }
 
 /// A frame that is durable and waits to be believed.
 pub(crate) struct Written<'a> {
-    /// Where its payload lies.
-    pub place: PayloadPlace,
-    /// Its payload.
-    pub payload: &'a [u8],
-    /// Records in it.
-    pub records: u32,
+    /// Where it lies.
+    pub place: FramePlace,
+    /// Its records, as they were before they were compressed.
+    pub records: &'a [u8],
+    /// How many there are.
+    pub count: u32,
 }
 
 impl Writer {
-    /// A writer that continues at `offset` of the active segment.
-    pub fn new(chain: Chain, offset: u64) -> Self {
-        Self { chain, offset, buffer: Buffer::default(), counters: Counters::default() }
+    /// A writer that continues at `offset` of the active segment, and compresses payloads of at
+    /// least `compress_bytes_min` bytes.
+    pub fn new(chain: Chain, offset: u64, compress_bytes_min: Option<u32>) -> Self {
+        let compression = compress_bytes_min.map(|bytes_min| Compression {
+            bytes_min: bytes_min as usize,
+            compressor: Compressor::new(),
+            buffer: Buffer::default(),
+        });
+        let (plain, counters) = (Buffer::default(), Counters::default());
+        Self { chain, offset, plain, compression, counters }
     }
 
     /// What was written so far.
@@ -84,19 +104,24 @@ impl Writer {
     ) -> Result<Written<'_>> {
         self.make_room(directory, batch, image)?;
         let segment = directory.active();
-        let records = self.build(batch, (!segment.has_frames).then_some(image));
+        let block_bytes = segment.header.block_bytes;
+        let count = self.build(batch, (!segment.has_frames).then_some(image));
+        let compression = self.compression.as_mut();
+        let (buffer, coding) =
+            match compression.and_then(|some| some.compress(&self.plain, block_bytes)) {
+                Some((buffer, coding)) => (buffer, coding),
+                None => (&mut self.plain, Coding::Plain),
+            };
         let header = FrameHeader {
             sequence: self.chain.next_sequence,
             // One write is in flight at a time, so all before this one are durable.
             durable_sequence: self.chain.next_sequence - 1,
-            payload_bytes: (self.buffer.frame().len() - frame::HEADER_BYTES) as u32,
-            records,
+            payload_bytes: (buffer.frame().len() - frame::HEADER_BYTES) as u32,
+            records: count,
             previous_crc: self.chain.previous_crc.unwrap_or(0),
         };
-        let crc = frame::seal(self.buffer.frame(), &segment.header, &header);
-        let length = self.buffer.frame().len();
-        let block_bytes = segment.header.block_bytes;
-        let written = self.buffer.padded(block_bytes);
+        let crc = frame::seal(buffer.frame(), &segment.header, &header, coding);
+        let written = buffer.padded(block_bytes);
         let end = self.offset + written.len() as u64;
         assert!(self.offset.is_multiple_of(u64::from(block_bytes)), "offset {}", self.offset);
         assert!(end <= segment.header.segment_bytes, "frame ends at {end}");
@@ -105,22 +130,25 @@ impl Writer {
         // in the file was synced when it was written, so the frame's bytes are all there is.
         directory.write_durable_at(self.offset, written)?;
 
-        let offset = self.offset + frame::HEADER_BYTES as u64;
-        let place = PayloadPlace { segment: id, offset };
+        let is_plain = coding == Coding::Plain;
+        let place = FramePlace { segment: id, offset: self.offset, is_plain };
         self.counters.frames += 1;
+        self.counters.compressed_frames += u64::from(!is_plain);
         self.counters.records += batch.records() as u64;
         self.counters.payload_bytes += batch.payload_bytes() as u64;
         self.counters.written_bytes += end - self.offset;
         self.chain = Chain { next_sequence: self.chain.next_sequence + 1, previous_crc: Some(crc) };
         self.offset = end;
         directory.active_mut().has_frames = true;
-        let payload = &self.buffer.frame()[frame::HEADER_BYTES..length];
-        Ok(Written { place, payload, records })
+        Ok(Written { place, records: self.plain.payload(), count })
     }
 
     /// Gives memory back that only a very large frame needed.
     pub fn release(&mut self) {
-        self.buffer.release();
+        self.plain.release();
+        if let Some(compression) = &mut self.compression {
+            compression.buffer.release();
+        }
     }
 
     fn make_room(&mut self, directory: &mut Directory, batch: &Batch, image: &Image) -> Result<()> {
@@ -143,7 +171,7 @@ impl Writer {
             Some(image) => first_frame_bytes(batch, image),
             None => frame_bytes(batch),
         };
-        let out = self.buffer.begin(bytes as usize);
+        let out = self.plain.begin(bytes as usize);
         let mut records = batch.records();
         if let Some(image) = image {
             let next = image.index.next().to_le_bytes();
@@ -155,8 +183,27 @@ impl Writer {
             }
         }
         batch.encode(out);
-        assert_eq!(self.buffer.frame().len() as u64, bytes, "frame length as computed");
+        assert_eq!(self.plain.frame().len() as u64, bytes, "frame length as computed");
         u32::try_from(records).expect("a frame of 1 GiB holds fewer records")
+    }
+}
+
+impl Compression {
+    /// The frame in `plain` with its payload compressed, if it is large and that saves a block.
+    fn compress(&mut self, plain: &Buffer, block_bytes: u32) -> Option<(&mut Buffer, Coding)> {
+        let bytes = plain.payload().len();
+        if bytes < self.bytes_min || bytes > PLAIN_BYTES_MAX {
+            return None;
+        }
+        let blocks_bytes = padded((frame::HEADER_BYTES + bytes) as u64, block_bytes) as usize;
+        let room = blocks_bytes.checked_sub(block_bytes as usize + frame::HEADER_BYTES)?;
+        let out = self.buffer.begin(frame::HEADER_BYTES + room);
+        let start = out.len();
+        out.resize(start + room, 0);
+        let length = self.compressor.compress(plain.payload(), &mut out[start..])?;
+        out.truncate(start + length);
+        self.buffer.frame_bytes = frame::HEADER_BYTES + length;
+        Some((&mut self.buffer, Coding::Zstd { plain_bytes: bytes as u32 }))
     }
 }
 
@@ -177,6 +224,8 @@ fn first_frame_bytes(batch: &Batch, image: &Image) -> u64 {
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
+    /// Header and payload, once both are there; what follows is padding.
+    frame_bytes: usize,
 }
 
 impl Buffer {
@@ -184,6 +233,7 @@ impl Buffer {
     /// bytes zero. What is pushed to the result is the payload.
     fn begin(&mut self, frame_bytes: usize) -> &mut Vec<u8> {
         self.bytes.clear();
+        self.frame_bytes = frame_bytes;
         // Reserved in full: growing later would move the bytes to another alignment.
         self.bytes.reserve(frame_bytes + 2 * ALIGNMENT_BYTES);
         self.start = self.bytes.as_ptr().align_offset(ALIGNMENT_BYTES);
@@ -194,6 +244,10 @@ impl Buffer {
 
     fn frame(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..]
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.bytes[self.start + frame::HEADER_BYTES..self.start + self.frame_bytes]
     }
 
     /// The frame with zeros up to the block boundary.

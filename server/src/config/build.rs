@@ -149,6 +149,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         snapshot_catchup_entries: values.unsigned("snapshot-catchup-entries")?,
         log_backend: Backend::from_name(&values.text("experimental-varve-log-backend"))
             .map_or(BackendChoice::Auto, BackendChoice::Only),
+        log_compress_bytes_min: log_compress_bytes_min(values)?,
         heartbeat_interval: values.millis("heartbeat-interval")?,
         election_timeout: values.millis("election-timeout")?,
         initial_election_tick_advance: values.flag("initial-election-tick-advance"),
@@ -308,6 +309,12 @@ fn depend(config: &mut Config, settings: &Settings, source: Source, notes: &mut 
             *urls = default.unwrap_or_default();
         }
     }
+}
+
+/// 0 is for none; a bound beyond any batch stays one beyond any batch.
+fn log_compress_bytes_min(values: &Values<'_>) -> Result<Option<u32>, ConfigError> {
+    let bytes = values.unsigned("experimental-varve-log-compress-min-bytes")?;
+    Ok((bytes > 0).then(|| u32::try_from(bytes).unwrap_or(u32::MAX)))
 }
 
 /// `--auto-compaction-mode` and `--auto-compaction-retention`: a plain number is hours or

@@ -258,6 +258,8 @@ pub const SECTIONS: &[Section] = &[
     Section { title: "Varve", flags: &[
         works("experimental-varve-log-backend", OneOf(&["auto", "dsync", "buffered-dsync", "uring", "fdatasync"]), "auto",
             "How the log makes a write durable; 'auto' measures all of them at the start and takes the fastest."),
+        works("experimental-varve-log-compress-min-bytes", Uint, "0",
+            "Batches of the log with at least so many bytes are compressed with zstd; 0 for none."),
     ] },
     Section { title: "Invocation", flags: &[
         works("config-file", Text, "",

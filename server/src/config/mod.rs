@@ -49,6 +49,8 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     /// `--experimental-varve-log-backend`.
     pub log_backend: BackendChoice,
+    /// `--experimental-varve-log-compress-min-bytes`; none are when it is 0.
+    pub log_compress_bytes_min: Option<u32>,
     /// `--heartbeat-interval`.
     pub heartbeat_interval: Duration,
     /// `--election-timeout`; at least five heartbeats, at most 50 s.

@@ -44,6 +44,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         log_backend: config.log_backend,
+        log_compress_bytes_min: config.log_compress_bytes_min,
         requests: RequestLimits {
             txn_ops_max: config.txn_ops_max,
             request_bytes_max: config.request_bytes_max,

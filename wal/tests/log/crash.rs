@@ -10,10 +10,11 @@ use varve_disk::Disk;
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
 use varve_wal::check;
 
-const SHAPES: [Shape; 3] = [
-    Shape { segment_bytes: 16 << 10, block_bytes: 4096 },
-    Shape { segment_bytes: 16 << 10, block_bytes: 512 },
-    Shape { segment_bytes: 64 << 10, block_bytes: 512 },
+const SHAPES: [Shape; 4] = [
+    Shape { segment_bytes: 16 << 10, block_bytes: 4096, compress_bytes_min: None },
+    Shape { segment_bytes: 16 << 10, block_bytes: 512, compress_bytes_min: None },
+    Shape { segment_bytes: 64 << 10, block_bytes: 512, compress_bytes_min: None },
+    Shape { segment_bytes: 16 << 10, block_bytes: 512, compress_bytes_min: Some(0) },
 ];
 
 #[test]
@@ -69,7 +70,7 @@ fn a_crash_during_recovery_loses_nothing_either() {
 fn random_runs_survive_random_crashes_one_after_the_other() {
     for seed in 100..100 + 10 * seeds(6) {
         let mut random = Random::new(seed);
-        let shape = SHAPES[random.below(3) as usize];
+        let shape = SHAPES[random.below(SHAPES.len() as u64) as usize];
         let mut disk = SimDisk::new(seed);
         let mut model = Model::new();
         for round in 0..8 {

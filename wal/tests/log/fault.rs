@@ -7,7 +7,7 @@ use crate::model::{Operation, Outcome, Shape, next_batch, operations, run, to_ba
 use varve_disk::sim::{CrashStyle, Fault, FaultRule, OperationKind, Random, SimDisk};
 use varve_wal::Error;
 
-const SHAPE: Shape = Shape { segment_bytes: 16 << 10, block_bytes: 512 };
+const SHAPE: Shape = Shape { segment_bytes: 16 << 10, block_bytes: 512, compress_bytes_min: None };
 
 #[test]
 fn a_failure_at_any_operation_ends_the_log_and_loses_nothing() {

@@ -26,7 +26,7 @@ use varve_wal::{Error, check};
 
 use crate::model::{DIR, IDENTITY, Model, Operation, Shape, to_batch};
 
-const SHAPE: Shape = Shape { segment_bytes: 32 << 10, block_bytes: 512 };
+const SHAPE: Shape = Shape { segment_bytes: 32 << 10, block_bytes: 512, compress_bytes_min: None };
 const REFERENCE_BYTES_MIN: usize = 256 << 10;
 /// The short run flips one bit of one in so many bytes.
 const SAMPLE_BYTES: usize = 97;

@@ -2,6 +2,7 @@
 //! disk, and once over a real one.
 
 mod backend;
+mod compress;
 mod crash;
 mod crash_points;
 mod fault;
@@ -9,6 +10,7 @@ mod flips;
 mod golden;
 mod model;
 mod real_disk;
+mod recycle;
 mod rot;
 mod script;
 mod workload;

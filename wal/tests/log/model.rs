@@ -21,6 +21,7 @@ pub const IDENTITY: [u8; 16] = *b"varve wal tests!";
 pub struct Shape {
     pub segment_bytes: u64,
     pub block_bytes: u32,
+    pub compress_bytes_min: Option<u32>,
 }
 
 impl Shape {
@@ -29,6 +30,7 @@ impl Shape {
             identity: IDENTITY,
             segment_bytes: self.segment_bytes,
             cache_bytes_max: 2000,
+            compress_bytes_min: self.compress_bytes_min,
             ..Options::default()
         };
         Wal::open_with_block_bytes(
@@ -234,7 +236,8 @@ fn append(random: &mut Random, model: &Model, reset: Option<u64>) -> Operation {
     Operation::Append { reset, entries, state }
 }
 
-/// Mostly short, some long, some of zeros: a torn write of zeros over zeros is not to be seen.
+/// Mostly short, some long, some of zeros: a torn write of zeros over zeros is not to be seen. Some
+/// compress well, some not at all.
 fn payload(random: &mut Random) -> Bytes {
     let length = match random.below(8) {
         0 => random.below(6000),
@@ -243,6 +246,10 @@ fn payload(random: &mut Random) -> Bytes {
     } as usize;
     if random.one_in(4) {
         return Bytes::from(vec![0; length]);
+    }
+    if random.one_in(3) {
+        let start = random.below(256);
+        return Bytes::from((0..length as u64).map(|at| (start + at) as u8).collect::<Vec<_>>());
     }
     Bytes::from((0..length).map(|_| random.next_u64() as u8).collect::<Vec<_>>())
 }

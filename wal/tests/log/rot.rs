@@ -10,7 +10,7 @@ use bytes::Bytes;
 use varve_disk::sim::{Random, SimDisk};
 use varve_wal::Error;
 
-const SHAPE: Shape = Shape { segment_bytes: 8 << 10, block_bytes: 512 };
+const SHAPE: Shape = Shape { segment_bytes: 8 << 10, block_bytes: 512, compress_bytes_min: None };
 
 /// What happened to a log with a flipped bit.
 #[derive(Debug, Default, PartialEq)]

@@ -16,8 +16,10 @@ pub struct Workload {
     pub operations: Vec<Operation>,
 }
 
-const SMALL: Shape = Shape { segment_bytes: 16 << 10, block_bytes: 512 };
-const BLOCKS: Shape = Shape { segment_bytes: 16 << 10, block_bytes: 4096 };
+const SMALL: Shape = Shape { segment_bytes: 16 << 10, block_bytes: 512, compress_bytes_min: None };
+const PACKED: Shape = Shape { compress_bytes_min: Some(600), ..SMALL };
+const BLOCKS: Shape =
+    Shape { segment_bytes: 16 << 10, block_bytes: 4096, compress_bytes_min: None };
 
 /// All of them.
 pub fn workloads() -> Vec<Workload> {
@@ -29,7 +31,7 @@ pub fn workloads() -> Vec<Workload> {
         named("truncation in front, recycling", SMALL, recycling()),
         named("truncation at the end", SMALL, overwriting()),
         named("batches of many appenders", SMALL, batches()),
-        named("large frames, compressible and not", SMALL, large()),
+        named("large frames, compressible and not", PACKED, large()),
         named("snapshots installed", SMALL, resets()),
         named("restarts", BLOCKS, restarts()),
         named("all of it", SMALL, crate::model::operations(&mut Random::new(4711), 40)),
