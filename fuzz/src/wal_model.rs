@@ -19,8 +19,10 @@ const STEPS_MAX: usize = 64;
 /// Runs one input.
 pub fn operations(data: &[u8]) {
     let mut input = Input::new(data);
-    let block_bytes = if input.byte() & 1 == 0 { 512 } else { 4096 };
-    let shape = Shape { segment_bytes: 16 << 10, block_bytes };
+    let layout = input.byte();
+    let block_bytes = if layout & 1 == 0 { 512 } else { 4096 };
+    let compress_bytes_min = (layout & 2 != 0).then_some(600);
+    let shape = Shape { segment_bytes: 16 << 10, block_bytes, compress_bytes_min };
     let mut disk = SimDisk::new(u64::from(input.byte()));
     let mut wal = shape.open(&disk).expect("an empty disk takes a log");
     let mut model = Model::new();
