@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use varve_disk::durable::DurableWriter;
@@ -107,6 +108,28 @@ fn a_forced_backend_is_taken_or_the_start_is_refused() {
 }
 
 #[test]
+fn a_backend_that_is_refused_later_is_replaced_and_nothing_is_lost() {
+    for backend in [Dsync, BufferedDsync, Uring] {
+        let disk = Choosy::new(SimDisk::new(1), &[], true);
+        let mut wal = open(&disk, BackendChoice::Only(backend)).unwrap();
+        wal.append(&batch(1)).unwrap();
+        disk.refused_later.store(true, Ordering::Relaxed);
+        // The open segment goes on as it is; the next one is opened another way.
+        wal.append(&batch(2)).unwrap();
+        assert_eq!(wal.backend(), backend);
+        for index in 3..=40 {
+            wal.append(&batch(index)).unwrap();
+        }
+        assert_eq!(wal.backend(), Fdatasync);
+        drop(wal);
+        let crashed = disk.sim.crash_with(CrashStyle::LoseAll);
+        let wal = Wal::open(Arc::new(crashed), Path::new(DIR), options(BackendChoice::default()));
+        let found = wal.unwrap().entries(1, 41, u64::MAX).unwrap();
+        assert!((1..).zip(found).all(|(index, found)| found == payload(index)), "{backend}");
+    }
+}
+
+#[test]
 fn a_disk_without_a_choice_is_not_measured() {
     let disk = SimDisk::new(1);
     let wal = Wal::open(Arc::new(disk.clone()), Path::new(DIR), options(BackendChoice::Auto));
@@ -182,11 +205,14 @@ struct Choosy {
     refused: Vec<Backend>,
     /// When opening; otherwise when writing.
     at_open: bool,
+    /// Whether opening is refused to all that can be refused, from now on.
+    refused_later: Arc<AtomicBool>,
 }
 
 impl Choosy {
     fn new(sim: SimDisk, refused: &[Backend], at_open: bool) -> Self {
-        Self { sim, refused: refused.to_vec(), at_open }
+        let refused_later = Arc::new(AtomicBool::new(false));
+        Self { sim, refused: refused.to_vec(), at_open, refused_later }
     }
 }
 
@@ -215,6 +241,9 @@ impl Disk for Choosy {
         path: &Path,
         backend: Backend,
     ) -> varve_disk::Result<Box<dyn DurableWriter>> {
+        if backend != Fdatasync && self.refused_later.load(Ordering::Relaxed) {
+            return Err(refusal(path));
+        }
         match self.refused.contains(&backend) {
             true if self.at_open => Err(refusal(path)),
             true => Ok(Box::new(Refusing)),
