@@ -5,14 +5,19 @@
 //! Reads the whole data set: for tests, for the offline tool, and for a slow scrub.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use varve_disk::Disk;
 
-use crate::files::TableFile;
+use crate::files::{FileOpener, TableFile, is_data_name};
+use crate::manifest::{CURRENT_NAME, Manifest};
+use crate::memtable::MemtableWriter;
 use crate::table::ValueRef;
-use crate::version::Version;
-use crate::{Db, Error, KeyRange, Keyspace, Kind, Result, Revision, Values};
+use crate::version::{SuperVersion, Version};
+use crate::writer::committed_of;
+use crate::{Db, Error, KeyRange, Keyspace, Kind, Result, Revision, Snapshot, Values};
 
 /// What [`Db::check`] saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,41 +40,70 @@ impl Db {
     /// # Errors
     /// Only those of the disk; damage is reported as a violation.
     pub fn check(&self) -> Result<Report> {
-        let version = Arc::clone(&self.shared.current.load().version);
-        let mut check = Check { version, report: Report::default() };
-        check.digests();
-        for keyspace in [Keyspace::Kv, Keyspace::Sys] {
-            check.tables(keyspace)?;
-            check.versions_between_tables(keyspace)?;
-        }
-        check.references();
-        let mut report = check.report;
-        for keyspace in [Keyspace::Kv, Keyspace::Sys] {
-            self.check_counts(keyspace, &mut report)?;
-        }
-        Ok(report)
+        check(&self.snapshot())
     }
+}
 
-    /// The sums of deltas against a walk, at revisions from the compacted one to the newest.
-    fn check_counts(&self, keyspace: Keyspace, report: &mut Report) -> Result<()> {
-        let snapshot = self.snapshot();
-        let (low, high) = (snapshot.compacted(), snapshot.visible());
-        let mut revisions = vec![low, low + (high - low) / 2, high];
-        revisions.dedup();
-        for at in revisions {
-            let mut live = 0;
-            for entry in snapshot.range(keyspace, KeyRange::all(), at, Values::Skip) {
-                entry?;
-                live += 1;
-            }
-            let counted = snapshot.count(keyspace, &KeyRange::all(), at)?;
-            if counted != live {
-                let what = format!("{keyspace:?} at {at}: {live} live keys, deltas say {counted}");
-                report.violations.push(what);
-            }
-        }
-        Ok(())
+/// Checks the engine in `dir` without opening it: nothing there is changed, but for its lock file.
+/// `None`: there is no engine.
+///
+/// # Errors
+/// Damage that keeps the engine from being opened; other damage is in the report. A directory in
+/// use is refused by its lock.
+pub fn check_directory(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Report>> {
+    if !disk.exists(&dir.join(CURRENT_NAME))?
+        && !disk.list(dir)?.iter().any(|name| is_data_name(name))
+    {
+        return Ok(None);
     }
+    let _lock = disk.lock(dir)?;
+    let Some(state) = Manifest::read(&**disk, dir)? else {
+        let path = dir.join(CURRENT_NAME);
+        return Err(Error::corrupt(&path, 0, "the name of a manifest", "none, but data files"));
+    };
+    let removals = Arc::default();
+    let opener = FileOpener { disk: &**disk, dir, removals: &removals };
+    let version = Version::open(&state, &opener)?;
+    let memtable = MemtableWriter::new(committed_of(&version));
+    let active = Arc::clone(memtable.memtable());
+    let super_version = SuperVersion { active, frozen: Vec::new(), version: Arc::new(version) };
+    check(&Snapshot::of_committed(Arc::new(super_version))).map(Some)
+}
+
+fn check(snapshot: &Snapshot) -> Result<Report> {
+    let version = Arc::clone(&snapshot.super_version.version);
+    let mut check = Check { version, report: Report::default() };
+    check.digests();
+    for keyspace in [Keyspace::Kv, Keyspace::Sys] {
+        check.tables(keyspace)?;
+        check.versions_between_tables(keyspace)?;
+    }
+    check.references();
+    let mut report = check.report;
+    for keyspace in [Keyspace::Kv, Keyspace::Sys] {
+        check_counts(snapshot, keyspace, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// The sums of deltas against a walk, at revisions from the compacted one to the newest.
+fn check_counts(snapshot: &Snapshot, keyspace: Keyspace, report: &mut Report) -> Result<()> {
+    let (low, high) = (snapshot.compacted(), snapshot.visible());
+    let mut revisions = vec![low, low + (high - low) / 2, high];
+    revisions.dedup();
+    for at in revisions {
+        let mut live = 0;
+        for entry in snapshot.range(keyspace, KeyRange::all(), at, Values::Skip) {
+            entry?;
+            live += 1;
+        }
+        let counted = snapshot.count(keyspace, &KeyRange::all(), at)?;
+        if counted != live {
+            let what = format!("{keyspace:?} at {at}: {live} live keys, deltas say {counted}");
+            report.violations.push(what);
+        }
+    }
+    Ok(())
 }
 
 struct Check {

@@ -21,6 +21,7 @@ use crate::garbage;
 use crate::manifest::{Identity, Manifest, State, manifest_name};
 use crate::memtable::MemtableWriter;
 use crate::output::Place;
+use crate::scrub::Scrub;
 use crate::version::{SuperVersion, Version};
 use crate::worker::Worker;
 use crate::writer::committed_of;
@@ -173,7 +174,7 @@ impl Db {
             identity,
             current: ArcSwap::from_pointee(current),
             publish: Mutex::new(()),
-            worker: Mutex::new(Worker { manifest, ids, job: None }),
+            worker: Mutex::new(Worker { manifest, ids, job: None, scrub: Scrub::default() }),
             removals,
             pins: Mutex::default(),
             _lock: lock,
@@ -242,7 +243,7 @@ fn live_bytes(version: &Version) -> u64 {
 }
 
 /// Creates `dir` and its missing parents, durably.
-fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
+pub(crate) fn create_dir(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let mut missing = Vec::new();
     let mut next = Some(dir);
     while let Some(path) = next.filter(|path| !path.as_os_str().is_empty()) {

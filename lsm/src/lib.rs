@@ -36,6 +36,7 @@
 pub mod db;
 pub mod entry;
 
+mod backup;
 mod check;
 mod checkpoint;
 mod error;
@@ -48,6 +49,7 @@ mod memtable;
 mod merge;
 mod output;
 mod pick;
+mod scrub;
 mod segment;
 mod snapshot;
 pub mod table;
@@ -55,13 +57,14 @@ mod version;
 mod worker;
 mod writer;
 
-pub use check::Report;
+pub use check::{Report, check_directory};
 pub use db::{
     Checkpoint, CheckpointFile, Commit, Db, History, Options, Range, Sizes, Snapshot, Values, Work,
     Writer,
 };
 pub use entry::{Delta, Entry, KeyRange, Kind, Meta, Revision};
 pub use error::{Error, Result};
+pub use scrub::Scrubbed;
 
 /// Two ordered maps that share one manifest and one atomic batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -20,6 +20,7 @@ use crate::manifest::{Edit, Manifest, TableRecord};
 use crate::memtable::Memtable;
 use crate::merge::{MergeJob, Merged};
 use crate::pick::{Pressure, Shape, pick, poor_segments};
+use crate::scrub::Scrub;
 use crate::segment::SegmentInfo;
 use crate::version::{SuperVersion, Version};
 use crate::{Keyspace, Result};
@@ -34,6 +35,7 @@ pub(crate) struct Worker {
     pub manifest: Manifest,
     pub ids: FileIds,
     pub job: Option<MergeJob>,
+    pub scrub: Scrub,
 }
 
 impl Worker {

@@ -122,6 +122,20 @@ impl Manifest {
         Ok(Some((manifest, recovered.state)))
     }
 
+    /// What the manifest that `CURRENT` names adds up to; `None` if there is none. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`Manifest::open`].
+    pub(crate) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<State>> {
+        let current = dir.join(CURRENT_NAME);
+        if !disk.exists(&current)? {
+            return Ok(None);
+        }
+        let number = parse_current(&current, &read_file(disk, &current)?)?;
+        let path = dir.join(manifest_name(number));
+        Ok(Some(recover(&path, &read_file(disk, &path)?)?.state))
+    }
+
     /// Begins manifest `number` with the whole `state` and makes it the current one. Durable on
     /// return.
     pub(crate) fn create(
