@@ -8,8 +8,16 @@
 use std::path::{Path, PathBuf};
 
 /// Directories, by path from the root, that are no part of the sources.
-const LEFT_OUT: [&str; 7] =
-    [".git", "target", "fuzz/target", "fuzz/artifacts", "fuzz/coverage", "data", "default.etcd"];
+const LEFT_OUT: [&str; 8] = [
+    ".git",
+    "target",
+    "benches/peers/target",
+    "fuzz/target",
+    "fuzz/artifacts",
+    "fuzz/coverage",
+    "data",
+    "default.etcd",
+];
 
 /// One text file.
 pub struct TextFile {
