@@ -118,7 +118,7 @@ fn one(input: &mut Input) -> Option<Command> {
             (CommandKind::LeaseRevoke, request.encode_to_vec())
         }
     };
-    Some(Command { id: RequestId(1), kind, body: body.into() })
+    Some(Command { id: RequestId(1), kind, author: None, body: body.into() })
 }
 
 /// Few keys, so that they are changed often; the empty one is among them.

@@ -25,6 +25,7 @@ use varve_api::error::Status;
 use varve_raftnode::{Applied, Committed, Index};
 use varve_store::{AlarmChange, LeaseChange, Reply, RequestId, Store};
 
+use crate::auth::Authenticator;
 use crate::background::Background;
 use crate::cluster::Cluster;
 use crate::error::Error;
@@ -97,6 +98,8 @@ pub struct ApplyThread {
     pub cluster: Arc<Cluster>,
     /// Where leases are timed.
     pub lessor: Arc<Lessor>,
+    /// Where tokens are kept.
+    pub auth: Arc<Authenticator>,
     /// Wakes and awaits flushes.
     pub background: Arc<Background>,
     /// Counters.
@@ -225,6 +228,7 @@ impl ApplyThread {
             for change in applied.alarms {
                 self.tell_alarm(change);
             }
+            applied.auth.into_iter().for_each(|change| self.auth.changed(change));
             if let Some(revision) = applied.compacted {
                 tracing::info!(revision, "finished scheduled compaction");
                 // Merges drop history only below a compacted revision that is durable.
@@ -323,6 +327,7 @@ impl ApplyThread {
         outbox.frozen_at = mark.index;
         self.cluster.publish_applied(mark.index);
         self.lessor.reset(&leases(&self.store)?);
+        self.auth.replaced();
         outbox.lost.fill(true);
         self.post_resync(outbox);
         // The Raft thread reads its inbox while it waits for this.

@@ -147,7 +147,7 @@ pub async fn run(services: Services, flags: AutoCompaction) {
 
 async fn compact(services: &Services, revision: i64) -> Result<(), Status> {
     let request = CompactionRequest { revision, physical: false };
-    services.propose(CommandKind::Compact, request.encode_to_vec().into()).await.map(drop)
+    services.propose_as_root(CommandKind::Compact, request.encode_to_vec().into()).await.map(drop)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The outside of varve: sockets, gRPC, HTTP, clocks, watch fan-out.
 
 pub mod apply;
+pub mod auth;
 pub mod authority;
 pub mod background;
 pub mod cluster;

@@ -164,6 +164,14 @@ const _: () = assert!(MAILBOX_EVENT_BATCHES_MAX + REQUESTS_WAITING_MAX <= MAILBO
 pub const READ_THREADS: usize = 2;
 /// Long reads that wait for a thread; beyond, "too many requests".
 pub const READ_QUEUE_MAX: usize = 4_096;
+/// Threads that hash passwords, if there are as many processors.
+pub const PASSWORD_THREADS_MAX: usize = 16;
+/// Passwords that wait to be hashed; beyond, "too many requests".
+pub const PASSWORD_QUEUE_MAX: usize = 1_024;
+/// How often a token that this member cannot know yet is looked for.
+pub const TOKEN_POLL: Duration = Duration::from_millis(5);
+/// How often a password is compared again because users changed meanwhile.
+pub const AUTHENTICATE_ATTEMPTS_MAX: usize = 64;
 /// A range of at most this many keys is read on the socket thread.
 pub const INLINE_RANGE_KEYS_MAX: i64 = 16;
 /// Revisions that one step of catching up reads for one watcher; etcd's number is 1000.

@@ -27,10 +27,18 @@ impl ReadPool {
     /// # Errors
     /// If a thread cannot be created.
     pub fn start() -> std::io::Result<Self> {
-        let (jobs, queue) = bounded::<Job>(limits::READ_QUEUE_MAX);
-        for number in 0..limits::READ_THREADS {
+        Self::named("read", limits::READ_THREADS, limits::READ_QUEUE_MAX)
+    }
+
+    /// As [`ReadPool::start`], for something else that takes long: so many threads of this name.
+    ///
+    /// # Errors
+    /// If a thread cannot be created.
+    pub fn named(name: &str, threads: usize, queue_max: usize) -> std::io::Result<Self> {
+        let (jobs, queue) = bounded::<Job>(queue_max);
+        for number in 0..threads {
             let queue = queue.clone();
-            std::thread::Builder::new().name(format!("read-{number}")).spawn(move || {
+            std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
                 lower_priority();
                 for job in queue {
                     job();

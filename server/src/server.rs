@@ -22,6 +22,7 @@
 //! | peer | all peer streams | per peer, see `peer` |
 //! | socket-N | its connections, watchers, waiting requests | mailbox, `MAILBOX_ITEMS_MAX` |
 //! | read-N | long reads | `READ_QUEUE_MAX` |
+//! | password-N | bcrypt | `PASSWORD_QUEUE_MAX` |
 //! | acceptor | listening sockets | - |
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use varve_raftnode::{Node, NodeId};
 use varve_store::{CommandKind, Founding, MemberPublish, Store, View};
 
 use crate::apply::{ApplyInput, ApplyThread, ToWorker, leases};
+use crate::auth::Authenticator;
 use crate::background::{Background, applied_at};
 use crate::cluster::Cluster;
 use crate::compactor;
@@ -85,6 +87,7 @@ struct Shared {
     background: Arc<Background>,
     boot_nonce: BootNonce,
     in_flight: Budget,
+    auth: Arc<Authenticator>,
     raft: Sender<RaftInput>,
     workers: Vec<Mailbox<ToWorker>>,
 }
@@ -100,6 +103,7 @@ impl Server {
         let bound = bind(&setup)?;
         let peer_listeners = bind_peers(&setup)?;
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+        let authenticator = Arc::new(Authenticator::start(&setup.auth, disk.as_ref())?);
         let data_dir = DataDir::open(Arc::clone(&disk), &setup)?;
         let recovered = Recovered::open(&disk, &data_dir, &setup)?;
         data_dir.founded()?;
@@ -118,6 +122,7 @@ impl Server {
             background: Arc::default(),
             boot_nonce: BootNonce(random::u64() as u16),
             in_flight: Budget::new(limits::PROPOSAL_BYTES_IN_FLIGHT_MAX),
+            auth: authenticator,
             raft: raft.clone(),
             workers: mailboxes.iter().map(|(sender, _)| sender.clone()).collect(),
         };
@@ -289,6 +294,7 @@ fn start_consensus(
         boot_nonce: shared.boot_nonce,
         cluster: Arc::clone(&shared.cluster),
         lessor: Arc::clone(&shared.lessor),
+        auth: Arc::clone(&shared.auth),
         background: Arc::clone(&shared.background),
         metrics: Arc::clone(&shared.metrics),
         snapshot_count: setup.snapshot_count,
@@ -374,6 +380,7 @@ fn start_workers(
                 hub: Hub::new(Arc::clone(&shared.cluster), shared.view.clone(), fragment_bytes_max),
                 key_waiters: KeyWaiters::default(),
                 read_pool,
+                auth: Arc::clone(&shared.auth),
                 limits: setup.requests.clone(),
                 metrics: Arc::clone(&shared.metrics),
             });

@@ -15,11 +15,13 @@ use tokio::time::{Instant, timeout_at};
 use varve_api::etcdserverpb::alarm_request::AlarmAction;
 use varve_api::etcdserverpb::{AlarmRequest, AlarmType, ResponseHeader};
 use varve_api::{Status, error};
-use varve_store::{Command, CommandKind, Reply, RequestId, View};
+use varve_store::{Author, Command, CommandKind, Reply, RequestId, View};
 
 use crate::apply::ToWorker;
+use crate::auth::{self, Authenticator};
 use crate::background::Background;
 use crate::cluster::Cluster;
+use crate::grpc::RequestMeta;
 use crate::key_wait::KeyWaiters;
 use crate::lease::Lessor;
 use crate::limits;
@@ -79,6 +81,8 @@ pub struct Inner {
     pub key_waiters: KeyWaiters,
     /// Threads for reads that take long.
     pub read_pool: ReadPool,
+    /// Tokens and passwords.
+    pub auth: Arc<Authenticator>,
     /// From flags.
     pub limits: RequestLimits,
     /// Counters.
@@ -113,12 +117,39 @@ impl Services {
         Self { inner: Rc::new(inner) }
     }
 
-    /// Gets a command agreed and applied; its reply.
-    pub async fn propose(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
-        self.propose_with(kind, body, RaftInput::Propose).await
+    /// Who asks: nobody while authentication is off, or if the client does not say.
+    ///
+    /// # Errors
+    /// The client shows a token that is not valid (any more).
+    pub async fn author(&self, meta: &RequestMeta) -> Result<Option<Author>, Status> {
+        let deadline = Instant::now() + self.limits.request_timeout;
+        self.auth.author(meta, &self.view, &self.cluster, deadline).await
     }
 
-    /// As [`Services::propose`], but only as the leader of `term`.
+    /// Gets a command agreed and applied that needs nobody's permission; its reply. While
+    /// authentication is on, most kinds are refused without an author.
+    pub async fn propose(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
+        self.propose_with(kind, None, body, RaftInput::Propose).await
+    }
+
+    /// As [`Services::propose`], for the client that calls.
+    pub async fn propose_for(
+        &self,
+        meta: &RequestMeta,
+        kind: CommandKind,
+        body: Bytes,
+    ) -> Result<Reply, Status> {
+        let author = self.author(meta).await?;
+        self.propose_with(kind, author, body, RaftInput::Propose).await
+    }
+
+    /// As [`Services::propose`], for this member itself, which may do everything.
+    pub async fn propose_as_root(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
+        let author = auth::internal_author(&self.view);
+        self.propose_with(kind, author, body, RaftInput::Propose).await
+    }
+
+    /// As [`Services::propose`], as root, and only as the leader of `term`.
     pub async fn propose_as_leader(
         &self,
         term: u64,
@@ -126,12 +157,13 @@ impl Services {
         body: Bytes,
     ) -> Result<Reply, Status> {
         let input = |command| RaftInput::ProposeAsLeader { term, command };
-        self.propose_with(kind, body, input).await
+        self.propose_with(kind, auth::internal_author(&self.view), body, input).await
     }
 
     async fn propose_with(
         &self,
         kind: CommandKind,
+        author: Option<Author>,
         body: Bytes,
         input: impl FnOnce(Command) -> RaftInput,
     ) -> Result<Reply, Status> {
@@ -146,7 +178,7 @@ impl Services {
             return Err(error::TOO_MANY_REQUESTS.into());
         };
         let mut ticket = self.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
-        let command = Command { id: RequestId(ticket.id), kind, body };
+        let command = Command { id: RequestId(ticket.id), kind, author, body };
         let _pending = Pending::new(&self.metrics);
         match self.raft.try_send(input(command)) {
             Ok(()) => {}

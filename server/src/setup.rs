@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::auth::AuthOptions;
 use crate::config::AutoCompaction;
 use crate::data_dir::Identity;
 use crate::http::Access;
@@ -47,6 +48,8 @@ pub struct Setup {
     pub log_backend: varve_wal::BackendChoice,
     /// `--experimental-varve-log-compress-min-bytes`.
     pub log_compress_bytes_min: Option<u32>,
+    /// Tokens and passwords.
+    pub auth: AuthOptions,
     /// Limits of requests.
     pub requests: RequestLimits,
     /// Limits of connections.

@@ -213,7 +213,10 @@ fn impossible_configurations_have_etcds_texts() {
             &["--listen-peer-urls=https://127.0.0.1:1"],
             "TLS is not supported yet: https://127.0.0.1:1",
         ),
-        (&["--auth-token=jwt,sign-method=RS256"], "--auth-token=jwt is not supported yet"),
+        (&["--auth-token=jwt"], "auth: invalid auth options"),
+        (&["--auth-token=jwt,ttl"], "auth: invalid auth options"),
+        (&["--auth-token=jwt,ttl=1h,ttl=2h"], "auth: invalid auth options"),
+        (&["--auth-token=jwt,sign-method=RS256,ttl=soon"], "auth: invalid auth options"),
         (&["gateway", "start"], "the command \"gateway\" is not supported"),
     ] {
         assert_eq!(invalid(arguments), text);

@@ -10,6 +10,7 @@
 //! them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -23,10 +24,11 @@ use varve_api::{Code, Status};
 use varve_lsm::{Db, Writer};
 
 use crate::alarm::{self, AlarmChange};
+use crate::auth::{self, AuthChange, AuthReply};
 use crate::command::{self, Command, CommandKind, RequestId};
 use crate::error::{Failure, Outcome, Result};
 use crate::kv::{self, WriteTxn};
-use crate::lease::{self, LeaseChange};
+use crate::lease::{self, LeaseChange, LeaseId};
 use crate::mark::Mark;
 use crate::member::{self, Founding, Member};
 use crate::state::State;
@@ -55,6 +57,8 @@ pub struct Applied {
     pub leases: Vec<LeaseChange>,
     /// The changes of alarms, in order.
     pub alarms: Vec<AlarmChange>,
+    /// The changes of users and roles, in order.
+    pub auth: Vec<AuthChange>,
     /// The compacted revision, if the entry has moved it.
     pub compacted: Option<i64>,
 }
@@ -78,6 +82,8 @@ pub enum Reply {
     Published,
     /// To an `Alarm`.
     Alarm(AlarmResponse),
+    /// To a change of users and roles.
+    Auth(AuthReply),
 }
 
 impl Store {
@@ -133,7 +139,7 @@ impl Store {
 
     /// The reading side.
     pub fn view(&self) -> View {
-        View::new(self.db.clone())
+        View::new(self.db.clone(), Arc::clone(&self.state.published_auth))
     }
 
     /// Freezes what is in memory so that [`varve_lsm::Db::work`] can make it durable.
@@ -168,10 +174,16 @@ impl Store {
     fn execute(&mut self, command: Command, applied: &mut Applied) -> Outcome<Reply> {
         let (state, body) = (&mut self.state, command.body);
         alarm::admit(&state.alarms, command.kind)?;
+        let author = command.author.as_ref();
         Ok(match command.kind {
-            CommandKind::Put => Reply::Put(put(state, decode(body)?, &mut applied.events)?),
+            CommandKind::Put => {
+                let request = decode(body)?;
+                state.auth.may_put(author, &state.leases, &request)?;
+                Reply::Put(put(state, request, &mut applied.events)?)
+            }
             CommandKind::DeleteRange => {
                 let request = decode(body)?;
+                state.auth.may_delete(author, &request)?;
                 Reply::DeleteRange(delete_range(state, &request, &mut applied.events)?)
             }
             CommandKind::Txn => {
@@ -179,6 +191,7 @@ impl Store {
                 if quota::txn_bytes(&request) > 0 {
                     alarm::admit_growth(&state.alarms)?;
                 }
+                state.auth.may_txn(author, &state.leases, &request)?;
                 let mut write = WriteTxn::begin(state, &mut applied.events);
                 let response = txn::apply(&mut write, request);
                 let is_refused = matches!(response, Err(Failure::Refused(_)));
@@ -191,14 +204,18 @@ impl Store {
             }
             CommandKind::Compact => {
                 let request: CompactionRequest = decode(body)?;
+                state.auth.require_root(author)?;
                 Reply::Compact(compact::compact(state, &request, &mut applied.compacted)?)
             }
             CommandKind::LeaseGrant => {
                 let request: LeaseGrantRequest = decode(body)?;
+                state.auth.require_user(author)?;
                 Reply::LeaseGrant(lease::grant(state, &request, &mut applied.leases)?)
             }
             CommandKind::LeaseRevoke => {
                 let request: LeaseRevokeRequest = decode(body)?;
+                state.auth.require_user(author)?;
+                state.auth.may_change_lease(author, &state.leases, LeaseId(request.id))?;
                 let (events, leases) = (&mut applied.events, &mut applied.leases);
                 Reply::LeaseRevoke(lease::revoke(state, &request, events, leases)?)
             }
@@ -210,6 +227,7 @@ impl Store {
                 let request: AlarmRequest = decode(body)?;
                 Reply::Alarm(alarm::apply(state, &request, &mut applied.alarms)?)
             }
+            CommandKind::Auth => Reply::Auth(auth::apply(state, author, &body, &mut applied.auth)?),
         })
     }
 }

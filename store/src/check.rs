@@ -12,6 +12,7 @@ use varve_lsm::{Db, KeyRange, Keyspace, Snapshot};
 
 use crate::alarm;
 use crate::apply::Store;
+use crate::auth;
 use crate::error::Result;
 use crate::lease::{LeaseId, LeaseTable};
 use crate::mark::Mark;
@@ -28,6 +29,7 @@ pub fn check(db: &Db) -> Result<Vec<String>> {
     Mark::decode(snapshot.mark())?;
     member::load(&snapshot)?;
     alarm::load(&snapshot)?;
+    auth::load(&snapshot)?;
     let leases = LeaseTable::load(&snapshot)?;
     check_keys(&snapshot, &leases, &mut violations)?;
     Ok(violations)
@@ -49,6 +51,8 @@ pub fn check_store(store: &Store, db: &Db) -> Result<Vec<String>> {
     same("leases", LeaseTable::load(&snapshot)? == state.leases);
     same("members", member::load(&snapshot)? == state.members);
     same("alarms", alarm::load(&snapshot)? == state.alarms);
+    same("users and roles", auth::load(&snapshot)? == *state.auth);
+    same("published users and roles", **state.published_auth.load() == *state.auth);
     same("revision and compaction", {
         (snapshot.visible(), snapshot.compacted()) == (state.revision, state.compacted)
     });

@@ -8,7 +8,9 @@
 
 use bytes::Bytes;
 
+use crate::auth::Author;
 use crate::error::{Error, Result};
+use crate::schema;
 use crate::wire::{self, Cursor, Malformed};
 
 /// Finds the waiter of a command again when its reply is there. Chosen by the proposing member;
@@ -37,10 +39,12 @@ pub enum CommandKind {
     MemberPublish = 7,
     /// `etcdserverpb.AlarmRequest`.
     Alarm = 8,
+    /// [`crate::AuthCommand`]: a change of users and roles.
+    Auth = 9,
 }
 
 /// All kinds, in the order of their numbers.
-const KINDS: [CommandKind; 8] = [
+const KINDS: [CommandKind; 9] = [
     CommandKind::Put,
     CommandKind::DeleteRange,
     CommandKind::Txn,
@@ -49,6 +53,7 @@ const KINDS: [CommandKind; 8] = [
     CommandKind::LeaseRevoke,
     CommandKind::MemberPublish,
     CommandKind::Alarm,
+    CommandKind::Auth,
 ];
 
 impl CommandKind {
@@ -64,12 +69,17 @@ pub struct Command {
     pub id: RequestId,
     /// What the body is.
     pub kind: CommandKind,
+    /// Who asked for it; nobody is asked while authentication is off.
+    pub author: Option<Author>,
     /// The request as it was received.
     pub body: Bytes,
 }
 
 /// The version of the batch format that is written.
 const BATCH_VERSION: u8 = 1;
+
+/// Set in a kind's byte when an author follows.
+const HAS_AUTHOR: u8 = 0x80;
 
 /// Bytes in front of a body at least: id, kind, length.
 const COMMAND_BYTES_MIN: usize = 8 + 1 + 1;
@@ -83,7 +93,14 @@ pub fn encode_batch(commands: &[Command]) -> Bytes {
     wire::put_varint(&mut out, commands.len() as u64);
     for command in commands {
         out.extend_from_slice(&command.id.0.to_le_bytes());
-        out.push(command.kind as u8);
+        match &command.author {
+            None => out.push(command.kind as u8),
+            Some(author) => {
+                out.push(command.kind as u8 | HAS_AUTHOR);
+                wire::put_varint(&mut out, author.auth_revision);
+                wire::put_bytes(&mut out, author.user.as_bytes());
+            }
+        }
         wire::put_bytes(&mut out, &command.body);
     }
     out.into()
@@ -117,11 +134,18 @@ fn decode(payload: &Bytes) -> std::result::Result<Vec<Command>, Malformed> {
     for _ in 0..count {
         let id = RequestId(cursor.take_u64("a request id")?);
         let number = cursor.take_u8("a kind of command")?;
-        let kind = CommandKind::from_number(number)
+        let kind = CommandKind::from_number(number & !HAS_AUTHOR)
             .ok_or_else(|| cursor.malformed("a known kind of command", number))?;
+        let author = match number & HAS_AUTHOR {
+            0 => None,
+            _ => Some(Author {
+                auth_revision: cursor.take_varint("an auth revision")?,
+                user: schema::take_text(&mut cursor)?,
+            }),
+        };
         let length = cursor.take_bytes("a body")?.len();
         let end = cursor.offset();
-        commands.push(Command { id, kind, body: payload.slice(end - length..end) });
+        commands.push(Command { id, kind, author, body: payload.slice(end - length..end) });
     }
     cursor.finish()?;
     Ok(commands)
@@ -135,19 +159,25 @@ mod tests {
         let command = |id, kind, body: &'static [u8]| Command {
             id: RequestId(id),
             kind,
+            author: None,
             body: Bytes::from_static(body),
         };
         vec![
             command(0x0102_0304_0506_0708, CommandKind::Put, b"\x0a\x01k"),
             command(2, CommandKind::MemberPublish, b""),
+            Command {
+                author: Some(Author { user: "u".to_owned(), auth_revision: 300 }),
+                ..command(3, CommandKind::Put, b"")
+            },
         ]
     }
 
     #[test]
     fn a_batch_has_these_bytes() {
-        let expected = b"\x01\x02\
+        let expected = b"\x01\x03\
             \x08\x07\x06\x05\x04\x03\x02\x01\x01\x03\x0a\x01k\
-            \x02\0\0\0\0\0\0\0\x07\x00";
+            \x02\0\0\0\0\0\0\0\x07\x00\
+            \x03\0\0\0\0\0\0\0\x81\xac\x02\x01u\x00";
         assert_eq!(encode_batch(&batch()).as_ref(), expected);
     }
 

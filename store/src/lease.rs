@@ -89,6 +89,12 @@ impl LeaseTable {
         self.leases.contains_key(&id)
     }
 
+    /// The keys of a lease, in order; none if there is no such lease.
+    pub fn keys(&self, id: LeaseId) -> impl Iterator<Item = &[u8]> {
+        let lease = self.leases.get(&id);
+        lease.into_iter().flat_map(|lease| lease.keys.iter().map(AsRef::as_ref))
+    }
+
     /// All attachments, by lease and key.
     pub fn attachments(&self) -> impl Iterator<Item = (LeaseId, &[u8])> {
         self.leases.iter().flat_map(|(id, lease)| lease.keys.iter().map(|key| (*id, key.as_ref())))

@@ -9,7 +9,7 @@
 //! engine whole or not at all. [`View`] is the reading side: any number of threads, no lock.
 //!
 //! ```text
-//! entry -> command -> apply -> { kv, txn, compact, lease, member, alarm } -> lsm::Writer, one commit
+//! entry -> command -> apply -> { kv, txn, compact, lease, member, alarm, auth } -> lsm::Writer, one commit
 //!                       |
 //!                       +-> Applied { replies, events, leases, compacted }
 //! range, stream, history <- View <- lsm::Snapshot
@@ -31,11 +31,12 @@
 //! # Who owns which rows
 //!
 //! `schema` has the layout of all rows: `cluster` and `member/` belong to `member`, `lease/` and
-//! `lease_key/` to `lease`, `alarm/` to `alarm`. Keys of users have the engine's other keyspace to themselves.
+//! `lease_key/` to `lease`, `alarm/` to `alarm`, `auth`, `user/` and `role/` to `auth`. Keys of
+//! users have the engine's other keyspace to themselves.
 //!
 //! # Caveats
 //!
-//! - Users and roles are no commands yet, and members cannot be added or removed.
+//! - Members cannot be added or removed.
 //! - Ranges within a transaction that writes are read by every member, also by those whose client
 //!   did not ask (etcd skips them there).
 //! - A first compaction at revision 0 is accepted, as in etcd, but as often as one likes.
@@ -44,6 +45,7 @@
 
 mod alarm;
 mod apply;
+mod auth;
 mod command;
 mod compact;
 mod crc32c;
@@ -68,6 +70,7 @@ pub mod validate;
 
 pub use alarm::{Alarm, AlarmChange};
 pub use apply::{Applied, Reply, Store};
+pub use auth::{Auth, AuthChange, AuthCommand, AuthReply, Author, PasswordHash, ROOT};
 pub use command::{Command, CommandKind, RequestId, decode_batch, encode_batch};
 pub use error::{Error, Result};
 pub use hash::KvHash;

@@ -28,6 +28,12 @@ pub(crate) const CLUSTER_ROW: &[u8] = b"cluster";
 pub(crate) const MEMBER_PREFIX: &[u8] = b"member/";
 /// In front of a lease's id.
 pub(crate) const LEASE_PREFIX: &[u8] = b"lease/";
+/// The row that says whether authentication is on, and the auth revision.
+pub(crate) const AUTH_ROW: &[u8] = b"auth";
+/// In front of a user's name.
+pub(crate) const USER_PREFIX: &[u8] = b"user/";
+/// In front of a role's name.
+pub(crate) const ROLE_PREFIX: &[u8] = b"role/";
 /// In front of a lease's id and an attached key.
 pub(crate) const LEASE_KEY_PREFIX: &[u8] = b"lease_key/";
 

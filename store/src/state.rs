@@ -8,14 +8,17 @@
 //! - `revision >= 1`, and it is the newest revision that any key has, or that was ever made;
 //! - `compacted <= revision`;
 //! - `leases` holds exactly the `lease/` and `lease_key/` rows, `members` the `member/` rows,
-//!   `alarms` the `alarm/` rows.
+//!   `alarms` the `alarm/` rows, `auth` those of users and roles.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use varve_lsm::db::Values;
 use varve_lsm::{Commit, Delta, Keyspace, Meta, Revision, Snapshot, Writer};
 
 use crate::alarm::{self, Alarms};
+use crate::auth::{self, Auth};
 use crate::error::{Error, Result};
 use crate::lease::LeaseTable;
 use crate::mark::Mark;
@@ -32,6 +35,9 @@ pub(crate) struct State {
     pub leases: LeaseTable,
     pub members: BTreeMap<u64, Member>,
     pub alarms: Alarms,
+    pub auth: Arc<Auth>,
+    /// What readers hold themselves to.
+    pub published_auth: Arc<ArcSwap<Auth>>,
     /// The entry being applied, or applied last.
     mark: Mark,
     /// Changes of rows so far by the entry being applied.
@@ -48,6 +54,8 @@ impl State {
             leases: LeaseTable::default(),
             members: BTreeMap::new(),
             alarms: Alarms::new(),
+            auth: Arc::default(),
+            published_auth: Arc::default(),
             mark: Mark { index: 0, term: 0 },
             row_changes: 0,
         };
@@ -69,12 +77,24 @@ impl State {
         let leases = LeaseTable::load(committed)?;
         let members = member::load(committed)?;
         let alarms = alarm::load(committed)?;
+        let auth = Arc::new(auth::load(committed)?);
         let (revision, compacted) = (committed.visible(), committed.compacted());
         if revision < 1 || compacted > revision {
             let found = format!("revision {revision}, compacted {compacted}");
             return Err(Error::row(b"(commit)", "1 <= revision, compacted <= revision", found));
         }
-        Ok(Self { writer, revision, compacted, leases, members, alarms, mark, row_changes: 0 })
+        Ok(Self {
+            writer,
+            revision,
+            compacted,
+            leases,
+            members,
+            alarms,
+            published_auth: Arc::new(ArcSwap::new(Arc::clone(&auth))),
+            auth,
+            mark,
+            row_changes: 0,
+        })
     }
 
     /// As [`State::load`], when a checkpoint has replaced what the engine holds.
@@ -84,6 +104,8 @@ impl State {
         self.leases = LeaseTable::load(committed)?;
         self.members = member::load(committed)?;
         self.alarms = alarm::load(committed)?;
+        self.auth = Arc::new(auth::load(committed)?);
+        self.published_auth.store(Arc::clone(&self.auth));
         (self.revision, self.compacted) = (committed.visible(), committed.compacted());
         Ok(())
     }
@@ -107,12 +129,22 @@ impl State {
     /// Ends an entry: all it did becomes visible, together with its position in the log.
     pub fn commit(&mut self) -> Result<()> {
         assert!(self.compacted <= self.revision, "{} > {}", self.compacted, self.revision);
+        // Before the data: who reads what this entry changed, and then finds the users as they were
+        // when it was permitted to, has read nothing that this entry forbids.
+        if !Arc::ptr_eq(&self.auth, &self.published_auth.load()) {
+            self.published_auth.store(Arc::clone(&self.auth));
+        }
         self.writer.commit(Commit {
             mark: self.mark.encode(),
             kv_visible: self.revision,
             compacted: self.compacted,
         })?;
         Ok(())
+    }
+
+    /// Users and roles, to be changed together with their rows.
+    pub fn auth_mut(&mut self) -> &mut Auth {
+        Arc::make_mut(&mut self.auth)
     }
 
     /// Writes a row. `delta` is `Plus` for a new one, else `Zero`.

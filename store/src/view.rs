@@ -5,15 +5,19 @@
 //!
 //! All errors are [`Status`]: what the client hears. A read that fails in the engine is `DataLoss`.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use bytes::Bytes;
-use varve_api::Status;
 use varve_api::error as api;
 use varve_api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use varve_api::mvccpb::KeyValue;
+use varve_api::{ApiError, Status};
 use varve_lsm::db::Sizes;
 use varve_lsm::{Db, Keyspace};
 
 use crate::alarm::{self, Alarm};
+use crate::auth::Auth;
 use crate::error::{Error, Failure, Outcome, Result as FatalResult};
 use crate::hash::{self, KvHash};
 use crate::history::Events;
@@ -27,12 +31,42 @@ use crate::{schema, state, txn, validate};
 #[derive(Clone)]
 pub struct View {
     db: Db,
+    auth: Arc<ArcSwap<Auth>>,
 }
 
 impl View {
     /// A view of an engine that holds a state machine.
-    pub fn new(db: Db) -> Self {
-        Self { db }
+    pub(crate) fn new(db: Db, auth: Arc<ArcSwap<Auth>>) -> Self {
+        Self { db, auth }
+    }
+
+    /// Whether anybody is asked who they are.
+    pub fn is_auth_enabled(&self) -> bool {
+        self.auth.load().is_enabled()
+    }
+
+    /// Users and roles.
+    pub fn auth(&self) -> Arc<Auth> {
+        self.auth.load_full()
+    }
+
+    /// Reads what `may` permits, and only if users are still the same when it has been read. (A
+    /// change of users is published before the data of its entry.)
+    ///
+    /// # Errors
+    /// Those of `may` and of `read`; `AUTH_OLD_REVISION` when users have changed meanwhile.
+    pub fn judged<T>(
+        &self,
+        may: impl FnOnce(&Auth) -> Result<(), ApiError>,
+        read: impl FnOnce() -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        let auth = self.auth.load();
+        may(&auth)?;
+        let found = read()?;
+        if auth.is_enabled() && auth.revision() != self.auth.load().revision() {
+            return Err(api::AUTH_OLD_REVISION.into());
+        }
+        Ok(found)
     }
 
     /// The newest revision that readers see; at least 1.

@@ -6,9 +6,11 @@
 
 use std::time::Duration;
 
+use bytes::{Buf, BufMut};
 use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
 use varve_api::etcdserverpb::watch_request::RequestUnion;
@@ -16,7 +18,7 @@ use varve_api::etcdserverpb::{
     PutRequest, PutResponse, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest,
     WatchResponse,
 };
-use varve_api::method::{self, Method};
+use varve_api::method::{self, Kind, Method};
 
 /// A connection to one server.
 #[derive(Clone)]
@@ -76,6 +78,37 @@ impl Client {
         let codec: ProstCodec<Req, Resp> = ProstCodec::default();
         let path = PathAndQuery::from_static(method.path);
         Ok(grpc.unary(request, path, codec).await?.into_inner())
+    }
+
+    /// One attempt at any unary call with a request that is encoded already; the answer's bytes.
+    pub async fn unary_bytes(
+        &self,
+        method: &Method,
+        request: tonic::Request<Vec<u8>>,
+    ) -> Result<Vec<u8>, tonic::Status> {
+        let path = PathAndQuery::from_static(method.path);
+        Ok(self.grpc().await?.unary(request, path, BytesCodec).await?.into_inner())
+    }
+
+    /// Opens a stream with one request that is encoded already, and leaves it open.
+    pub async fn stream_bytes(
+        &self,
+        method: &Method,
+        request: tonic::Request<Vec<u8>>,
+    ) -> Result<tonic::Streaming<Vec<u8>>, tonic::Status> {
+        let path = PathAndQuery::from_static(method.path);
+        let (metadata, extensions, body) = request.into_parts();
+        let mut grpc = self.grpc().await?;
+        let answer = if method.kind == Kind::ServerStream {
+            let request = tonic::Request::from_parts(metadata, extensions, body);
+            grpc.server_streaming(request, path, BytesCodec).await
+        } else {
+            let requests =
+                tokio_stream::StreamExt::chain(tokio_stream::once(body), tokio_stream::pending());
+            let request = tonic::Request::from_parts(metadata, extensions, requests);
+            grpc.streaming(request, path, BytesCodec).await
+        };
+        Ok(answer?.into_inner())
     }
 
     /// Opens a watch stream with one watcher.
@@ -146,5 +179,43 @@ impl Client {
             .max_encoding_message_size(usize::MAX);
         grpc.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
         Ok(grpc)
+    }
+}
+
+/// Messages as they are, encoded.
+#[derive(Clone, Copy, Debug)]
+struct BytesCodec;
+
+impl Codec for BytesCodec {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for BytesCodec {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for BytesCodec {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, tonic::Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
     }
 }

@@ -15,23 +15,6 @@ pub const NOT_YET: &[Method] = &[
     method::MAINTENANCE_SNAPSHOT,
     method::MAINTENANCE_MOVE_LEADER,
     method::MAINTENANCE_DOWNGRADE,
-    method::AUTH_ENABLE,
-    method::AUTH_DISABLE,
-    method::AUTH_STATUS,
-    method::AUTH_AUTHENTICATE,
-    method::AUTH_USER_ADD,
-    method::AUTH_USER_GET,
-    method::AUTH_USER_LIST,
-    method::AUTH_USER_DELETE,
-    method::AUTH_USER_CHANGE_PASSWORD,
-    method::AUTH_USER_GRANT_ROLE,
-    method::AUTH_USER_REVOKE_ROLE,
-    method::AUTH_ROLE_ADD,
-    method::AUTH_ROLE_GET,
-    method::AUTH_ROLE_LIST,
-    method::AUTH_ROLE_DELETE,
-    method::AUTH_ROLE_GRANT_PERMISSION,
-    method::AUTH_ROLE_REVOKE_PERMISSION,
 ];
 
 /// Whether a method is in the table.

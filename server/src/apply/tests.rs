@@ -2,6 +2,7 @@
 //! whose mailbox is often full.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use prost::Message;
@@ -13,6 +14,7 @@ use varve_raftnode::Term;
 use varve_store::{Command, CommandKind, Founding, Member, encode_batch};
 
 use super::*;
+use crate::auth::{AuthOptions, TokenOptions};
 use crate::mailbox::{MailboxOwner, mailbox};
 use crate::metrics::Detail;
 
@@ -28,7 +30,7 @@ struct Applying {
 
 fn start(mailbox_length: usize) -> Applying {
     let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
-    let (db, writer) = Db::open(disk, Path::new("/engine"), Options::default()).unwrap();
+    let (db, writer) = Db::open(Arc::clone(&disk), Path::new("/engine"), Options::default()).unwrap();
     let member = Member {
         id: 1,
         name: "one".into(),
@@ -40,6 +42,13 @@ fn start(mailbox_length: usize) -> Applying {
     let (raft, _) = bounded(8);
     let (queue, inputs) = bounded(8);
     let (worker, inbox) = mailbox(mailbox_length);
+    let options = AuthOptions {
+        token: TokenOptions::None,
+        token_time_to_live: Duration::ZERO,
+        bcrypt_cost: 4,
+        client_cert_auth: false,
+    };
+    let authenticator = Authenticator::start(&options, disk.as_ref()).unwrap();
     let thread = ApplyThread {
         store: store.unwrap(),
         queue: inputs,
@@ -48,6 +57,7 @@ fn start(mailbox_length: usize) -> Applying {
         boot_nonce: NONCE,
         cluster: Arc::new(Cluster::new(1, 1)),
         lessor: Arc::default(),
+        auth: Arc::new(authenticator),
         background: Arc::default(),
         metrics: Metrics::new(Detail::Basic),
         snapshot_count: SNAPSHOT_COUNT,
@@ -62,7 +72,8 @@ impl Applying {
         let body =
             PutRequest { key: "k".into(), value: vec![b'v'; 64].into(), ..PutRequest::default() };
         let id = RequestId(u64::from(NONCE.0) << 48 | request);
-        let command = Command { id, kind: CommandKind::Put, body: body.encode_to_vec().into() };
+        let (kind, body) = (CommandKind::Put, body.encode_to_vec().into());
+        let command = Command { id, kind, author: None, body };
         let index = self.thread.store.applied().index + 1;
         let entry =
             Committed { index: Index(index), term: Term(1), payload: encode_batch(&[command]) };

@@ -14,6 +14,7 @@ use super::url::{self, Url};
 use super::{
     AutoCompaction, ClusterState, Config, ConfigError, Note, check, duration, features, flags,
 };
+use crate::auth::{JWT_TIME_TO_LIVE_DEFAULT, TokenOptions};
 use crate::limits;
 use crate::log::{LogFormat, LogLevel, LogOptions};
 use crate::metrics::Detail;
@@ -194,6 +195,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
             .duration_or("warning-unary-request-duration", WARNING_UNARY_DEFAULT)?,
         features: features::Gates::parse(&values.text("feature-gates"))?,
         unsafe_no_fsync: values.flag("unsafe-no-fsync"),
+        auth_token: auth_token(&values.text("auth-token"), notes)?,
         auth_token_ttl: Duration::from_secs(values.unsigned("auth-token-ttl")?),
         bcrypt_cost: bcrypt_cost(values, notes)?,
         cors: values.list("cors"),
@@ -235,6 +237,45 @@ fn progress_interval(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Durat
         ));
     }
     Ok(interval.max(PROGRESS_INTERVAL_MIN))
+}
+
+/// `simple`, or `jwt` and its options, which are `name=value`.
+fn auth_token(text: &str, notes: &mut Vec<Note>) -> Result<TokenOptions, ConfigError> {
+    let wrong = || ConfigError::from("auth: invalid auth options".to_owned());
+    let mut parts = text.split(',');
+    let kind = parts.next().unwrap_or_default();
+    let mut options = std::collections::BTreeMap::new();
+    for part in parts {
+        let (name, value) = part.split_once('=').ok_or_else(wrong)?;
+        if value.contains('=') || options.insert(name, value).is_some() {
+            return Err(wrong());
+        }
+    }
+    match kind {
+        "simple" => Ok(TokenOptions::Simple),
+        "" => Ok(TokenOptions::None),
+        "jwt" => {
+            let mut take = |name| options.remove(name).filter(|value| !value.is_empty());
+            let method = take("sign-method").ok_or_else(wrong)?.to_owned();
+            let time_to_live = match take("ttl") {
+                None => JWT_TIME_TO_LIVE_DEFAULT,
+                Some(ttl) => duration::at_least_zero(duration::parse(ttl).ok_or_else(wrong)?),
+            };
+            let (private_key, public_key) = (take("priv-key"), take("pub-key"));
+            let token = TokenOptions::Jwt {
+                method,
+                private_key: private_key.map(Into::into),
+                public_key: public_key.map(Into::into),
+                time_to_live,
+            };
+            if !options.is_empty() {
+                let keys = options.keys().copied().collect::<Vec<_>>().join(",");
+                notes.push(Note::warn("unknown JWT options", &[("keys", &keys)]));
+            }
+            Ok(token)
+        }
+        _ => Err(wrong()),
+    }
 }
 
 fn bcrypt_cost(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<u32, ConfigError> {

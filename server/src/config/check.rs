@@ -40,11 +40,6 @@ pub(super) fn check(
         let text = "--compact-hash-check-time must be >0 (set to 0s)";
         return Err(text.to_owned().into());
     }
-    match settings.get("auth-token").split(',').next() {
-        Some("" | "simple") => {}
-        Some("jwt") => return Err("--auth-token=jwt is not supported yet".to_owned().into()),
-        _ => return Err("auth: invalid auth options".to_owned().into()),
-    }
     if config.name == "default" {
         let message = "it isn't recommended to use default name, please set a value for --name; \
                        members of one name are taken for one";

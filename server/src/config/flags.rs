@@ -189,10 +189,10 @@ pub const SECTIONS: &[Section] = &[
     ] },
     Section { title: "Auth", flags: &[
         works("auth-token", Text, "simple",
-            "Kind of auth tokens; only 'simple' so far."),
-        later("bcrypt-cost", Uint, "10",
+            "Kind of auth tokens: 'simple', or 'jwt' with sign-method=, priv-key=, pub-key=, ttl=."),
+        works("bcrypt-cost", Uint, "10",
             "Cost of hashing passwords, 4 to 31."),
-        later("auth-token-ttl", Uint, "300",
+        works("auth-token-ttl", Uint, "300",
             "Seconds that an auth token lives."),
     ] },
     Section { title: "Monitoring and logging", flags: &[

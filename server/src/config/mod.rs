@@ -32,6 +32,7 @@ pub mod url;
 use settings::{CommandLine, Settings};
 use url::Url;
 
+use crate::auth::TokenOptions;
 use crate::metrics::Detail;
 
 /// A checked configuration.
@@ -116,6 +117,8 @@ pub struct Config {
     /// `--unsafe-no-fsync`.
     pub unsafe_no_fsync: bool,
 
+    /// `--auth-token`.
+    pub auth_token: TokenOptions,
     /// `--auth-token-ttl`.
     pub auth_token_ttl: Duration,
     /// `--bcrypt-cost`, 4 to 31.

@@ -9,6 +9,7 @@ use varve_disk::Disk;
 
 use super::url::Url;
 use super::{ClusterState, Config, bootstrap, identity};
+use crate::auth::AuthOptions;
 use crate::data_dir::{FoundingMember, Identity};
 use crate::http::Access;
 use crate::limits;
@@ -45,6 +46,13 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         log_backend: config.log_backend,
         log_compress_bytes_min: config.log_compress_bytes_min,
+        auth: AuthOptions {
+            token: config.auth_token.clone(),
+            token_time_to_live: config.auth_token_ttl,
+            bcrypt_cost: config.bcrypt_cost,
+            // With TLS.
+            client_cert_auth: false,
+        },
         requests: RequestLimits {
             txn_ops_max: config.txn_ops_max,
             request_bytes_max: config.request_bytes_max,

@@ -31,5 +31,5 @@ pub use frame::{Encoded, decode};
 pub use incoming::Incoming;
 pub use outgoing::{Closed, Outgoing, TryPartsError, TrySendError};
 pub use request::{PeerAddress, RequestMeta};
-pub use router::{HttpHandler, Origin, Router, RouterOptions};
+pub use router::{Guard, HttpHandler, Origin, Router, RouterOptions};
 pub use status::{Code, Status};

@@ -40,6 +40,7 @@ pub struct RequestMeta {
     method: &'static Method,
     headers: HeaderMap,
     peer: Rc<PeerAddress>,
+    common_name: Option<Rc<str>>,
     deadline: Option<Instant>,
 }
 
@@ -57,7 +58,18 @@ impl RequestMeta {
             None => None,
             Some(value) => Some(Instant::now() + parse_timeout(value.as_bytes())?),
         };
-        Ok(Self { method, headers, peer, deadline })
+        Ok(Self { method, headers, peer, common_name: None, deadline })
+    }
+
+    /// The common name of the certificate with which the client has proved who it is, if it has.
+    pub fn with_common_name(self, common_name: Option<Rc<str>>) -> Self {
+        Self { common_name, ..self }
+    }
+
+    /// See [`RequestMeta::with_common_name`]. None if the call came through the JSON gateway: the
+    /// certificate is that of the gateway then.
+    pub fn common_name(&self) -> Option<&str> {
+        self.common_name.as_deref().filter(|_| !self.headers.contains_key("grpcgateway-accept"))
     }
 
     /// The method that was called.

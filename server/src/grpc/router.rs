@@ -62,6 +62,12 @@ pub enum Origin {
     Metrics,
 }
 
+/// What is asked before a handler is called: who calls, and the encoded request.
+pub type Guard = Rc<dyn Fn(RequestMeta, Bytes) -> GuardFuture>;
+
+/// Gives back what it was given, or refuses the call.
+pub type GuardFuture = Pin<Box<dyn Future<Output = Result<(RequestMeta, Bytes), Status>>>>;
+
 /// The services of one socket thread. Filled before it serves; `!Send`.
 ///
 /// Invariants: `routes` has one slot per entry of `METHODS`; a filled slot has the kind of its
@@ -69,6 +75,7 @@ pub enum Origin {
 pub struct Router {
     routes: Vec<Option<Box<dyn Route>>>,
     http: Option<Box<dyn HttpHandler>>,
+    guard: Option<Guard>,
     options: RouterOptions,
 }
 
@@ -77,6 +84,7 @@ struct Call {
     meta: RequestMeta,
     body: hyper::body::Incoming,
     record: CallRecord,
+    guard: Option<Guard>,
     message_bytes_max: usize,
     stream_buffer_bytes_max: usize,
 }
@@ -95,7 +103,7 @@ impl<F: Fn(Call) -> ResponseFuture> Route for F {
 impl Router {
     /// A router without services: everything is `Unimplemented`, plain HTTP is 404.
     pub fn new(options: RouterOptions) -> Self {
-        Self { routes: METHODS.iter().map(|_| None).collect(), http: None, options }
+        Self { routes: METHODS.iter().map(|_| None).collect(), http: None, guard: None, options }
     }
 
     /// Registers a unary method.
@@ -189,6 +197,12 @@ impl Router {
         })
     }
 
+    /// Sets who is asked before handlers with one request; streams of requests ask themselves.
+    pub fn guard(&mut self, guard: Guard) -> &mut Self {
+        self.guard = Some(guard);
+        self
+    }
+
     /// Sets who answers plain HTTP.
     pub fn http(&mut self, handler: impl HttpHandler + 'static) -> &mut Self {
         self.http = Some(Box::new(handler));
@@ -249,6 +263,7 @@ impl Router {
                 meta,
                 body,
                 record: CallRecord::start(&self.options.counters, method),
+                guard: self.guard.clone(),
                 message_bytes_max: self.options.message_bytes_max,
                 stream_buffer_bytes_max: self.options.stream_buffer_bytes_max,
             })),
@@ -327,10 +342,11 @@ impl Call {
     where
         Fut: Future<Output = Result<Encoded, Status>>,
     {
-        let Self { meta, body, mut record, message_bytes_max, .. } = self;
+        let Self { meta, body, mut record, guard, message_bytes_max, .. } = self;
         let deadline = meta.deadline();
         let outcome = until(deadline, async {
             let bytes = receive_single(body, message_bytes_max, &record).await?;
+            let (meta, bytes) = guarded(guard, meta, bytes).await?;
             run(meta, bytes).await
         })
         .await;
@@ -352,15 +368,17 @@ impl Call {
         self,
         run: impl FnOnce(RequestMeta, Req, Outgoing) -> super::body::StreamHandler,
     ) -> Response<ResponseBody> {
-        let Self { meta, body, mut record, message_bytes_max, stream_buffer_bytes_max } = self;
+        let Self { meta, body, mut record, guard, message_bytes_max, stream_buffer_bytes_max } =
+            self;
         let deadline = meta.deadline();
         let received = until(deadline, async {
             let bytes = receive_single(body, message_bytes_max, &record).await?;
-            decode::<Req>(bytes)
+            let (meta, bytes) = guarded(guard, meta, bytes).await?;
+            Ok((meta, decode::<Req>(bytes)?))
         })
         .await;
         match received {
-            Ok(request) => {
+            Ok((meta, request)) => {
                 let outgoing = Outgoing::new(stream_buffer_bytes_max);
                 let running = run(meta, request, outgoing.clone());
                 grpc_response(ResponseBody::stream(running, outgoing, deadline, record))
@@ -371,6 +389,17 @@ impl Call {
                 response
             }
         }
+    }
+}
+
+async fn guarded(
+    guard: Option<Guard>,
+    meta: RequestMeta,
+    bytes: Bytes,
+) -> Result<(RequestMeta, Bytes), Status> {
+    match guard {
+        Some(guard) => guard(meta, bytes).await,
+        None => Ok((meta, bytes)),
     }
 }
 

@@ -76,7 +76,8 @@ impl Side {
             ..PutRequest::default()
         };
         let body = request.encode_to_vec().into();
-        let command = Command { id: RequestId(0), kind: CommandKind::Put, body };
+        let (id, kind) = (RequestId(0), CommandKind::Put);
+        let command = Command { id, kind, author: None, body };
         let index = self.store.applied().index + 1;
         self.store.apply(index, 1, &encode_batch(&[command])).unwrap();
     }

@@ -96,7 +96,8 @@ impl Running {
 }
 
 fn command(id: u64) -> Command {
-    Command { id: RequestId(id), kind: CommandKind::Put, body: Bytes::from_static(b"body") }
+    let (kind, body) = (CommandKind::Put, Bytes::from_static(b"body"));
+    Command { id: RequestId(id), kind, author: None, body }
 }
 
 #[test]

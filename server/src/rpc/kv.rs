@@ -12,7 +12,7 @@ use varve_api::etcdserverpb::{
     request_op,
 };
 use varve_api::{Status, error, method};
-use varve_store::{CommandKind, Reply, quota, validate};
+use varve_store::{Auth, Author, CommandKind, Reply, View, quota, validate};
 
 use crate::grpc::{Encoded, Outgoing, RequestMeta, Router, decode};
 use crate::limits;
@@ -52,22 +52,34 @@ async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result<Enc
     if !request.serializable {
         services.read_barrier().await?;
     }
-    if !may_be_long(&request)
-        && let Some(mut response) = services.view.range_of_residents(&request)?
-    {
-        services.complete(&mut response.header);
-        return Encoded::bounded(&response);
+    let author = services.author(&meta).await?;
+    if !may_be_long(&request) {
+        let author = author.as_ref();
+        let may = |auth: &Auth| auth.may_range(author, &request);
+        let found = services.view.judged(may, || services.view.range_of_residents(&request))?;
+        if let Some(mut response) = found {
+            services.complete(&mut response.header);
+            return Encoded::bounded(&response);
+        }
     }
     let (view, cluster) = (services.view.clone(), services.cluster.clone());
     services
         .read_pool
         .run(move || {
-            let mut response = view.range(&request)?;
+            let mut response = range_as(&view, author.as_ref(), &request)?;
             let revision = response.header.as_ref().map_or(0, |header| header.revision);
             response.header = Some(cluster.header(revision));
             Encoded::bounded(&response)
         })
         .await?
+}
+
+fn range_as(
+    view: &View,
+    author: Option<&Author>,
+    request: &RangeRequest,
+) -> Result<RangeResponse, Status> {
+    view.judged(|auth| auth.may_range(author, request), || view.range(request))
 }
 
 /// Whether a read may touch more than a few entries. A limit bounds what is read only if the first
@@ -98,6 +110,8 @@ async fn range_stream(
     if !request.serializable {
         services.read_barrier().await?;
     }
+    let author = services.author(&meta).await?;
+    let (author, asked) = (author.as_ref(), request.clone());
     let mut chunks = services.view.range_stream(request, services.limits.request_bytes_max)?;
     loop {
         let (rest, chunk) = services
@@ -109,7 +123,9 @@ async fn range_stream(
             .await?;
         chunks = rest;
         let Some(chunk) = chunk else { return Ok(()) };
-        let mut chunk: RangeResponse = chunk?;
+        // Each chunk is read at its own time: permitted then, and sent only if it still is.
+        let may = |auth: &Auth| auth.may_range(author, &asked);
+        let mut chunk: RangeResponse = services.view.judged(may, || chunk)?;
         if chunk.header.is_some() {
             services.complete(&mut chunk.header);
         }
@@ -125,7 +141,7 @@ async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
     require_leader(&services, &meta)?;
     services.admit_growth(quota::put_bytes(&request)).await?;
     validate::put(&request)?;
-    match services.propose(CommandKind::Put, body).await? {
+    match services.propose_for(&meta, CommandKind::Put, body).await? {
         Reply::Put(mut response) => {
             services.complete(&mut response.header);
             Encoded::bounded(&response)
@@ -152,7 +168,7 @@ pub async fn delete(
 ) -> Result<DeleteRangeResponse, Status> {
     require_leader(services, meta)?;
     validate::delete_range(request)?;
-    match services.propose(CommandKind::DeleteRange, body).await? {
+    match services.propose_for(meta, CommandKind::DeleteRange, body).await? {
         Reply::DeleteRange(mut response) => {
             services.complete(&mut response.header);
             Ok(response)
@@ -171,15 +187,21 @@ async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
     if !validate::is_serializable(&request) {
         services.read_barrier().await?;
     }
-    if !request_ops(&request).any(may_be_long)
-        && let Some(mut response) = services.view.txn_of_residents(&request)?
-    {
-        services.complete(&mut response.header);
-        return Encoded::bounded(&response);
+    let author = services.author(&meta).await?;
+    if !request_ops(&request).any(may_be_long) {
+        let author = author.as_ref();
+        let may = |auth: &Auth| auth.may_read_txn(author, &request);
+        let found = services.view.judged(may, || services.view.txn_of_residents(&request))?;
+        if let Some(mut response) = found {
+            services.complete(&mut response.header);
+            return Encoded::bounded(&response);
+        }
     }
     let (view, cluster) = (services.view.clone(), services.cluster.clone());
     let read = move || {
-        let mut response = view.txn(&request)?;
+        let author = author.as_ref();
+        let may = |auth: &Auth| auth.may_read_txn(author, &request);
+        let mut response = view.judged(may, || view.txn(&request))?;
         let revision = response.header.as_ref().map_or(0, |header| header.revision);
         response.header = Some(cluster.header(revision));
         Encoded::bounded(&response)
@@ -197,7 +219,7 @@ pub async fn write_txn(
     require_leader(services, meta)?;
     services.admit_growth(quota::txn_bytes(request)).await?;
     validate::txn(request, services.limits.txn_ops_max)?;
-    match services.propose(CommandKind::Txn, body).await? {
+    match services.propose_for(meta, CommandKind::Txn, body).await? {
         Reply::Txn(mut response) => {
             services.complete(&mut response.header);
             Ok(response)
@@ -215,7 +237,8 @@ pub async fn read_range(
     require_leader(services, meta)?;
     validate::range(request)?;
     services.read_barrier().await?;
-    let mut response = services.view.range(request)?;
+    let author = services.author(meta).await?;
+    let mut response = range_as(&services.view, author.as_ref(), request)?;
     services.complete(&mut response.header);
     Ok(response)
 }
@@ -231,7 +254,7 @@ fn request_ops(request: &TxnRequest) -> impl Iterator<Item = &RangeRequest> {
 async fn compact(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
     let request: CompactionRequest = decode(body.clone())?;
     require_leader(&services, &meta)?;
-    match services.propose(CommandKind::Compact, body).await? {
+    match services.propose_for(&meta, CommandKind::Compact, body).await? {
         Reply::Compact(mut response) => {
             if request.physical {
                 services.wait_for_background().await;

@@ -11,7 +11,7 @@ use varve_api::etcdserverpb::{
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use varve_api::{Status, error, method};
-use varve_store::{CommandKind, LeaseId, Reply, quota, validate};
+use varve_store::{Auth, Author, CommandKind, LeaseId, Reply, quota, validate};
 
 use super::kv::{require_leader, unexpected};
 use super::watch::leader_lost;
@@ -60,7 +60,7 @@ pub async fn grant(
         request.id = (random::u64() >> 1).max(1) as i64;
     }
     request.ttl = request.ttl.max(services.limits.lease_ttl_min);
-    match services.propose(CommandKind::LeaseGrant, request.encode_to_vec().into()).await? {
+    match propose(&services, &meta, CommandKind::LeaseGrant, &request).await? {
         Reply::LeaseGrant(mut response) => {
             services.complete(&mut response.header);
             Ok(response)
@@ -75,13 +75,22 @@ async fn revoke(
     request: LeaseRevokeRequest,
 ) -> Result<LeaseRevokeResponse, Status> {
     require_leader(&services, &meta)?;
-    match services.propose(CommandKind::LeaseRevoke, request.encode_to_vec().into()).await? {
+    match propose(&services, &meta, CommandKind::LeaseRevoke, &request).await? {
         Reply::LeaseRevoke(mut response) => {
             services.complete(&mut response.header);
             Ok(response)
         }
         other => Err(unexpected(&other)),
     }
+}
+
+async fn propose(
+    services: &Services,
+    meta: &RequestMeta,
+    kind: CommandKind,
+    request: &impl Message,
+) -> Result<Reply, Status> {
+    services.propose_for(meta, kind, request.encode_to_vec().into()).await
 }
 
 /// Revokes a lease whose time was over in `term`; one that is gone already is no error.
@@ -105,6 +114,7 @@ async fn keep_alive(
             let id = request?.id;
             // etcd takes the revision before it renews.
             let header = services.cluster.header(services.view.revision());
+            may_renew(&services, &meta, LeaseId(id)).await?;
             let ttl = ask_leader(&services, id, true).await?.unwrap_or(0);
             let response = LeaseKeepAliveResponse { header: Some(header), id, ttl };
             if outgoing.send(Encoded::message(&response)).await.is_err() {
@@ -117,6 +127,19 @@ async fn keep_alive(
         ended = serve => ended,
         status = leader_lost(&services, &meta) => Err(status),
     }
+}
+
+/// Whether the caller may write all keys of a lease, as who renews it keeps them alive.
+async fn may_renew(services: &Services, meta: &RequestMeta, id: LeaseId) -> Result<(), Status> {
+    if !services.view.is_auth_enabled() {
+        return Ok(());
+    }
+    let author = services.author(meta).await?;
+    services.view.auth().require_user(author.as_ref())?;
+    let keys = services.view.lease(id)?.map_or_else(Vec::new, |lease| lease.keys);
+    let keys = keys.iter().map(AsRef::as_ref);
+    let may = |auth: &Auth| auth.may_write_all(author.as_ref(), keys);
+    services.view.judged(may, || Ok(()))
 }
 
 /// Renews a lease, or asks how many seconds it has left, at the leader; `None` if there is no such
@@ -179,6 +202,10 @@ async fn time_to_live(
 ) -> Result<LeaseTimeToLiveResponse, Status> {
     require_leader(&services, &meta)?;
     services.read_barrier().await?;
+    let author = services.author(&meta).await?;
+    let author = author.as_ref();
+    let auth = services.view.auth();
+    auth.require_user(author)?;
     let header = Some(services.cluster.header(services.view.revision()));
     let unknown = LeaseTimeToLiveResponse {
         header,
@@ -187,9 +214,15 @@ async fn time_to_live(
         ..LeaseTimeToLiveResponse::default()
     };
     let Some(info) = services.view.lease(LeaseId(request.id))? else { return Ok(unknown) };
+    if request.keys {
+        auth.may_read_all(author, info.keys.iter().map(AsRef::as_ref))?;
+    }
     let Some(seconds) = ask_leader(&services, request.id, false).await? else {
         return Ok(unknown);
     };
+    if request.keys && auth.is_enabled() && auth.revision() != services.view.auth().revision() {
+        return Err(error::AUTH_OLD_REVISION.into());
+    }
     let keys = if request.keys { info.keys } else { Vec::new() };
     Ok(LeaseTimeToLiveResponse { ttl: seconds, granted_ttl: info.ttl_seconds, keys, ..unknown })
 }
@@ -201,11 +234,32 @@ async fn leases(
 ) -> Result<LeaseLeasesResponse, Status> {
     require_leader(&services, &meta)?;
     services.read_barrier().await?;
-    let mut leases: Vec<i64> = services.view.leases()?.into_iter().map(|(id, _)| id.0).collect();
+    let author = services.author(&meta).await?;
+    let view = &services.view;
+    let may = |auth: &Auth| auth.require_user(author.as_ref());
+    let list = || -> Result<Vec<i64>, Status> {
+        Ok(view.leases()?.into_iter().map(|(id, _)| id.0).collect())
+    };
+    let mut leases = view.judged(may, list)?;
+    may_list(&services, author.as_ref(), &leases)?;
     // etcd lists them by their end.
     services.lessor.sort_by_end(&mut leases);
     Ok(LeaseLeasesResponse {
         header: Some(services.cluster.header(services.view.revision())),
         leases: leases.into_iter().map(|id| LeaseStatus { id }).collect(),
     })
+}
+
+/// Leases are listed to who may read all keys of all of them.
+fn may_list(services: &Services, author: Option<&Author>, leases: &[i64]) -> Result<(), Status> {
+    let view = &services.view;
+    if view.auth().require_root(author).is_ok() {
+        return Ok(());
+    }
+    for id in leases {
+        let Some(lease) = view.lease(LeaseId(*id))? else { continue };
+        let keys = lease.keys.iter().map(AsRef::as_ref);
+        view.judged(|auth| auth.may_read_all(author, keys), || Ok(()))?;
+    }
+    Ok(())
 }

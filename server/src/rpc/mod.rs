@@ -2,6 +2,7 @@
 //! the header, answer. Methods that are not registered answer `Unimplemented`; see
 //! docs/COMPATIBILITY.md.
 
+pub mod auth;
 pub mod cluster;
 mod concurrency;
 pub mod election;
@@ -20,6 +21,7 @@ pub fn register(router: &mut Router, services: &Services) {
     kv::register(router, services);
     watch::register(router, services);
     lease::register(router, services);
+    auth::register(router, services);
     cluster::register(router, services);
     maintenance::register(router, services);
     lock::register(router, services);

@@ -34,7 +34,7 @@ async fn watch(
     let stream = services.hub.open(outgoing.clone());
     let requests = async {
         while let Some(request) = incoming.next().await {
-            handle(&services, &stream, request?);
+            handle(&services, &meta, &stream, request?).await;
             // Answers are queued whether or not there is room; the next request waits for it.
             if outgoing.ready().await.is_err() {
                 return Ok(());
@@ -71,10 +71,17 @@ pub async fn leader_lost(services: &Services, meta: &RequestMeta) -> Status {
     }
 }
 
-fn handle(services: &Services, stream: &StreamHandle, request: WatchRequest) {
+async fn handle(
+    services: &Services,
+    meta: &RequestMeta,
+    stream: &StreamHandle,
+    request: WatchRequest,
+) {
     match request.request_union {
         None => {}
-        Some(RequestUnion::CreateRequest(create)) => self::create(services, stream, create),
+        Some(RequestUnion::CreateRequest(create)) => {
+            self::create(services, meta, stream, create).await;
+        }
         Some(RequestUnion::CancelRequest(cancel)) => {
             let canceled = WatchResponse {
                 header: Some(services.cluster.header(services.view.revision())),
@@ -88,7 +95,34 @@ fn handle(services: &Services, stream: &StreamHandle, request: WatchRequest) {
     }
 }
 
-fn create(services: &Services, stream: &StreamHandle, request: WatchCreateRequest) {
+/// Whether the caller may read what a watcher would tell, as etcd writes a refusal.
+async fn permit(
+    services: &Services,
+    meta: &RequestMeta,
+    key: &[u8],
+    range_end: &[u8],
+) -> Result<(), String> {
+    let judge = async {
+        let author = services.author(meta).await?;
+        Ok(services.view.auth().may_read(author.as_ref(), key, range_end)?)
+    };
+    judge.await.map_err(|status: Status| {
+        format!("rpc error: code = {} desc = {}", status.code, status.message)
+    })
+}
+
+async fn create(
+    services: &Services,
+    meta: &RequestMeta,
+    stream: &StreamHandle,
+    request: WatchCreateRequest,
+) {
+    // An empty key means the first one possible; with an empty end, too.
+    let first = Bytes::from_static(&[0]);
+    let key = if request.key.is_empty() { first } else { request.key.clone() };
+    let range_end = request.range_end.clone();
+    // Before the revision is taken: what is answered must be true when it is queued.
+    let permitted = permit(services, meta, &key, &range_end).await;
     let revision = services.view.revision();
     let created = WatchResponse {
         header: Some(services.cluster.header(revision)),
@@ -105,14 +139,14 @@ fn create(services: &Services, stream: &StreamHandle, request: WatchCreateReques
     };
     let filters = |filter: FilterType| request.filters.contains(&(filter as i32));
     let (no_put, no_delete) = (filters(FilterType::Noput), filters(FilterType::Nodelete));
-    // An empty key means the first one possible; with an empty end, too.
-    let key = if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key };
-    let range_end = request.range_end;
-    if range_end.as_ref() != [0] && !range_end.is_empty() && key >= range_end {
-        return refuse("mvcc: watcher range is empty");
-    }
     if request.start_revision < 0 {
         return refuse(error::COMPACTED.message);
+    }
+    if let Err(reason) = permitted {
+        return refuse(&reason);
+    }
+    if range_end.as_ref() != [0] && !range_end.is_empty() && key >= range_end {
+        return refuse("mvcc: watcher range is empty");
     }
     let starts_now = request.start_revision == 0;
     let spec = WatchSpec {

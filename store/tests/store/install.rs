@@ -35,7 +35,7 @@ fn apply(random: &mut Random, model: &mut Naive, machines: &mut [&mut Machine]) 
             (CommandKind::Put, body)
         }
     };
-    let command = Command { id: RequestId(0), kind, body: body.into() };
+    let command = Command { id: RequestId(0), kind, author: None, body: body.into() };
     for machine in machines {
         machine.apply(std::slice::from_ref(&command));
     }

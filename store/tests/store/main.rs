@@ -3,6 +3,7 @@
 //! - `scripts`: scenarios as text, each with the trace that it must leave.
 //! - `model`: random commands against the naive model, with power losses.
 //! - `install`: a state received from another member.
+//! - `rbac`: random requests of random users against a naive judge.
 //! - `damage`, `refusal`: what is refused, and how it says so.
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
@@ -14,5 +15,6 @@ mod model;
 mod naive;
 mod notation;
 mod random;
+mod rbac;
 mod refusal;
 mod scripts;

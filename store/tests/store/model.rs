@@ -131,7 +131,7 @@ fn command(id: RequestId, write: &Write) -> Command {
             (CommandKind::LeaseRevoke, LeaseRevokeRequest { id: *id }.encode_to_vec())
         }
     };
-    Command { id, kind, body: body.into() }
+    Command { id, kind, author: None, body: body.into() }
 }
 
 fn compare_reads(random: &mut Random, model: &Naive, machine: &Machine) {

@@ -46,7 +46,8 @@ fn a_term_never_falls() {
 #[test]
 fn an_entry_that_is_no_batch_stops_the_member_and_changes_nothing() {
     let mut machine = machine();
-    let command = Command { id: RequestId(1), kind: CommandKind::Put, body: Bytes::new() };
+    let (id, kind) = (RequestId(1), CommandKind::Put);
+    let command = Command { id, kind, author: None, body: Bytes::new() };
     let mut payload = encode_batch(&[command]).to_vec();
     payload[0] = 9;
     let error = machine.store.apply(2, 1, &payload.into()).unwrap_err();

@@ -9,10 +9,14 @@
 //! | `& put ...` | the same, in one entry with the command above |
 //! | `force put ...` | an entry without validation |
 //! | `publish MEMBER NAME URL`, `alarm get\|raise\|disarm KIND MEMBER` | as an entry |
+//! | `auth ...`, `user ...`, `role ...` | as an entry; see `notation::auth` |
+//! | `as USER[@AUTH_REVISION] ...` | a command or a read of this author |
+//! | `users`, `roles`, `auth` | what there is |
 //! | `empty` | an entry without commands |
 //! | `get`, `read txn ...` | reads of the view |
 //! | `stream BYTES KEYS [...]` | chunks |
 //! | `history KEYS FROM TO`, `previous KEY REV` | what watchers read |
+//! | `may user USER`, `may role ROLE` | whether the author may ask about it |
 //! | `leases`, `lease ID`, `members`, `status`, `hash REV` | |
 //! | `restart`, `flush` | power loss and replay; all made durable |
 //!
@@ -29,11 +33,13 @@ use varve_api::etcdserverpb::{
     AlarmRequest, AlarmType, CompactionRequest, LeaseGrantRequest, LeaseRevokeRequest,
 };
 use varve_lsm::Options;
-use varve_store::{Command, CommandKind, LeaseId, MemberPublish, RequestId, validate};
+use varve_store::{
+    Auth, Author, Command, CommandKind, LeaseId, MemberPublish, RequestId, validate,
+};
 
 use crate::machine::Machine;
 use crate::notation::parse::{self, Words};
-use crate::notation::print;
+use crate::notation::{auth, print};
 
 /// etcd's `--max-txn-ops`, lowered to be reached in a line.
 const TXN_OPS_MAX: usize = 4;
@@ -70,7 +76,16 @@ impl Script {
         }
         let is_forced = line.starts_with("force ");
         let line = line.trim_start_matches("force ");
-        match write(line) {
+        let auth_revision = self.machine.view().auth().revision();
+        let (author, line) = match line.strip_prefix("as ").and_then(|line| line.split_once(' ')) {
+            Some((author, line)) => (Some(auth::author(author, auth_revision)), line),
+            None => (None, line),
+        };
+        let write = write(line).map(|write| match write {
+            Ok(command) => Ok(Command { author: author.clone(), ..command }),
+            refused => refused,
+        });
+        match write {
             Some(Ok(command)) => self.entry.push(command),
             Some(Err((command, _))) if is_forced => self.entry.push(command),
             Some(Err((_, status))) => {
@@ -78,7 +93,9 @@ impl Script {
             }
             None if line == "empty" => self.apply(Bytes::new()),
             None => {
-                let said = self.read(line).unwrap_or_else(|error| vec![print::status(&error)]);
+                let said = self
+                    .read(author.as_ref(), line)
+                    .unwrap_or_else(|error| vec![print::status(&error)]);
                 said.into_iter().for_each(|line| self.say(line));
             }
         }
@@ -93,7 +110,7 @@ impl Script {
         print::applied(&applied).into_iter().for_each(|line| self.say(line));
     }
 
-    fn read(&mut self, line: &str) -> Result<Vec<String>, Status> {
+    fn read(&mut self, author: Option<&Author>, line: &str) -> Result<Vec<String>, Status> {
         let view = self.machine.view();
         let mut words = Words::new(line);
         let verb = words.next();
@@ -102,14 +119,21 @@ impl Script {
             return match operation {
                 Some(Request::RequestRange(request)) => {
                     validate::range(&request)?;
-                    Ok(vec![print::range(&view.range(&request)?)])
+                    let may = |auth: &Auth| auth.may_range(author, &request);
+                    let response = view.judged(may, || view.range(&request))?;
+                    Ok(vec![print::range(&response)])
                 }
                 Some(Request::RequestTxn(request)) => {
                     validate::txn(&request, TXN_OPS_MAX)?;
-                    Ok(vec![print::txn(&view.txn(&request)?)])
+                    let may = |auth: &Auth| auth.may_read_txn(author, &request);
+                    let response = view.judged(may, || view.txn(&request))?;
+                    Ok(vec![print::txn(&response)])
                 }
                 other => panic!("not a read: {other:?}"),
             };
+        }
+        if let Some(said) = auth::read(&verb, &mut words, author, &view) {
+            return said;
         }
         Ok(match verb.as_str() {
             "stream" => {
@@ -210,6 +234,10 @@ fn write(line: &str) -> Option<Result<Command, (Command, Status)>> {
             let request = AlarmRequest { action: action as i32, member_id, alarm: alarm as i32 };
             (CommandKind::Alarm, request.encode_to_vec(), Ok(()))
         }
+        "auth" | "user" | "role" => {
+            let command = auth::command(&verb, &mut words)?;
+            (CommandKind::Auth, command.encode().to_vec(), Ok(()))
+        }
         "garbage" => (CommandKind::Put, vec![0xff], Ok(())),
         verb => match parse::operation(verb, &mut words)?? {
             Request::RequestPut(put) => {
@@ -225,7 +253,7 @@ fn write(line: &str) -> Option<Result<Command, (Command, Status)>> {
             Request::RequestRange(_) => return None,
         },
     };
-    let command = Command { id: RequestId(7), kind, body: body.into() };
+    let command = Command { id: RequestId(7), kind, author: None, body: body.into() };
     Some(match validity {
         Ok(()) => Ok(command),
         Err(status) => Err((command, status)),

@@ -290,7 +290,7 @@ impl World {
 }
 
 fn command(kind: CommandKind, body: impl Message) -> Command {
-    Command { id: RequestId(1), kind, body: body.encode_to_vec().into() }
+    Command { id: RequestId(1), kind, author: None, body: body.encode_to_vec().into() }
 }
 
 fn put_request(key: &[u8], value: &[u8]) -> PutRequest {

@@ -10,5 +10,6 @@
 //! KEYS: KEY or KEY..END, where END `\0` is no upper bound; '' is empty
 //! ```
 
+pub mod auth;
 pub mod parse;
 pub mod print;

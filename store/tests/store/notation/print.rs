@@ -1,5 +1,6 @@
 //! From answers to text.
 
+use super::auth;
 use varve_api::Status;
 use varve_api::etcdserverpb::response_op::Response;
 use varve_api::etcdserverpb::{RangeResponse, ResponseHeader, TxnResponse};
@@ -58,12 +59,9 @@ pub fn applied(applied: &Applied) -> Vec<String> {
         format!("alarm {} of member {} {verb}", change.alarm.name(), change.alarm.member_id)
     });
     let compacted = applied.compacted.map(|revision| format!("compacted {revision}"));
-    replies
-        .chain(applied.events.iter().map(event))
-        .chain(leases)
-        .chain(alarms)
-        .chain(compacted)
-        .collect()
+    let auth = applied.auth.iter().map(auth::change);
+    let events = applied.events.iter().map(event);
+    replies.chain(events).chain(leases).chain(alarms).chain(auth).chain(compacted).collect()
 }
 
 fn reply(reply: &Reply) -> String {
@@ -84,6 +82,7 @@ fn reply(reply: &Reply) -> String {
             });
             format!("alarms{}", each.collect::<String>())
         }
+        Reply::Auth(done) => auth::reply(done),
     }
 }
 

@@ -1,0 +1,152 @@
+//! Tokens: what stands for a user between requests.
+//!
+//! One idea: as etcd's. A *simple* token is 16 random letters, a full stop, and the index of the
+//! entry that made it. Every member learns of it when it applies that entry, and keeps it for its
+//! time to live, which starts again with every use; a member that has not applied the entry waits
+//! until it has. A *signed* token (`jwt`) says itself who and until when.
+//!
+//! Simple tokens are in memory only: a member that is restarted, or gets a snapshot, has none but
+//! those in the log behind it, and its clients authenticate again.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::jwt::Jwt;
+use crate::random;
+
+/// How tokens are made.
+pub enum Tokens {
+    /// `--auth-token=simple`.
+    Simple(SimpleTokens),
+    /// `--auth-token=jwt,...`.
+    Signed(Jwt),
+    /// `--auth-token=`: there are none.
+    None,
+}
+
+/// The simple tokens that this member knows.
+pub struct SimpleTokens {
+    time_to_live: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    tokens: HashMap<String, Token>,
+    next_sweep: Instant,
+}
+
+struct Token {
+    user: String,
+    end: Instant,
+}
+
+/// What a simple token begins with, in letters.
+const PREFIX_LETTERS: usize = 16;
+/// If `--auth-token-ttl` is 0, as in etcd.
+const TIME_TO_LIVE_DEFAULT: Duration = Duration::from_secs(300);
+/// How often tokens whose time is over are removed, if anybody authenticates.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+impl SimpleTokens {
+    /// None yet.
+    pub fn new(time_to_live: Duration) -> Self {
+        let time_to_live = if time_to_live.is_zero() { TIME_TO_LIVE_DEFAULT } else { time_to_live };
+        let state = State { tokens: HashMap::new(), next_sweep: Instant::now() };
+        Self { time_to_live, state: Mutex::new(state) }
+    }
+
+    /// What the next token begins with.
+    pub fn prefix() -> String {
+        const LETTERS: &[u8; 52] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        // 64 bits hold six letters to spare: the bias of the remainder is below 2^-58.
+        (0..PREFIX_LETTERS).map(|_| char::from(LETTERS[(random::u64() % 52) as usize])).collect()
+    }
+
+    /// The index that must be applied before a token can be known; `None` if this is no token.
+    pub fn index(token: &str) -> Option<u64> {
+        let (_, index) = token.split_once('.')?;
+        // Go's ParseUint takes no sign.
+        index.bytes().all(|byte| byte.is_ascii_digit()).then(|| index.parse().ok())?
+    }
+
+    /// A token is a user's from now on.
+    pub fn assign(&self, user: String, token: String) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.next_sweep <= now {
+            state.tokens.retain(|_, token| token.end > now);
+            state.next_sweep = now + SWEEP_INTERVAL;
+        }
+        state.tokens.insert(token, Token { user, end: now + self.time_to_live });
+    }
+
+    /// Whose a token is; its time starts again.
+    pub fn user(&self, token: &str) -> Option<String> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let token = state.tokens.get_mut(token).filter(|token| token.end > now)?;
+        token.end = now + self.time_to_live;
+        Some(token.user.clone())
+    }
+
+    /// The tokens of a user are void.
+    pub fn forget(&self, user: &str) {
+        self.lock().tokens.retain(|_, token| token.user != user);
+    }
+
+    /// All tokens are void.
+    pub fn forget_all(&self) {
+        self.lock().tokens.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_its_users_until_its_time_is_over() {
+        let tokens = SimpleTokens::new(Duration::from_secs(3600));
+        tokens.assign("alice".into(), "a.1".into());
+        tokens.assign("alice".into(), "b.2".into());
+        tokens.assign("bob".into(), "c.3".into());
+        assert_eq!(tokens.user("a.1").as_deref(), Some("alice"));
+        assert_eq!(tokens.user("a.2"), None);
+        tokens.forget("alice");
+        assert_eq!((tokens.user("a.1"), tokens.user("b.2")), (None, None));
+        assert_eq!(tokens.user("c.3").as_deref(), Some("bob"));
+        tokens.lock().tokens.get_mut("c.3").expect("known").end = Instant::now();
+        assert_eq!(tokens.user("c.3"), None);
+        tokens.lock().next_sweep = Instant::now();
+        tokens.assign("bob".into(), "d.4".into());
+        assert_eq!(tokens.lock().tokens.len(), 1, "the old one is swept out");
+        tokens.forget_all();
+        assert_eq!(tokens.user("d.4"), None);
+    }
+
+    #[test]
+    fn every_use_starts_the_time_again() {
+        let tokens = SimpleTokens::new(Duration::from_secs(3600));
+        tokens.assign("alice".into(), "a.1".into());
+        let soon = Instant::now() + Duration::from_secs(5);
+        tokens.lock().tokens.get_mut("a.1").expect("known").end = soon;
+        assert!(tokens.user("a.1").is_some());
+        assert!(tokens.lock().tokens["a.1"].end > soon);
+    }
+
+    #[test]
+    fn a_token_names_the_index_that_made_it() {
+        assert_eq!(SimpleTokens::index("abc.17"), Some(17));
+        for token in ["", "abc", "abc.", "abc.x", "abc.+1", "abc.1.2", "abc.18446744073709551616"] {
+            assert_eq!(SimpleTokens::index(token), None, "{token}");
+        }
+        let (one, other) = (SimpleTokens::prefix(), SimpleTokens::prefix());
+        assert!(one.len() == 16 && one.bytes().all(|byte| byte.is_ascii_alphabetic()));
+        assert_ne!(one, other);
+    }
+}
