@@ -206,7 +206,18 @@ impl Db {
     /// All are final: the process stops. Nothing is written after a failed sync.
     pub fn work(&self) -> Result<Work> {
         let mut worker = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        worker.work(&self.shared)
+        worker.work(&self.shared, true)
+    }
+
+    /// As [`Db::work`] without merges that can wait: for a caller that paces them (see
+    /// [`Pace`](crate::Pace)). Flushes and removals never wait, nor do merges without which reads
+    /// would have to look into ever more tables.
+    ///
+    /// # Errors
+    /// As [`Db::work`].
+    pub fn work_urgent(&self) -> Result<Work> {
+        let mut worker = self.shared.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        worker.work(&self.shared, false)
     }
 
     /// Whether the writer should wait for [`Db::work`] before the next batch.

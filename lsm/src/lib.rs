@@ -48,6 +48,7 @@ mod manifest;
 mod memtable;
 mod merge;
 mod output;
+mod pace;
 mod pick;
 mod scrub;
 mod segment;
@@ -64,7 +65,9 @@ pub use db::{
 };
 pub use entry::{Delta, Entry, KeyRange, Kind, Meta, Revision};
 pub use error::{Error, Result};
+pub use pace::Pace;
 pub use scrub::Scrubbed;
+pub use worker::MERGE_STEP_BYTES;
 
 /// Two ordered maps that share one manifest and one atomic batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -25,8 +25,8 @@ use crate::segment::SegmentInfo;
 use crate::version::{SuperVersion, Version};
 use crate::{Keyspace, Result};
 
-/// Bytes that one step of a merge handles: some tens of milliseconds.
-const MERGE_STEP_BYTES: u64 = 8 << 20;
+/// Bytes that one step of a merge handles at most, about: some tens of milliseconds.
+pub const MERGE_STEP_BYTES: u64 = 8 << 20;
 /// With this many times the tables that start a merge, merging goes before flushing.
 const LEVEL0_EXCESS: usize = 4;
 
@@ -39,8 +39,8 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Does the most urgent step.
-    pub(crate) fn work(&mut self, shared: &Shared) -> Result<Work> {
+    /// Does the most urgent step; merges that can wait only `with_merges`.
+    pub(crate) fn work(&mut self, shared: &Shared, with_merges: bool) -> Result<Work> {
         let current = shared.current.load_full();
         let levels = [Keyspace::Kv, Keyspace::Sys].map(|of| current.version.levels(of));
         let level0_max = shared.options.level0_tables.max(1) * LEVEL0_EXCESS;
@@ -53,7 +53,7 @@ impl Worker {
             self.flush(shared, oldest)?;
             return Ok(Work::Flushed);
         }
-        if self.merge(shared, &current.version)? {
+        if with_merges && self.merge(shared, &current.version)? {
             return Ok(Work::Merged);
         }
         drop(current);

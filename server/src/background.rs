@@ -2,17 +2,23 @@
 //! Raft thread how far the state machine is durable.
 //!
 //! It sleeps until it is woken or a tenth of a second passed; looking for work costs next to nothing.
+//! Merges go at the pace that the log leaves them (`varve_lsm::Pace`; this thread brings clock and
+//! latency). When there is nothing else to do, files are compared with their digests, slowly: damage
+//! ends the process while other members still have the data.
+//!
 //! The apply thread waits here when flushing cannot keep up: that is the engine's back-pressure.
 
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use varve_lsm::{Db, Work};
+use varve_lsm::{Db, MERGE_STEP_BYTES, Pace, Work};
 use varve_raftnode::{Applied, Index, Term};
 use varve_store::{Mark, View};
 
 use crate::error::Error;
+use crate::limits;
+use crate::metrics::Metrics;
 use crate::raft::RaftInput;
 
 /// Where the background thread and those who wake or await it meet.
@@ -68,41 +74,84 @@ impl Background {
     }
 
     /// The thread's body. An error is final.
-    pub fn run(&self, db: &Db, view: &View, raft: &Sender<RaftInput>) -> Result<(), Error> {
-        loop {
-            {
-                let mut state = self.lock();
-                if !state.due && !state.stopped {
-                    state = self
-                        .wake
-                        .wait_timeout(state, PERIOD)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
-                }
-                if state.stopped {
-                    return Ok(());
-                }
-                state.due = false;
-                state.busy = true;
-            }
+    pub fn run(
+        &self,
+        db: &Db,
+        view: &View,
+        raft: &Sender<RaftInput>,
+        metrics: &Metrics,
+    ) -> Result<(), Error> {
+        let started = Instant::now();
+        let mut pace = Pace::default();
+        let mut scrubber = Scrubber::new();
+        while self.sleep(PERIOD) {
             loop {
-                let work = db.work()?;
+                let pause = pace.wait(started.elapsed(), || metrics.log_latency.take_p99());
+                metrics.merge_rate.set(pace.rate() as i64);
+                let work = if pause.is_zero() { db.work()? } else { db.work_urgent()? };
                 self.flushed.notify_all();
                 match work {
-                    Work::Idle => break,
+                    Work::Idle if pause.is_zero() => break,
+                    Work::Idle => _ = self.sleep(pause.min(PERIOD)),
                     Work::Flushed => report_flushed(db, view, raft)?,
-                    Work::Merged | Work::Removed => {}
+                    Work::Merged => pace.spend(MERGE_STEP_BYTES),
+                    Work::Removed => {}
                 }
                 if self.lock().stopped {
                     return Ok(());
                 }
             }
             self.lock().busy = false;
+            scrubber.step(db, started.elapsed(), metrics)?;
         }
+        Ok(())
+    }
+
+    /// Sleeps until woken, but not longer than `most`, and is busy then. False: the thread is to end.
+    fn sleep(&self, most: Duration) -> bool {
+        let mut state = self.lock();
+        if !state.due && !state.stopped {
+            state = self.wake.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.due = false;
+        // In the same moment, or it would look idle in between.
+        state.busy = !state.stopped;
+        state.busy
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Compares files with their digests: a little each period, then nothing for a while.
+struct Scrubber {
+    next_at: Duration,
+    bytes: u64,
+    files: u64,
+}
+
+impl Scrubber {
+    fn new() -> Self {
+        Self { next_at: limits::SCRUB_FIRST_AFTER, bytes: 0, files: 0 }
+    }
+
+    fn step(&mut self, db: &Db, now: Duration, metrics: &Metrics) -> Result<(), Error> {
+        if now < self.next_at {
+            return Ok(());
+        }
+        let done = db.scrub(limits::SCRUB_STEP_BYTES)?;
+        metrics.scrubbed_bytes.inc_by(done.bytes);
+        self.bytes += done.bytes;
+        self.files += done.files;
+        self.next_at = now + PERIOD;
+        if done.is_pass_done {
+            metrics.scrubbed_passes.inc();
+            let (files, bytes) = (self.files, self.bytes);
+            tracing::info!(files, bytes, "all files of the engine are as they were written");
+            *self = Self { next_at: now + limits::SCRUB_PAUSE, bytes: 0, files: 0 };
+        }
+        Ok(())
     }
 }
 
@@ -128,4 +177,56 @@ pub fn applied_at(mark: Mark, view: &View) -> Result<Applied, Error> {
         voters: ids(voters),
         learners: ids(learners),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use varve_disk::Disk;
+    use varve_disk::sim::SimDisk;
+    use varve_lsm::{Commit, Delta, Keyspace, Meta, Options, Revision};
+
+    use super::*;
+
+    #[test]
+    fn files_are_compared_slowly_and_again_after_a_pause_until_one_is_damaged() {
+        let disk = SimDisk::new(1);
+        let dir = Path::new("/engine");
+        let (db, mut writer) =
+            Db::open(Arc::new(disk.clone()), dir, Options::default()).expect("a new engine");
+        let revision = Revision { main: 1, sub: 0 };
+        let value = vec![1; 2 * limits::SCRUB_STEP_BYTES as usize];
+        writer.put(Keyspace::Kv, b"key", revision, Delta::Plus, Meta::EMPTY, &value);
+        writer.commit(Commit { mark: Bytes::new(), kv_visible: 1, compacted: 0 }).expect("commits");
+        writer.freeze().expect("freezes");
+        while db.work().expect("works") != Work::Idle {}
+        let metrics = Metrics::new(crate::metrics::Detail::Basic);
+        let mut scrubber = Scrubber::new();
+        let first = limits::SCRUB_FIRST_AFTER;
+        scrubber.step(&db, first - PERIOD, &metrics).expect("sound");
+        assert_eq!(metrics.scrubbed_bytes.get(), 0);
+        // The second call of a period does nothing.
+        for step in 0..3 {
+            for _ in 0..2 {
+                scrubber.step(&db, first + step * PERIOD, &metrics).expect("sound");
+            }
+            let most = u64::from(step + 1) * limits::SCRUB_STEP_BYTES;
+            assert!(metrics.scrubbed_bytes.get() <= most);
+        }
+        assert_eq!(metrics.scrubbed_bytes.get(), db.sizes().disk_bytes);
+        assert_eq!(metrics.scrubbed_passes.get(), 1);
+        let again = first + limits::SCRUB_PAUSE;
+        scrubber.step(&db, again, &metrics).expect("sound");
+        assert_eq!(metrics.scrubbed_passes.get(), 1);
+        let names = disk.list(dir).expect("the directory");
+        let segment = names.iter().find(|name| name.ends_with(".vs")).expect("a segment");
+        disk.flip_bit(&dir.join(segment), 100_000, 1).expect("it is that long");
+        let again = again + limits::SCRUB_PAUSE;
+        let found =
+            (0..8).find_map(|step| scrubber.step(&db, again + step * PERIOD, &metrics).err());
+        assert!(found.expect("it is found").to_string().contains(segment.as_str()));
+    }
 }

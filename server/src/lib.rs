@@ -17,6 +17,7 @@ pub mod lease;
 pub mod limits;
 pub mod listener;
 pub mod log;
+pub mod log_latency;
 pub mod mailbox;
 pub mod metrics;
 pub mod peer;

@@ -130,6 +130,12 @@ pub const MAILBOX_ITEMS_MAX: usize = 2 * REQUESTS_WAITING_MAX;
 pub const MAILBOX_EVENT_BATCHES_MAX: usize = REQUESTS_WAITING_MAX / 2;
 /// And with so many bytes of events waiting for it; a larger batch waits alone.
 pub const MAILBOX_EVENT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of files compared with their digests in a tenth of a second: 100 GB take eleven hours.
+pub const SCRUB_STEP_BYTES: u64 = 256 << 10;
+/// How long after the start the first pass over the files begins; opening has checked the keys.
+pub const SCRUB_FIRST_AFTER: Duration = Duration::from_secs(600);
+/// Pause between two passes.
+pub const SCRUB_PAUSE: Duration = Duration::from_secs(6 * 3600);
 /// How often a physical compaction looks whether the engine is done.
 pub const BACKGROUND_POLL: Duration = Duration::from_millis(5);
 /// How soon a socket thread that had no room for events is told again to read the history.

@@ -277,7 +277,9 @@ impl RaftThread {
             if !turn.installing {
                 let started = Instant::now();
                 let output = self.node.persist()?;
-                self.metrics.wal_fsync_seconds.observe(started.elapsed().as_secs_f64());
+                let took = started.elapsed();
+                self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
+                self.metrics.log_latency.record(took);
                 self.publish();
                 self.carry_out(turn, output);
             }

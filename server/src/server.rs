@@ -307,8 +307,8 @@ fn start_consensus(
     let background = shared.clone();
     thread("background", move || {
         lower_priority();
-        let Shared { background, db, view, raft, .. } = &background;
-        if let Err(error) = background.run(db, view, raft) {
+        let Shared { background, db, view, raft, metrics, .. } = &background;
+        if let Err(error) = background.run(db, view, raft, metrics) {
             fatal("background work of the engine failed", &error);
         }
     })?;

@@ -18,6 +18,7 @@ use prometheus::{
 };
 
 use crate::grpc::GrpcCounters;
+use crate::log_latency::LogLatency;
 
 mod grpc;
 
@@ -61,6 +62,8 @@ macro_rules! metrics {
                 pub $histogram: Histogram, )*)?
             $($( #[doc = concat!("`", $vector_name, "`: ", $vector_help)]
                 pub $vector: HistogramVec, )*)?
+            /// How slow the log was lately; not a metric, but for who yields to it.
+            pub log_latency: LogLatency,
             registry: Registry,
             detail: Detail,
             sockets: Mutex<Vec<Arc<GrpcCounters>>>,
@@ -85,6 +88,7 @@ macro_rules! metrics {
                             &[$($vector_label),*])), )*)?
                     registry,
                     detail,
+                    log_latency: LogLatency::default(),
                     sockets: Mutex::default(),
                     scrapers: Mutex::default(),
                 };
@@ -164,6 +168,12 @@ metrics! {
         txns: IntCounter = "etcd_mvcc_txn_total", "Transactions executed.";
         defrag_inflight: IntGauge = "etcd_disk_defrag_inflight",
             "1 while a defragmentation runs.";
+        scrubbed_bytes: IntCounter = "varve_engine_scrubbed_bytes_total",
+            "Bytes of files that were compared with their digests.";
+        scrubbed_passes: IntCounter = "varve_engine_scrubbed_passes_total",
+            "Times that all files were compared with their digests.";
+        merge_rate: IntGauge = "varve_engine_merge_rate_bytes",
+            "Bytes a second that merges may take; falls while the log is slow.";
         wal_write_bytes: IntGauge = "etcd_disk_wal_write_bytes_total",
             "Bytes written to the log.";
     }
