@@ -13,12 +13,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{
+    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
+};
 use tempfile::TempDir;
 use varve_benches::workload::{kubernetes_key, mix};
 use varve_disk::os::OsDisk;
 use varve_lsm::{
-    Commit, Db, Delta, KeyRange, Keyspace, Meta, Options, Revision, Snapshot, Values, Work, Writer,
+    Commit, Db, Delta, Direction, KeyRange, Keyspace, Meta, Options, Revision, Snapshot, Values,
+    Work, Writer,
 };
 
 /// Bytes of a value: longer than what is stored beside the key.
@@ -148,44 +152,121 @@ fn apply_once(names: &[String]) -> Duration {
     })
 }
 
+/// The same names in another order, one behind the other in memory: what a reader asks for is in
+/// its cache, what it finds need not be.
+fn asked(names: &[String]) -> Vec<String> {
+    (0..names.len() as u64).map(|n| names[(mix(n) % names.len() as u64) as usize].clone()).collect()
+}
+
 /// Point reads, scans and counts of one engine.
 fn reads_of(criterion: &mut Criterion, place: &str, snapshot: &Snapshot, names: &[String]) {
-    let at = snapshot.visible();
     let mut group = criterion.benchmark_group(format!("lsm/{place}"));
+    points(&mut group, snapshot, names);
+    counts(&mut group, snapshot);
+    lists(&mut group, snapshot);
+    scans(&mut group, snapshot, names.len());
+    group.finish();
+}
+
+type Group<'a> = BenchmarkGroup<'a, WallTime>;
+
+fn points(group: &mut Group<'_>, snapshot: &Snapshot, names: &[String]) {
+    let at = snapshot.visible();
+    let asked = asked(names);
+    let mut keys = asked.iter().map(String::as_bytes).cycle();
     group.throughput(Throughput::Elements(1));
-    let mut next = 0;
     group.bench_function("get", |bencher| {
         bencher.iter(|| {
-            next += 1;
-            let key = &names[(mix(next) % names.len() as u64) as usize];
-            let found = snapshot.get(Keyspace::Kv, key.as_bytes(), at);
+            let key = keys.next().expect("it cycles");
+            let found = snapshot.get(Keyspace::Kv, key, at);
             assert!(black_box(found.expect("a read succeeds")).is_some());
         });
     });
-    let whole = KeyRange::all();
-    group.bench_function("count all", |bencher| {
-        bencher.iter(|| black_box(snapshot.count(Keyspace::Kv, &whole, at).expect("it counts")));
+    group.bench_function("get in place", |bencher| {
+        bencher.iter(|| {
+            let key = keys.next().expect("it cycles");
+            let found = snapshot.get_with(Keyspace::Kv, key, at, |row| {
+                let value = row.value().expect("a value is read");
+                (row.revision(), row.meta().expect("it has a meta")[0], value)
+            });
+            assert!(black_box(found.expect("a read succeeds")).is_some());
+        });
     });
-    let pods = KeyRange::between("/registry/pods/".into(), "/registry/pods0".into());
-    group.bench_function("count pods", |bencher| {
-        bencher.iter(|| black_box(snapshot.count(Keyspace::Kv, &pods, at).expect("it counts")));
+    group.bench_function("get meta in place", |bencher| {
+        bencher.iter(|| {
+            let key = keys.next().expect("it cycles");
+            let found = snapshot.get_with(Keyspace::Kv, key, at, |row| {
+                (row.revision(), row.meta().expect("it has a meta")[0], row.value_bytes())
+            });
+            assert!(black_box(found.expect("a read succeeds")).is_some());
+        });
     });
+}
+
+fn pods() -> KeyRange {
+    KeyRange::between("/registry/pods/".into(), "/registry/pods0".into())
+}
+
+fn counts(group: &mut Group<'_>, snapshot: &Snapshot) {
+    let at = snapshot.visible();
+    for (name, range, at) in [
+        ("count all", KeyRange::all(), at),
+        ("count all, half as old", KeyRange::all(), at / 2),
+        ("count pods", pods(), at),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher
+                .iter(|| black_box(snapshot.count(Keyspace::Kv, &range, at).expect("it counts")));
+        });
+    }
+}
+
+fn lists(group: &mut Group<'_>, snapshot: &Snapshot) {
+    let at = snapshot.visible();
     group.bench_function("list 500", |bencher| {
         bencher.iter(|| {
-            let range = snapshot.range(Keyspace::Kv, pods.clone(), at, Values::Load);
+            let range = snapshot.range(Keyspace::Kv, pods(), at, Values::Load);
             assert_eq!(black_box(range.take(500).count()), 500);
         });
     });
-    group.throughput(Throughput::Elements(names.len() as u64));
+    group.bench_function("list last 500", |bencher| {
+        bencher.iter(|| {
+            let range = snapshot.range_backward(Keyspace::Kv, pods(), at, Values::Load);
+            assert_eq!(black_box(range.take(500).count()), 500);
+        });
+    });
+}
+
+fn scans(group: &mut Group<'_>, snapshot: &Snapshot, keys: usize) {
+    let at = snapshot.visible();
+    group.throughput(Throughput::Elements(keys as u64));
+    for (name, direction) in [
+        ("scan keys in place", Direction::Forward),
+        ("scan keys in place backward", Direction::Backward),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| assert_eq!(scan_keys(snapshot, at, direction), keys));
+        });
+    }
     for (name, values) in [("scan keys", Values::Skip), ("scan all", Values::Load)] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let range = snapshot.range(Keyspace::Kv, whole.clone(), at, values);
-                assert_eq!(black_box(range.count()), names.len());
+                let range = snapshot.range(Keyspace::Kv, KeyRange::all(), at, values);
+                assert_eq!(black_box(range.count()), keys);
             });
         });
     }
-    group.finish();
+}
+
+/// Looks at all that a list of keys needs: key, revision, meta.
+fn scan_keys(snapshot: &Snapshot, at: u64, direction: Direction) -> usize {
+    let mut rows = snapshot.rows(Keyspace::Kv, KeyRange::all(), at, direction);
+    let mut found = 0;
+    while let Some(row) = rows.next_row().expect("a scan succeeds") {
+        black_box((row.key(), row.revision(), row.meta().expect("it has a meta")));
+        found += 1;
+    }
+    found
 }
 
 fn reads(criterion: &mut Criterion) {

@@ -27,9 +27,13 @@ use crate::worker::Worker;
 use crate::writer::committed_of;
 use crate::{Error, Result};
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::checkpoint::{Checkpoint, CheckpointFile};
 pub use crate::iter::history::History;
-pub use crate::iter::visible::Range;
+pub use crate::iter::source::Direction;
+pub use crate::iter::visible::{Range, Rows};
 pub use crate::snapshot::{Snapshot, Values};
 pub use crate::writer::{Commit, Writer};
 

@@ -23,6 +23,35 @@
 //! - **A manifest edit is the only commit point** of files (`manifest/`, `worker.rs`). It carries
 //!   the caller's mark, so after a crash the caller knows from where to replay its log.
 //!
+//! # Who waits for whom
+//!
+//! No read takes a lock that the writer or background work ever holds: a view is an `ArcSwap` load,
+//! and behind it everything is immutable or grows by single `Release` stores. `db/tests.rs` reads
+//! in all ways while each lock is held.
+//!
+//! | lock | held by | for |
+//! | --- | --- | --- |
+//! | worker | [`Db::work`], [`Writer::install`] | a step of background work, disk included |
+//! | publish | [`Writer::commit`] when it freezes, `work` | the swap of one pointer |
+//! | chunks of a memtable | the writer | getting a chunk of memory, about once a MiB |
+//! | pins | [`Db::has_file`], `install` | transfers only |
+//! | removals | `work`; whoever drops the last view of an obsolete file | putting its name on a list |
+//!
+//! A commit waits for none of the first four but publish; [`Db::is_writer_ahead`] tells the caller
+//! when it should let background work catch up.
+//!
+//! # Reading
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | one key, now or at a revision | [`Snapshot::get`]; [`Snapshot::get_with`] copies nothing |
+//! | a range, either way, with a limit | [`Snapshot::range`], [`Snapshot::range_backward`] |
+//! | a range without copies | [`Snapshot::rows`] |
+//! | how many keys | [`Snapshot::count`] |
+//! | what changed between two revisions | [`Snapshot::history`] |
+//!
+//! `lsm/examples/tour.rs` uses all of it, from opening to a checkpoint and a reopening.
+//!
 //! # What it does not do
 //!
 //! It has no log: what was not flushed is gone after a crash, and the caller replays it. It starts
@@ -50,6 +79,7 @@ mod merge;
 mod output;
 mod pace;
 mod pick;
+mod row;
 mod scrub;
 mod segment;
 mod snapshot;
@@ -60,12 +90,13 @@ mod writer;
 
 pub use check::{Report, check_directory};
 pub use db::{
-    Checkpoint, CheckpointFile, Commit, Db, History, Options, Range, Sizes, Snapshot, Values, Work,
-    Writer,
+    Checkpoint, CheckpointFile, Commit, Db, Direction, History, Options, Range, Rows, Sizes,
+    Snapshot, Values, Work, Writer,
 };
 pub use entry::{Delta, Entry, KeyRange, Kind, Meta, Revision};
 pub use error::{Error, Result};
 pub use pace::Pace;
+pub use row::RowRef;
 pub use scrub::Scrubbed;
 pub use worker::MERGE_STEP_BYTES;
 

@@ -40,7 +40,7 @@ pub(crate) struct MergeJob {
     /// Holds the inputs and the segments their values are in.
     version: Arc<Version>,
     inputs: Vec<Arc<TableFile>>,
-    merge: Merge<LevelCursor>,
+    merge: Merge,
     fold: Fold<Row>,
     /// The key whose rows are being folded.
     key: Option<Bytes>,

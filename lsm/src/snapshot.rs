@@ -16,10 +16,11 @@ use varve_disk::Disk;
 
 use crate::iter::history::History;
 use crate::iter::level::LevelCursor;
-use crate::iter::merge::{AnySource, Merge};
-use crate::iter::visible::Range;
+use crate::iter::source::{Direction, Source};
+use crate::iter::visible::{Range, Rows};
 use crate::memtable::{Committed, RecordRef, hash};
-use crate::table::{Row, TableCursor, ValueHandle, ValueRef};
+use crate::row::RowRef;
+use crate::table::{Row, ValueHandle, ValueRef};
 use crate::version::SuperVersion;
 use crate::{Entry, Error, KeyRange, Keyspace, Kind, Result, Revision};
 
@@ -70,7 +71,8 @@ impl Snapshot {
         Self { residents_of: Some(disk), ..self }
     }
 
-    fn value(&self, handle: ValueHandle) -> Result<Bytes> {
+    /// The value at `handle`, if it may be touched.
+    pub(crate) fn value(&self, handle: ValueHandle) -> Result<Bytes> {
         let version = &self.super_version.version;
         if let Some(disk) = &self.residents_of
             && !version.is_resident(&**disk, handle)
@@ -98,13 +100,51 @@ impl Snapshot {
     /// The newest version of `key` at or below `at` (capped at what is visible), be it a put or
     /// a tombstone. A tombstone strictly below the compacted revision may have been dropped; then
     /// the answer is `None` or an older tombstone, both of which mean that the key is not there.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] if the value is damaged; so for all reads.
     pub fn get(&self, keyspace: Keyspace, key: &[u8], at: u64) -> Result<Option<Entry>> {
-        self.find(keyspace, key, at, Values::Load)
+        self.get_with(keyspace, key, at, |row| row.to_entry(Values::Load))?.transpose()
     }
 
     /// As [`Snapshot::get`] without the value.
     pub fn get_meta(&self, keyspace: Keyspace, key: &[u8], at: u64) -> Result<Option<Entry>> {
-        self.find(keyspace, key, at, Values::Skip)
+        self.get_with(keyspace, key, at, |row| row.to_entry(Values::Skip))?.transpose()
+    }
+
+    /// As [`Snapshot::get`], but shows the version where it lies, without a copy.
+    pub fn get_with<T>(
+        &self,
+        keyspace: Keyspace,
+        key: &[u8],
+        at: u64,
+        show: impl FnOnce(RowRef<'_>) -> T,
+    ) -> Result<Option<T>> {
+        let at = self.cap(keyspace, at);
+        let hash = hash(key);
+        for (memtable, ordinal) in self.super_version.memtables(self.ordinal) {
+            if let Some(record) = memtable.get(keyspace, hash, key, at, ordinal) {
+                return Ok(Some(show(RowRef::of_record(key, record, self))));
+            }
+        }
+        let levels = self.super_version.version.levels(keyspace);
+        let newest = Revision { main: at, sub: u32::MAX };
+        // Shows at most once: what is found ends the search.
+        let mut show = Some(show);
+        for file in levels.level0.iter().chain(levels.bottom_of(key)) {
+            let info = &file.record.info;
+            if info.revision_min > newest || key < info.first_key || key > info.last_key {
+                continue;
+            }
+            let found = file.table.find(hash, key, newest, |row| {
+                let show = show.take().expect("the search ends with the first row");
+                show(RowRef::of_table(key, row, self))
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     fn cap(&self, keyspace: Keyspace, at: u64) -> u64 {
@@ -114,53 +154,40 @@ impl Snapshot {
         }
     }
 
-    fn find(
-        &self,
-        keyspace: Keyspace,
-        key: &[u8],
-        at: u64,
-        values: Values,
-    ) -> Result<Option<Entry>> {
-        let at = self.cap(keyspace, at);
-        let hash = hash(key);
-        for (memtable, ordinal) in self.super_version.memtables(self.ordinal) {
-            if let Some(record) = memtable.get(keyspace, hash, key, at, ordinal) {
-                return Ok(Some(entry_of_record(record, values)));
-            }
-        }
-        let levels = self.super_version.version.levels(keyspace);
-        let newest = Revision { main: at, sub: u32::MAX };
-        for file in levels.level0.iter().chain(levels.bottom_of(key)) {
-            let info = &file.record.info;
-            if info.revision_min > newest || key < info.first_key || key > info.last_key {
-                continue;
-            }
-            if let Some(row) = file.table.get(key, newest)? {
-                return Ok(Some(entry_of_row(self, row, values)?));
-            }
-        }
-        Ok(None)
+    /// Live keys of a range at revision `at`, in key order, as copies. For a limit, take so many.
+    pub fn range(&self, keyspace: Keyspace, range: KeyRange, at: u64, values: Values) -> Range {
+        Range::new(self.rows(keyspace, range, at, Direction::Forward), values)
     }
 
-    /// Live keys of a range at revision `at`, in key order.
-    pub fn range(&self, keyspace: Keyspace, range: KeyRange, at: u64, values: Values) -> Range {
+    /// As [`Snapshot::range`], from the last key of the range to the first.
+    pub fn range_backward(
+        &self,
+        keyspace: Keyspace,
+        range: KeyRange,
+        at: u64,
+        values: Values,
+    ) -> Range {
+        Range::new(self.rows(keyspace, range, at, Direction::Backward), values)
+    }
+
+    /// Live keys of a range at revision `at`, shown where they lie, without a copy.
+    pub fn rows(&self, keyspace: Keyspace, range: KeyRange, at: u64, direction: Direction) -> Rows {
         let at = self.cap(keyspace, at);
-        let merge = Merge::new(self.sources(keyspace, &range), &range.start);
-        Range::new(self.clone(), merge, range, at, values)
+        Rows::new(self.clone(), self.sources(keyspace, &range), range, at, direction)
     }
 
     /// Cursors over all sources that may have keys of `range`, newest first.
-    fn sources(&self, keyspace: Keyspace, range: &KeyRange) -> Vec<AnySource> {
-        let mut sources: Vec<AnySource> = self
+    fn sources(&self, keyspace: Keyspace, range: &KeyRange) -> Vec<Source> {
+        let mut sources: Vec<Source> = self
             .super_version
             .memtables(self.ordinal)
-            .map(|(memtable, ordinal)| AnySource::Memtable(memtable.cursor(keyspace, ordinal)))
+            .map(|(memtable, ordinal)| Source::Memtable(memtable.cursor(keyspace, ordinal)))
             .collect();
         let levels = self.super_version.version.levels(keyspace);
         for file in &levels.level0 {
             let info = &file.record.info;
             if !range.is_past(&info.first_key) && range.start <= info.last_key {
-                sources.push(AnySource::Level(LevelCursor::new(vec![Arc::clone(&file.table)])));
+                sources.push(Source::Level(LevelCursor::new(vec![Arc::clone(&file.table)])));
             }
         }
         // Only those that the range touches: a short list needs no walk over a large bottom.
@@ -170,7 +197,7 @@ impl Snapshot {
         let bottom = &levels.bottom[first..first + count];
         if !bottom.is_empty() {
             let tables = bottom.iter().map(|file| Arc::clone(&file.table)).collect();
-            sources.push(AnySource::Level(LevelCursor::new(tables)));
+            sources.push(Source::Level(LevelCursor::new(tables)));
         }
         sources
     }
@@ -230,31 +257,6 @@ pub(crate) fn entry_of_record(record: RecordRef<'_>, values: Values) -> Entry {
         value,
         value_bytes: record.value().len() as u32,
     }
-}
-
-/// The row at a table's cursor as reads return it.
-pub(crate) fn entry_at_cursor(
-    snapshot: &Snapshot,
-    cursor: &TableCursor,
-    values: Values,
-) -> Result<Entry> {
-    let key = cursor.key().expect("the cursor is at a row");
-    let value = match values {
-        Values::Load => match cursor.value_ref()? {
-            ValueRef::None => Bytes::new(),
-            ValueRef::Inline(value) => value,
-            ValueRef::Stored(handle) => snapshot.value(handle)?,
-        },
-        Values::Skip => Bytes::new(),
-    };
-    Ok(Entry {
-        key: Bytes::copy_from_slice(key),
-        revision: cursor.revision(),
-        kind: cursor.kind(),
-        meta: cursor.meta()?,
-        value,
-        value_bytes: cursor.value_bytes(),
-    })
 }
 
 /// A table's row as reads return it.

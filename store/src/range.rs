@@ -16,12 +16,12 @@
 
 use std::cmp::Ordering;
 
+use bytes::Bytes;
 use varve_api::error as api;
 use varve_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use varve_api::etcdserverpb::{RangeRequest, RangeResponse};
 use varve_api::mvccpb::KeyValue;
-use varve_lsm::db::Values;
-use varve_lsm::{KeyRange, Keyspace, Snapshot};
+use varve_lsm::{Direction, KeyRange, Keyspace, Kind, Snapshot, Values};
 
 use crate::error::{Outcome, Result};
 use crate::{kv, schema};
@@ -108,16 +108,18 @@ impl Reader<'_> {
     ) -> Result<(Vec<KeyValue>, bool)> {
         if request.range_end.is_empty() {
             let key = &request.key;
-            let entry = match plan.values {
-                Values::Load => self.snapshot.get(Keyspace::Kv, key, at)?,
-                Values::Skip => self.snapshot.get_meta(Keyspace::Kv, key, at)?,
-            };
-            let kv = schema::live(entry).map(schema::key_value).transpose()?;
+            let kv = self.snapshot.get_with(Keyspace::Kv, key, at, |row| {
+                let is_live = row.kind() == Kind::Put;
+                is_live.then(|| schema::key_value_of_row(&row, key.clone(), plan.values))
+            })?;
+            let kv = kv.flatten().transpose()?;
             return Ok((kv.into_iter().filter(|kv| passes_filters(request, kv)).collect(), true));
         }
         let mut kvs = Vec::new();
-        for entry in self.snapshot.range(Keyspace::Kv, range.clone(), at, plan.values) {
-            let kv = schema::key_value(entry?)?;
+        let mut rows = self.snapshot.rows(Keyspace::Kv, range.clone(), at, Direction::Forward);
+        while let Some(row) = rows.next_row()? {
+            let key = Bytes::copy_from_slice(row.key());
+            let kv = schema::key_value_of_row(&row, key, plan.values)?;
             if !passes_filters(request, &kv) {
                 continue;
             }

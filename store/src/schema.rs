@@ -16,7 +16,7 @@
 
 use bytes::Bytes;
 use varve_api::mvccpb::KeyValue;
-use varve_lsm::{Entry, KeyRange, Kind, Meta};
+use varve_lsm::{Entry, KeyRange, Kind, Meta, RowRef, Values};
 
 use crate::error::{Error, Result};
 use crate::lease::LeaseId;
@@ -81,9 +81,13 @@ impl KeyMeta {
 
     /// Reads the meta of an entry.
     pub fn of(entry: &Entry) -> Result<Self> {
-        let revision = entry.revision.main;
+        Self::decode(&entry.key, entry.revision.main, entry.meta.as_slice())
+    }
+
+    /// Reads the bytes beside `key` at `revision`.
+    fn decode(key: &[u8], revision: u64, meta: &[u8]) -> Result<Self> {
         let decode = || -> std::result::Result<Self, Malformed> {
-            let mut cursor = Cursor::new(entry.meta.as_slice());
+            let mut cursor = Cursor::new(meta);
             let age = cursor.take_varint("revisions since creation")?;
             let version = cursor.take_varint("a version")?;
             let lease = match cursor.remaining() {
@@ -97,7 +101,7 @@ impl KeyMeta {
             cursor.finish()?;
             Ok(Self { create_revision: revision - age, version, lease })
         };
-        decode().map_err(|malformed| Error::row(&entry.key, malformed.expected, malformed.found))
+        decode().map_err(|malformed| Error::row(key, malformed.expected, malformed.found))
     }
 }
 
@@ -110,6 +114,24 @@ pub(crate) fn key_value(entry: Entry) -> Result<KeyValue> {
         mod_revision: entry.revision.main.cast_signed(),
         version: meta.version.cast_signed(),
         value: entry.value,
+        lease: meta.lease,
+    })
+}
+
+/// As [`key_value`], of a live row where it lies. `key` is a copy of the row's key.
+pub(crate) fn key_value_of_row(row: &RowRef<'_>, key: Bytes, values: Values) -> Result<KeyValue> {
+    let revision = row.revision().main;
+    let meta = KeyMeta::decode(row.key(), revision, row.meta()?)?;
+    let value = match values {
+        Values::Load => row.value()?,
+        Values::Skip => Bytes::new(),
+    };
+    Ok(KeyValue {
+        key,
+        create_revision: meta.create_revision.cast_signed(),
+        mod_revision: revision.cast_signed(),
+        version: meta.version.cast_signed(),
+        value,
         lease: meta.lease,
     })
 }

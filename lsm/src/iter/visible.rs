@@ -1,77 +1,216 @@
 //! What a reader at one revision sees of a range: the newest version of each key, if it is a put.
+//!
+//! One idea: sources are numbered newest first, and a version in a newer source is newer, so the
+//! sources stand in a short list sorted by (current key, number), and of those at the front key the
+//! first one that has a version at the revision decides. Then all that are at this key step.
+//!
+//! Nearly always one source, the bottom level, is far ahead of the others. So when the front one
+//! enters a block, the whole block is compared with the others and with the end of the range: a
+//! block that is *alone* is walked without a comparison of keys.
 
-use crate::iter::merge::{AnySource, Merge, Source};
-use crate::snapshot::{Snapshot, Values, entry_at_cursor, entry_of_record};
+use crate::iter::source::{Direction, Source, is_past};
+use crate::row::RowRef;
+use crate::snapshot::{Snapshot, Values};
 use crate::{Entry, KeyRange, Kind, Result};
 
-/// Iterator of [`Snapshot::range`]: live keys in key order. After an error it is at its end.
-pub struct Range {
+/// Walk of [`Snapshot::rows`]: the live keys of a range, in key order or against it, each shown
+/// where it lies. [`Rows::next_row`] copies and allocates nothing. After an error it is at its end.
+///
+/// Invariants: `order` has the numbers of all sources that are not at their end, sorted by
+/// (current key in this direction, number); number 0 is the newest source.
+pub struct Rows {
     /// Keeps files and memtables alive.
     snapshot: Snapshot,
-    /// `None` at the end.
-    merge: Option<Merge<AnySource>>,
-    /// An error on the way to the first row, not reported yet.
-    failed: Option<crate::Error>,
+    sources: Vec<Source>,
+    order: Vec<usize>,
     range: KeyRange,
     at: u64,
+    direction: Direction,
+    /// The block of the front source whose keys all are in the range and before those of others.
+    alone: Option<(usize, usize)>,
+    /// Whether the front key was shown: the next step leaves it.
+    is_shown: bool,
+    /// An error on the way to the first row, not reported yet.
+    failed: Option<crate::Error>,
+}
+
+impl Rows {
+    /// The part of `sources`, newest first, that is in `range` and visible at `at`.
+    pub(crate) fn new(
+        snapshot: Snapshot,
+        mut sources: Vec<Source>,
+        range: KeyRange,
+        at: u64,
+        direction: Direction,
+    ) -> Self {
+        let failed = sources.iter_mut().try_for_each(|source| source.seek(&range, direction)).err();
+        let (order, alone, is_shown) = (Vec::new(), None, false);
+        let mut rows =
+            Self { snapshot, sources, order, range, at, direction, alone, is_shown, failed };
+        if rows.failed.is_none() {
+            rows.order = (0..rows.sources.len()).collect();
+            rows.sort();
+        }
+        rows
+    }
+
+    /// The next row; `None` at the end.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] only for a forged file.
+    #[inline]
+    pub fn next_row(&mut self) -> Result<Option<RowRef<'_>>> {
+        match self.find() {
+            Ok(Some(number)) => Ok(Some(self.sources[number].row(&self.snapshot))),
+            Ok(None) => Ok(None),
+            Err(error) => {
+                self.order.clear();
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves to the next visible row and returns the source that has it.
+    #[inline]
+    fn find(&mut self) -> Result<Option<usize>> {
+        if self.is_shown {
+            self.is_shown = false;
+            self.step()?;
+        }
+        loop {
+            let Some(&front) = self.order.first() else {
+                return self.failed.take().map_or(Ok(None), Err);
+            };
+            if self.alone.is_none() && self.is_at_end(front) {
+                self.order.clear();
+                return Ok(None);
+            }
+            let decided = match self.sources[front].select(self.at)? {
+                true => Some(front),
+                false => self.select_older()?,
+            };
+            if let Some(number) = decided
+                && self.sources[number].kind() == Kind::Put
+            {
+                self.is_shown = true;
+                return Ok(Some(number));
+            }
+            self.step()?;
+        }
+    }
+
+    fn is_at_end(&self, front: usize) -> bool {
+        let key = self.sources[front].key().expect("sources at their end are not listed");
+        is_past(&self.range, self.direction, key)
+    }
+
+    /// Of the sources at the front key behind the front one, the first that has a version at `at`.
+    fn select_older(&mut self) -> Result<Option<usize>> {
+        for place in 1..self.same_keys() {
+            let number = self.order[place];
+            if self.sources[number].select(self.at)? {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many sources are at the front key.
+    fn same_keys(&self) -> usize {
+        if self.alone.is_some() {
+            return 1;
+        }
+        let key = self.sources[self.order[0]].key();
+        self.order.iter().take_while(|number| self.sources[**number].key() == key).count()
+    }
+
+    /// Leaves the front key.
+    #[inline]
+    fn step(&mut self) -> Result<()> {
+        let front = self.order[0];
+        if self.alone.is_some() {
+            let source = &mut self.sources[front];
+            source.step(self.direction)?;
+            if source.key().is_some() && source.block_name() == self.alone {
+                return Ok(());
+            }
+            self.alone = None;
+            self.sink();
+            return Ok(());
+        }
+        let same = self.same_keys();
+        for &number in &self.order[..same] {
+            self.sources[number].step(self.direction)?;
+        }
+        if same == 1 {
+            self.sink()
+        } else {
+            self.sort()
+        }
+        Ok(())
+    }
+
+    /// Puts the sources into order.
+    fn sort(&mut self) {
+        let Self { sources, order, direction, .. } = self;
+        order.retain(|number| sources[*number].key().is_some());
+        order.sort_by(|&a, &b| {
+            let keys = sources[a].key().cmp(&sources[b].key());
+            let keys = if *direction == Direction::Forward { keys } else { keys.reverse() };
+            keys.then(a.cmp(&b))
+        });
+        self.look_ahead();
+    }
+
+    /// Puts the front source, which has moved, to its place.
+    fn sink(&mut self) {
+        let front = self.order[0];
+        let Some(key) = self.sources[front].key() else {
+            self.order.remove(0);
+            self.look_ahead();
+            return;
+        };
+        let mut place = 0;
+        while let Some(&next) = self.order.get(place + 1) {
+            let next_key = self.sources[next].key().expect("sources at their end are not listed");
+            let is_before = match self.direction {
+                Direction::Forward => (key, front) < (next_key, next),
+                Direction::Backward => (next_key, front) < (key, next),
+            };
+            if is_before {
+                break;
+            }
+            self.order[place] = next;
+            place += 1;
+        }
+        self.order[place] = front;
+        self.look_ahead();
+    }
+
+    /// Looks whether the block of the front source is alone.
+    fn look_ahead(&mut self) {
+        let Some(front) = self.order.first().map(|number| &self.sources[*number]) else { return };
+        let Some(block_end) = front.block_end(self.direction) else { return };
+        let next = self.order.get(1).and_then(|number| self.sources[*number].key());
+        let is_before_next = next.is_none_or(|next| match self.direction {
+            Direction::Forward => block_end < next,
+            Direction::Backward => block_end > next,
+        });
+        if is_before_next && !is_past(&self.range, self.direction, block_end) {
+            self.alone = front.block_name();
+        }
+    }
+}
+
+/// Iterator of [`Snapshot::range`]: as [`Rows`], with a copy of each row.
+pub struct Range {
+    rows: Rows,
     values: Values,
-    /// The newest key that was decided: its older versions are skipped.
-    decided: Vec<u8>,
-    has_decided: bool,
 }
 
 impl Range {
-    /// The part of `merge` in `range` that is visible at `at`.
-    pub(crate) fn new(
-        snapshot: Snapshot,
-        merge: Result<Merge<AnySource>>,
-        range: KeyRange,
-        at: u64,
-        values: Values,
-    ) -> Self {
-        let (merge, failed) = match merge {
-            Ok(merge) => (Some(merge), None),
-            Err(error) => (None, Some(error)),
-        };
-        let decided = Vec::new();
-        Self { snapshot, merge, failed, range, at, values, decided, has_decided: false }
-    }
-
-    fn find_next(&mut self) -> Result<Option<Entry>> {
-        let Some(merge) = &mut self.merge else { return Ok(None) };
-        loop {
-            let Some(front) = merge.front() else { return Ok(None) };
-            let key = front.key().expect("the front source is at a row");
-            if self.range.is_past(key) {
-                return Ok(None);
-            }
-            let is_decided = self.has_decided && key == self.decided;
-            if is_decided || front.revision().main > self.at {
-                merge.advance()?;
-                continue;
-            }
-            self.decided.clear();
-            self.decided.extend_from_slice(key);
-            self.has_decided = true;
-            let found = match front {
-                AnySource::Memtable(cursor) => {
-                    let record = cursor.record().expect("the front source is at a row");
-                    let is_put = record.kind() == Kind::Put;
-                    is_put.then(|| entry_of_record(record, self.values))
-                }
-                AnySource::Level(level) => {
-                    let cursor = level.cursor();
-                    let is_put = cursor.kind() == Kind::Put;
-                    is_put
-                        .then(|| entry_at_cursor(&self.snapshot, cursor, self.values))
-                        .transpose()?
-                }
-            };
-            merge.advance()?;
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
+    pub(crate) fn new(rows: Rows, values: Values) -> Self {
+        Self { rows, values }
     }
 }
 
@@ -79,13 +218,13 @@ impl Iterator for Range {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
+        let entry = match self.rows.next_row() {
+            Ok(row) => row?.to_entry(self.values),
+            Err(error) => Err(error),
+        };
+        if entry.is_err() {
+            self.rows.order.clear();
         }
-        let found = self.find_next();
-        if !matches!(found, Ok(Some(_))) {
-            self.merge = None;
-        }
-        found.transpose()
+        Some(entry)
     }
 }

@@ -42,6 +42,11 @@ impl Drop for Chunk {
 }
 
 impl Chunks {
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> impl Sized + '_ {
+        self.list.lock().expect("not poisoned")
+    }
+
     /// A new chunk of `bytes`, owned by this list.
     fn add(&self, bytes: usize) -> NonNull<u8> {
         assert!(bytes > 0, "a chunk has at least one byte");

@@ -2,7 +2,8 @@
 //!
 //! A memtable is an arena with five ways through it: per keyspace a skiplist in key order, a hash
 //! index, and sums over spans of keys; per key a chain of versions, newest first; and for `kv` a
-//! list in the order of writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs, no counts per entry.
+//! list in the order of writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs,
+//! no counts per entry; why it is our own is told in docs/decisions/0017-own-memtable.md.
 //! Memory is freed all at once when the last `Arc<Memtable>` goes.
 //!
 //! **What a reader sees** is decided by one number. Every record has an ordinal, its position in
@@ -28,6 +29,8 @@ use crate::{KeyRange, Keyspace};
 
 mod arena;
 mod cursor;
+#[cfg(all(test, not(miri)))]
+mod differential;
 mod index;
 mod order;
 mod record;
@@ -97,6 +100,12 @@ impl Memtable {
     /// The state after the newest commit into this memtable.
     pub(crate) fn committed(&self) -> Arc<Committed> {
         self.committed.load_full()
+    }
+
+    /// Holds the lock that the writer takes to get more memory.
+    #[cfg(test)]
+    pub(crate) fn hold_chunks(&self) -> impl Sized + '_ {
+        self.chunks.hold()
     }
 
     /// Bytes that it takes.

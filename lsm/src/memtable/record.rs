@@ -53,6 +53,10 @@ pub(super) struct Record {
 pub(super) struct Span {
     /// The state before, or null.
     previous: *const Span,
+    /// A state further back, or null: see [`NodeRef::span_at`].
+    jump: *const Span,
+    /// How many states back `jump` leads; 0 without one.
+    jump_length: u64,
     /// Where the span ended; null at the end of the list.
     end: *const Node,
     ordinal: u64,
@@ -62,7 +66,8 @@ pub(super) struct Span {
 
 impl Span {
     pub(super) fn new(end: *const Node, ordinal: u64, main: u64, sum: i64) -> Self {
-        Self { previous: ptr::null(), end, ordinal, main, sum }
+        let (previous, jump, jump_length) = (ptr::null(), ptr::null(), 0);
+        Self { previous, jump, jump_length, end, ordinal, main, sum }
     }
 }
 
@@ -205,14 +210,22 @@ impl<'a> NodeRef<'a> {
     }
 
     /// The state of the span after the records below `ordinal` with `main <= at`.
+    ///
+    /// A span changes with every key that comes or goes in it, so its chain is long, and the past
+    /// is looked for in logarithmic time: beside the state before, each has a jump whose length
+    /// depends only on its position (Myers, "An applicative random-access stack", 1983).
     pub(super) fn span_at(self, at: u64, ordinal: u64) -> Option<&'a Span> {
+        let is_covered = |span: &Span| span.ordinal < ordinal && span.main <= at;
         let mut next = self.newest_span();
         while let Some(span) = next {
-            if span.ordinal < ordinal && span.main <= at {
+            if is_covered(span) {
                 return Some(span);
             }
-            // SAFETY: null, or written before the newer one was.
-            next = unsafe { span.previous.as_ref() };
+            // SAFETY: null, or written before this state was; lives as long as the node.
+            let (previous, jump) = unsafe { (span.previous.as_ref(), span.jump.as_ref()) };
+            // Ordinals and revisions fall along the chain: what is not covered there is not
+            // covered on the way either.
+            next = jump.filter(|jump| !is_covered(jump)).or(previous);
         }
         None
     }
@@ -228,12 +241,26 @@ impl<'a> NodeRef<'a> {
     /// # Safety
     /// `memory` has room for a span, aligned, that nobody else points to and that lives for `'a`.
     pub(super) unsafe fn push_span(self, memory: NonNull<Span>, span: Span) {
-        let previous = self.spans().load(Ordering::Relaxed);
+        let previous = self.newest_span();
+        let (jump, jump_length) = previous.map_or((ptr::null(), 0), jump_over);
+        let previous = previous.map_or(ptr::null(), ptr::from_ref);
         // SAFETY: as the caller says.
-        unsafe { memory.write(Span { previous, ..span }) };
+        unsafe { memory.write(Span { previous, jump, jump_length, ..span }) };
         // Release: who finds the span finds it completely written.
         self.spans().store(memory.as_ptr(), Ordering::Release);
     }
+}
+
+/// The jump of the state behind `previous`: over the two jumps before it if they are equally long,
+/// else to `previous` itself.
+fn jump_over(previous: &Span) -> (*const Span, u64) {
+    // SAFETY: null, or written before `previous` was, and lives as long.
+    if let Some(first) = unsafe { previous.jump.as_ref() }
+        && previous.jump_length == first.jump_length
+    {
+        return (first.jump, 1 + previous.jump_length + first.jump_length);
+    }
+    (previous, 1)
 }
 
 impl<'a> RecordRef<'a> {
@@ -353,8 +380,12 @@ impl<'a> RecordRef<'a> {
 
     /// The caller's bytes beside the key.
     pub(crate) fn meta(self) -> Meta {
-        let length = usize::from(self.header().meta_length);
-        Meta::new(self.tail(0, length)).expect("it was a Meta when it was written")
+        Meta::new(self.meta_bytes()).expect("it was a Meta when it was written")
+    }
+
+    /// As [`RecordRef::meta`], where they lie.
+    pub(crate) fn meta_bytes(self) -> &'a [u8] {
+        self.tail(0, usize::from(self.header().meta_length))
     }
 
     /// The value.

@@ -7,6 +7,8 @@
 //!
 //! Invariants: every level is sorted by key without duplicates; a node at level n is at n-1 too.
 
+use std::ops::Bound;
+
 use super::record::{HEIGHT_MAX, NodeRef};
 use super::spans::SPAN_LEVEL;
 
@@ -57,6 +59,61 @@ fn walk<'a>(
             None => return (node, None),
             Some(next) if Some(next) == known || next.key() >= key => return (node, Some(next)),
             Some(next) => node = next,
+        }
+    }
+}
+
+/// A walk backwards: the last node of each level that is not past the current position.
+///
+/// Links lead forwards only, so a step back looks for the node in front of the current one: from
+/// the lowest level that has not come to the current node itself, down to level 0. That walks over
+/// a handful of links on average, and compares no keys.
+///
+/// Invariant: `upto[level]` is linked at `level` (the head is at all), is at or before
+/// `upto[level - 1]`, and nothing that was linked at that level when it was found is between them.
+pub(super) struct Back<'a> {
+    head: NodeRef<'a>,
+    upto: [NodeRef<'a>; HEIGHT_MAX],
+}
+
+impl<'a> Back<'a> {
+    /// At the last node whose key is within `end`.
+    pub(super) fn seek(head: NodeRef<'a>, end: Bound<&[u8]>) -> Self {
+        let is_within = |node: &NodeRef<'_>| match end {
+            Bound::Included(end) => node.key() <= end,
+            Bound::Excluded(end) => node.key() < end,
+            Bound::Unbounded => true,
+        };
+        let mut upto = [head; HEIGHT_MAX];
+        let mut node = head;
+        for level in (0..HEIGHT_MAX).rev() {
+            while let Some(next) = node.next(level).filter(is_within) {
+                node = next;
+            }
+            upto[level] = node;
+        }
+        Self { head, upto }
+    }
+
+    /// The current node; `None` in front of the first.
+    pub(super) fn node(&self) -> Option<NodeRef<'a>> {
+        Some(self.upto[0]).filter(|node| *node != self.head)
+    }
+
+    /// Moves to the node in front of the current one.
+    pub(super) fn step(&mut self) {
+        let Some(current) = self.node() else { return };
+        let top = self.upto.iter().position(|node| *node != current).unwrap_or(HEIGHT_MAX);
+        let mut node = if top == HEIGHT_MAX { self.head } else { self.upto[top] };
+        for level in (0..top).rev() {
+            loop {
+                let next = node.next(level).expect("the current node is linked behind this one");
+                if next == current {
+                    break;
+                }
+                node = next;
+            }
+            self.upto[level] = node;
         }
     }
 }

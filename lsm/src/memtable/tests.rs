@@ -40,12 +40,15 @@ fn reads_agree_with_a_sorted_map() {
     let mut cursor = memtable.cursor(Keyspace::Kv, ALL_RECORDS);
     cursor.seek(b"");
     for (key, versions) in &expected {
+        let mut next = cursor.record();
         for (main, value) in versions.iter().rev() {
-            let record = cursor.record().expect("the cursor ended early");
+            let record = next.expect("the cursor ended early");
             assert_eq!((record.key(), record.revision().main), (key.as_slice(), *main));
             assert_eq!(record.value(), value);
-            cursor.advance();
+            next = record.previous();
         }
+        assert!(next.is_none());
+        cursor.advance_key();
         let at = versions[versions.len() / 2].0;
         let found = memtable.get(Keyspace::Kv, hash(key), key, at, ALL_RECORDS).unwrap();
         assert_eq!(found.revision().main, at);
@@ -147,7 +150,7 @@ fn what_is_not_committed_is_hidden() {
     let mut cursor = memtable.cursor(Keyspace::Kv, bound);
     cursor.seek(b"");
     assert_eq!(cursor.record().unwrap().value(), b"one");
-    cursor.advance();
+    cursor.advance_key();
     assert!(cursor.record().is_none());
 }
 

@@ -15,6 +15,7 @@ use std::cmp::Ordering;
 use super::control::{Control, ValuePlace};
 use super::frame::{Flaw, Parsed};
 use super::layout::{BUNDLE_ROWS, HEAD_BYTES, Layout};
+use crate::entry::META_BYTES_MAX;
 use crate::{Meta, Revision};
 
 /// Where a search shall stop among the versions of a key.
@@ -91,14 +92,26 @@ impl<'a> Block<'a> {
 
     /// The meta of a row.
     pub fn meta(&self, row: u32) -> Parsed<Meta> {
+        let bytes = self.meta_bytes(row)?;
+        Ok(Meta::new(bytes).expect("the length was checked"))
+    }
+
+    /// The bytes of a row's meta, at most [`META_BYTES_MAX`].
+    #[inline]
+    pub fn meta_bytes(&self, row: u32) -> Parsed<&'a [u8]> {
         let start = if row == 0 { 0 } else { self.layout.meta_end.get(self.bytes, row - 1) };
         let end = self.layout.meta_end.get(self.bytes, row);
         self.layout
             .metas
             .of(self.bytes)
             .get(start as usize..end as usize)
-            .and_then(Meta::new)
-            .ok_or_else(|| self.flaw(row, "a short meta in the area", format!("{start}..{end}")))
+            .filter(|bytes| bytes.len() <= META_BYTES_MAX)
+            .ok_or_else(|| self.meta_flaw(row, start, end))
+    }
+
+    #[cold]
+    fn meta_flaw(&self, row: u32, start: u64, end: u64) -> Box<Flaw> {
+        self.flaw(row, "a short meta in the area", format!("{start}..{end}"))
     }
 
     /// Where the value of a row is.
@@ -170,8 +183,12 @@ impl<'a> Block<'a> {
         let start = if part == 0 { 0 } else { self.layout.key_end.get(self.bytes, part - 1) };
         let end = self.layout.key_end.get(self.bytes, part);
         let keys = self.layout.keys.of(self.bytes);
-        keys.get(start as usize..end as usize)
-            .ok_or_else(|| self.flaw(row, "key bytes in the area", format!("{start}..{end}")))
+        keys.get(start as usize..end as usize).ok_or_else(|| self.key_flaw(row, start, end))
+    }
+
+    #[cold]
+    fn key_flaw(&self, row: u32, start: u64, end: u64) -> Box<Flaw> {
+        self.flaw(row, "key bytes in the area", format!("{start}..{end}"))
     }
 
     /// Appends the row's key to `key`.

@@ -15,6 +15,7 @@
 //! | `builder.rs`       | [`TableBuilder`]: rows in, one file out                  |
 //! | `reader.rs`        | [`Table`]: open, get, delta sums                         |
 //! | `cursor.rs`        | [`TableCursor`]                                          |
+//! | `row.rs`           | one row where it lies                                    |
 //! | `history.rs`       | [`TableHistory`], the permutation by revision            |
 //! | `block.rs`         | one key block, read in place; `block_builder.rs` writes  |
 //! | `layout.rs`        | where the parts of a block lie                           |
@@ -55,6 +56,7 @@ pub(crate) mod little_endian;
 pub(crate) mod output;
 mod properties;
 mod reader;
+mod row;
 mod verify;
 
 #[cfg(test)]
@@ -64,6 +66,7 @@ pub use builder::TableBuilder;
 pub use cursor::TableCursor;
 pub use history::TableHistory;
 pub use reader::Table;
+pub(crate) use row::TableRow;
 
 /// Where a value lies.
 #[derive(Clone, Debug, PartialEq, Eq)]

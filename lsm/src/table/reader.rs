@@ -19,6 +19,7 @@ use super::history::TableHistory;
 use super::index::{BlockRecord, Index};
 use super::layout::Layout;
 use super::properties::{check_dictionary, check_properties};
+use super::row::TableRow;
 use super::{FORMAT, Row, TableInfo, ValueHandle, ValueRef, file_path, frame, section};
 use crate::{KeyRange, Result, Revision};
 
@@ -101,14 +102,45 @@ impl Table {
     /// # Errors
     /// [`crate::Error::Corrupt`] only for a forged file.
     pub fn get(&self, key: &[u8], at: Revision) -> Result<Option<Row>> {
-        if !self.may_contain(key) {
+        let row = self.get_with(filter::hash(key), key, at, |_, number, block, row| {
+            self.row(number, &block, row, Bytes::copy_from_slice(key))
+        })?;
+        row.transpose()
+    }
+
+    /// Shows the newest row of `key` with a revision at or below `at`, whose key hashes to `hash`.
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    #[inline]
+    pub(crate) fn find<T>(
+        &self,
+        hash: u64,
+        key: &[u8],
+        at: Revision,
+        show: impl FnOnce(TableRow<'_>) -> T,
+    ) -> Result<Option<T>> {
+        self.get_with(hash, key, at, |table, number, block, row| {
+            show(TableRow::new(table, number, block, row))
+        })
+    }
+
+    #[inline]
+    fn get_with<T>(
+        &self,
+        hash: u64,
+        key: &[u8],
+        at: Revision,
+        show: impl FnOnce(&Self, usize, Block<'_>, u32) -> T,
+    ) -> Result<Option<T>> {
+        if !self.filter.may_contain(&self.map, hash) {
             return Ok(None);
         }
         let Some(number) = self.index.find(key, Version::At(at)) else { return Ok(None) };
         let layout = self.layout(number)?;
         let block = self.block(number, &layout);
         let row = self.in_block(number, || block.find(key, Version::At(at)))?;
-        row.map(|row| self.row(number, &block, row, Bytes::copy_from_slice(key))).transpose()
+        Ok(row.map(|row| show(self, number, block, row)))
     }
 
     /// Whether the table may hold versions of `key`: false for about 99 % of the keys that it does
@@ -256,7 +288,7 @@ impl Table {
     }
 
     #[cold]
-    fn in_block_flaw(&self, number: usize, flaw: Flaw) -> crate::Error {
+    pub(super) fn in_block_flaw(&self, number: usize, flaw: Flaw) -> crate::Error {
         flaw.in_file(&self.file, self.index.records()[number].offset as usize)
     }
 

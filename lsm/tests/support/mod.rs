@@ -14,8 +14,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use varve_disk::sim::{Random, SimDisk};
 use varve_lsm::{
-    Commit, Db, Delta, Entry, KeyRange, Keyspace, Kind, Meta, Options, Result, Revision, Snapshot,
-    Values, Work, Writer,
+    Commit, Db, Delta, Direction, Entry, KeyRange, Keyspace, Kind, Meta, Options, Result, Revision,
+    Snapshot, Values, Work, Writer,
 };
 
 /// Both keyspaces.
@@ -295,12 +295,22 @@ fn compare_range(
 ) {
     let expected = model.range(keyspace, range, at);
     for values in [Values::Load, Values::Skip] {
-        let found: Vec<Entry> = snapshot
-            .range(keyspace, range.clone(), at, values)
-            .map(|entry| entry.unwrap())
-            .collect();
-        let expected: Vec<Entry> = expected.iter().map(|change| entry(change, values)).collect();
+        let collect =
+            |range: varve_lsm::Range| -> Vec<Entry> { range.collect::<Result<_>>().unwrap() };
+        let mut expected: Vec<Entry> =
+            expected.iter().map(|change| entry(change, values)).collect();
+        let found = collect(snapshot.range(keyspace, range.clone(), at, values));
         assert_eq!(found, expected, "{keyspace:?} {range:?} at {at}");
+        expected.reverse();
+        let found = collect(snapshot.range_backward(keyspace, range.clone(), at, values));
+        assert_eq!(found, expected, "{keyspace:?} {range:?} at {at} backward");
+    }
+    // What is shown without a copy, and only the beginning.
+    let limit = expected.len().div_ceil(2);
+    let mut rows = snapshot.rows(keyspace, range.clone(), at, Direction::Forward);
+    for change in expected.iter().take(limit) {
+        let row = rows.next_row().unwrap().expect("the rows ended early");
+        assert_eq!(row.to_entry(Values::Load).unwrap(), entry(change, Values::Load));
     }
     let count = snapshot.count(keyspace, range, at).unwrap();
     assert_eq!(count, expected.len() as u64, "count of {keyspace:?} {range:?} at {at}");

@@ -30,7 +30,8 @@ struct Applying {
 
 fn start(mailbox_length: usize) -> Applying {
     let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
-    let (db, writer) = Db::open(Arc::clone(&disk), Path::new("/engine"), Options::default()).unwrap();
+    let (db, writer) =
+        Db::open(Arc::clone(&disk), Path::new("/engine"), Options::default()).unwrap();
     let member = Member {
         id: 1,
         name: "one".into(),

@@ -250,3 +250,44 @@ fn the_content_is_durable_when_the_builder_finished() {
     let disk = disk.crash_with(varve_disk::sim::CrashStyle::LoseAll);
     open(&disk, &info).expect("a durable table").verify().expect("a sound table");
 }
+
+#[test]
+fn a_cursor_walks_backwards_by_key_and_selects_versions() {
+    for_each_shape(|random, shape, rows, table| {
+        let keys: Vec<&[Row]> = rows.chunk_by(|left, right| left.key == right.key).collect();
+        let mut cursor = table.cursor();
+        for round in 0..300 {
+            let key = random_key(random, shape);
+            let (end, mut left) = match round % 3 {
+                0 => (Bound::Unbounded, keys.len()),
+                1 => (Bound::Excluded(key.as_ref()), keys.partition_point(|of| of[0].key < key)),
+                _ => (Bound::Included(key.as_ref()), keys.partition_point(|of| of[0].key <= key)),
+            };
+            let steps = if round == 0 { usize::MAX } else { random.below(60) as usize };
+            cursor.seek_last(end).unwrap();
+            for _ in 0..steps {
+                let Some(number) = left.checked_sub(1) else {
+                    assert_eq!(cursor.key(), None, "before the first key");
+                    break;
+                };
+                let versions = keys[number];
+                assert_eq!(&cursor.row().unwrap(), &versions[0]);
+                let at = random.below(shape.revisions);
+                let found = versions.iter().find(|row| row.revision.main <= at);
+                assert_eq!(cursor.select(at).unwrap(), found.is_some());
+                assert_eq!(cursor.key(), Some(versions[0].key.as_ref()));
+                if let Some(found) = found {
+                    assert_eq!(&cursor.row().unwrap(), found);
+                }
+                // Mostly back; sometimes forth, from wherever among the versions it stands.
+                if random.one_in(10) && number + 1 < keys.len() {
+                    cursor.advance_key().unwrap();
+                    left += 1;
+                } else {
+                    cursor.retreat_key().unwrap();
+                    left -= 1;
+                }
+            }
+        }
+    });
+}
