@@ -100,7 +100,7 @@ impl Authenticator {
                 let (private_key, public_key) = (read(private_key)?, read(public_key)?);
                 let (private, public) = (private_key.as_deref(), public_key.as_deref());
                 let jwt = Jwt::new(method, private, public, *time_to_live);
-                Tokens::Signed(jwt.map_err(std::io::Error::other)?)
+                Tokens::Signed(Box::new(jwt.map_err(std::io::Error::other)?))
             }
         };
         let passwords = Passwords::start(options.bcrypt_cost)?;

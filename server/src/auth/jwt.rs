@@ -30,7 +30,7 @@ pub struct Jwt {
 }
 
 enum Key {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Public { verifier: Verifier, signer: Option<Signer> },
 }
 
@@ -99,7 +99,7 @@ impl Jwt {
         let key = match family {
             Family::Hmac(algorithm) => match private_key {
                 None | Some(b"") => return Err("auth: missing key data".to_owned()),
-                Some(secret) => Key::Hmac(hmac::Key::new(algorithm, secret)),
+                Some(secret) => Key::Hmac(Box::new(hmac::Key::new(algorithm, secret))),
             },
             family => family.key_pair(private_key, public_key)?,
         };
@@ -134,7 +134,7 @@ impl Jwt {
         let is_over = claims.exp.is_some_and(|end| end <= now);
         let is_early = claims.nbf.is_some_and(|start| start > now);
         (!is_over && !is_early)
-            .then(|| Subject { user: claims.username, auth_revision: claims.revision as u64 })
+            .then_some(Subject { user: claims.username, auth_revision: claims.revision as u64 })
     }
 }
 

@@ -20,7 +20,7 @@ pub enum Tokens {
     /// `--auth-token=simple`.
     Simple(SimpleTokens),
     /// `--auth-token=jwt,...`.
-    Signed(Jwt),
+    Signed(Box<Jwt>),
     /// `--auth-token=`: there are none.
     None,
 }

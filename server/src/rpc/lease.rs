@@ -60,7 +60,7 @@ pub async fn grant(
         request.id = (random::u64() >> 1).max(1) as i64;
     }
     request.ttl = request.ttl.max(services.limits.lease_ttl_min);
-    match propose(&services, &meta, CommandKind::LeaseGrant, &request).await? {
+    match propose(&services, meta, CommandKind::LeaseGrant, &request).await? {
         Reply::LeaseGrant(mut response) => {
             services.complete(&mut response.header);
             Ok(response)
