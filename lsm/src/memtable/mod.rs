@@ -3,7 +3,7 @@
 //! A memtable is an arena with five ways through it: per keyspace a skiplist in key order, a hash
 //! index, and sums over spans of keys; per key a chain of versions, newest first; and for `kv` a
 //! list in the order of writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs,
-//! no counts per entry; why it is our own is told in docs/decisions/0017-own-memtable.md.
+//! no counts per entry; why it is our own is told in docs/decisions/0018-own-memtable.md.
 //! Memory is freed all at once when the last `Arc<Memtable>` goes.
 //!
 //! **What a reader sees** is decided by one number. Every record has an ordinal, its position in
