@@ -158,8 +158,8 @@ fn malformed_bodies_are_refused() {
     let cases: [(&[u8], Code, &str); 6] = [
         (b"", Code::Internal, none),
         (&two, Code::Internal, many),
-        (b"\0\0\0", Code::Internal, "unexpected EOF"),
-        (b"\0\0\0\0\x05abc", Code::Internal, "unexpected EOF"),
+        (b"\0\0\0", Code::Unknown, "unexpected EOF"),
+        (b"\0\0\0\0\x05abc", Code::Unknown, "unexpected EOF"),
         (
             b"\x01\0\0\0\0",
             Code::Internal,
@@ -231,9 +231,36 @@ fn what_is_not_grpc_is_refused_as_grpc_go_refuses_it() {
             assert_eq!(answer.grpc_status(), (code, text.to_owned()));
         }
         let answer =
-            call(&client, grpc_request(PUT).header("grpc-encoding", "gzip"), &[&put(b"k")]).await;
-        let text = "grpc: Decompressor is not installed for grpc-encoding \"gzip\"";
+            call(&client, grpc_request(PUT).header("grpc-encoding", "zstd"), &[&put(b"k")]).await;
+        let text = "grpc: Decompressor is not installed for grpc-encoding \"zstd\"";
         assert_status(&answer, Code::Unimplemented, text);
+    });
+}
+
+/// gzip (level 6 of Python's) of an encoded `PutRequest` with key `k`, and its prefix.
+const COMPRESSED_PUT: &[u8] = &[
+    1, 0, 0, 0, 23, 31, 139, 8, 0, 0, 0, 0, 0, 0, 3, 227, 98, 204, 6, 0, 85, 213, 173, 49, 3, 0, 0,
+    0,
+];
+
+#[test]
+fn who_sends_gzip_is_answered_in_gzip() {
+    run(async {
+        let server = Server::start(echo);
+        let client = connect(&server).await;
+        let gzip = || grpc_request(PUT).header("grpc-encoding", "gzip");
+        // Whether this very message is compressed makes no difference.
+        for body in [COMPRESSED_PUT.to_vec(), put(b"k")] {
+            let answer = call(&client, gzip(), &[&body]).await;
+            assert_eq!(answer.grpc_status().0, 0);
+            assert_eq!(answer.headers["grpc-encoding"], "gzip");
+            assert_eq!((answer.body[0], &answer.body[5..8]), (1, &b"\x1f\x8b\x08"[..]));
+        }
+        let accepts = grpc_request(PUT).header("grpc-accept-encoding", "gzip");
+        let answer = call(&client, accepts, &[&put(b"k")]).await;
+        assert!(!answer.headers.contains_key("grpc-encoding") && answer.body[0] == 0);
+        let damaged = [&COMPRESSED_PUT[..8], &[0; 20], &COMPRESSED_PUT[28..]].concat();
+        assert_eq!(call(&client, gzip(), &[&damaged]).await.grpc_status().0, 13);
     });
 }
 

@@ -11,11 +11,15 @@ use std::collections::VecDeque;
 use bytes::{BufMut, Bytes};
 use prost::Message;
 
+use super::gzip;
 use super::status::{Code, Status};
 use crate::limits;
 
 /// Bytes before every message: the compressed flag and the length.
 pub const PREFIX_BYTES: usize = 5;
+
+/// The flag of a compressed message.
+const IS_COMPRESSED: u8 = 1;
 
 /// One message with its prefix, ready for the socket, in one or more parts.
 ///
@@ -71,6 +75,18 @@ impl Encoded {
         Self { head: buffer.into(), rest }
     }
 
+    /// The same message compressed; an empty one is not worth it (as in grpc-go).
+    pub fn compressed(self) -> Self {
+        if self.len() == PREFIX_BYTES {
+            return self;
+        }
+        let rest = self.rest.iter().map(|part| part.as_ref());
+        let message = gzip::compress(std::iter::once(&self.head[PREFIX_BYTES..]).chain(rest));
+        let mut prefix = prefix(message.len());
+        prefix[0] = IS_COMPRESSED;
+        Self { head: Bytes::copy_from_slice(&prefix), rest: vec![message.into()] }
+    }
+
     /// Bytes on the wire, prefix included.
     pub fn len(&self) -> usize {
         self.head.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
@@ -114,6 +130,8 @@ pub fn prefix(length: usize) -> [u8; PREFIX_BYTES] {
 #[derive(Debug)]
 pub struct Decoder {
     message_bytes_max: usize,
+    /// The client may send messages in gzip.
+    is_gzip: bool,
     chunks: VecDeque<Bytes>,
     partial: Vec<u8>,
     /// Length of the message in `partial`, once its prefix is complete.
@@ -121,10 +139,12 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder that refuses messages longer than `message_bytes_max`.
-    pub fn new(message_bytes_max: usize) -> Self {
+    /// A decoder that refuses messages longer than `message_bytes_max`, compressed or not.
+    /// Compressed ones are taken only with `is_gzip`.
+    pub fn new(message_bytes_max: usize, is_gzip: bool) -> Self {
         Self {
             message_bytes_max,
+            is_gzip,
             chunks: VecDeque::new(),
             partial: Vec::new(),
             partial_length: None,
@@ -143,23 +163,23 @@ impl Decoder {
         !self.partial.is_empty() || !self.chunks.is_empty()
     }
 
-    /// The next whole message, without its prefix; `None` if more has to be received.
+    /// The next whole message, without its prefix and decompressed; `None` if more has to be received.
     ///
     /// # Errors
     /// ResourceExhausted if the message is longer than the limit, Internal if it is flagged as
-    /// compressed (an encoding would have been refused with the headers) or has an unknown flag. The stream is then unusable.
+    /// compressed and must not be, or is no gzip, or has an unknown flag. The stream is then
+    /// unusable.
     pub fn next_message(&mut self) -> Result<Option<Bytes>, Status> {
         if self.partial.is_empty() {
             let Some(chunk) = self.chunks.front_mut() else { return Ok(None) };
             if chunk.len() >= PREFIX_BYTES {
-                let length = check_prefix(chunk, self.message_bytes_max)?;
+                let length = check_prefix(chunk, self.message_bytes_max, self.is_gzip)?;
                 if chunk.len() - PREFIX_BYTES >= length {
-                    let mut message = chunk.split_to(PREFIX_BYTES + length);
+                    let message = chunk.split_to(PREFIX_BYTES + length);
                     if chunk.is_empty() {
                         self.chunks.pop_front();
                     }
-                    let _prefix = message.split_to(PREFIX_BYTES);
-                    return Ok(Some(message));
+                    return self.open(message).map(Some);
                 }
             }
         }
@@ -170,16 +190,17 @@ impl Decoder {
     fn gather(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if self.partial_length.is_none() && self.partial.len() >= PREFIX_BYTES {
-                self.partial_length = Some(check_prefix(&self.partial, self.message_bytes_max)?);
+                let bytes_max = self.message_bytes_max;
+                let length = check_prefix(&self.partial, bytes_max, self.is_gzip)?;
+                self.partial_length = Some(length);
             }
             // The announced length is not trusted with memory: `partial` grows as bytes arrive.
             let wanted = self.partial_length.map_or(PREFIX_BYTES, |length| PREFIX_BYTES + length);
             assert!(self.partial.len() <= wanted, "{} > {wanted}", self.partial.len());
             if self.partial_length.is_some() && self.partial.len() == wanted {
                 self.partial_length = None;
-                let mut message = Bytes::from(std::mem::take(&mut self.partial));
-                let _prefix = message.split_to(PREFIX_BYTES);
-                return Ok(Some(message));
+                let message = Bytes::from(std::mem::take(&mut self.partial));
+                return self.open(message).map(Some);
             }
             let Some(chunk) = self.chunks.front_mut() else { return Ok(None) };
             let taken = chunk.split_to(chunk.len().min(wanted - self.partial.len()));
@@ -189,10 +210,19 @@ impl Decoder {
             }
         }
     }
+
+    /// Takes the prefix off, and the compression.
+    fn open(&self, mut message: Bytes) -> Result<Bytes, Status> {
+        let prefix = message.split_to(PREFIX_BYTES);
+        match prefix[0] {
+            IS_COMPRESSED => Ok(gzip::decompress(&message, self.message_bytes_max)?.into()),
+            _ => Ok(message),
+        }
+    }
 }
 
 /// Checks flag and length of a prefix; gives the length.
-fn check_prefix(prefix: &[u8], message_bytes_max: usize) -> Result<usize, Status> {
+fn check_prefix(prefix: &[u8], message_bytes_max: usize, is_gzip: bool) -> Result<usize, Status> {
     let announced = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
     let length = announced as usize;
     if length > message_bytes_max {
@@ -203,7 +233,8 @@ fn check_prefix(prefix: &[u8], message_bytes_max: usize) -> Result<usize, Status
     }
     match prefix[0] {
         0 => Ok(length),
-        1 => Err(Status::new(
+        IS_COMPRESSED if is_gzip => Ok(length),
+        IS_COMPRESSED => Err(Status::new(
             Code::Internal,
             "grpc: compressed flag set with identity or empty encoding",
         )),
@@ -264,7 +295,7 @@ mod tests {
         let wire = framed(&messages);
         for first_cut in 0..=wire.len() {
             for second_cut in first_cut..=wire.len() {
-                let mut decoder = Decoder::new(100);
+                let mut decoder = Decoder::new(100, false);
                 let mut found = Vec::new();
                 for piece in [&wire[..first_cut], &wire[first_cut..second_cut], &wire[second_cut..]]
                 {
@@ -280,7 +311,7 @@ mod tests {
     #[test]
     fn a_message_in_one_chunk_is_not_copied() {
         let chunk = Bytes::from(framed(&[b"hello", b"world"]));
-        let mut decoder = Decoder::new(100);
+        let mut decoder = Decoder::new(100, false);
         decoder.push(chunk.clone());
         let first = decoder.next_message().unwrap().unwrap();
         assert_eq!(first.as_ptr(), chunk[PREFIX_BYTES..].as_ptr());
@@ -289,7 +320,7 @@ mod tests {
     #[test]
     fn a_message_over_the_limit_is_refused_at_its_prefix() {
         for chunks in [vec![&[0u8, 0, 0, 0, 9][..]], vec![&[0u8, 0][..], &[0u8, 0, 9][..]]] {
-            let mut decoder = Decoder::new(8);
+            let mut decoder = Decoder::new(8, false);
             for chunk in chunks {
                 decoder.push(Bytes::copy_from_slice(chunk));
                 let _not_yet = decoder.next_message();
@@ -304,7 +335,7 @@ mod tests {
     #[test]
     fn compressed_and_unknown_flags_are_refused() {
         for (flag, code) in [(1u8, Code::Internal), (7, Code::Internal)] {
-            let mut decoder = Decoder::new(8);
+            let mut decoder = Decoder::new(8, false);
             decoder.push(Bytes::copy_from_slice(&[flag, 0, 0, 0, 0]));
             assert_eq!(decoder.next_message().unwrap_err().code, code);
         }

@@ -27,15 +27,12 @@ pub struct Incoming<M> {
     message: PhantomData<fn() -> M>,
 }
 
+/// What is said when the stream ends within a message.
+const UNEXPECTED_END: &str = "unexpected EOF";
+
 impl<M> Incoming<M> {
-    pub(super) fn new(body: hyper::body::Incoming, message_bytes_max: usize, tally: Tally) -> Self {
-        Self {
-            body,
-            decoder: Decoder::new(message_bytes_max),
-            tally,
-            done: false,
-            message: PhantomData,
-        }
+    pub(super) fn new(body: hyper::body::Incoming, decoder: Decoder, tally: Tally) -> Self {
+        Self { body, decoder, tally, done: false, message: PhantomData }
     }
 
     /// The next message, undecoded; `None` when the client has half-closed the stream.
@@ -58,7 +55,7 @@ impl<M> Incoming<M> {
                 Ok(false) => {
                     self.done = true;
                     if self.decoder.is_mid_message() {
-                        return Some(Err(Status::new(Code::Internal, "unexpected EOF")));
+                        return Some(Err(Status::new(Code::Internal, UNEXPECTED_END)));
                     }
                 }
                 Err(status) => {
@@ -81,7 +78,7 @@ impl<M> Incoming<M> {
                 "cardinality violation: received no request message from non-client-streaming RPC",
             ));
         };
-        let message = first?;
+        let message = first.map_err(cut_off)?;
         if self.next_raw().await.is_some() {
             return Err(Status::new(
                 Code::Internal,
@@ -123,5 +120,13 @@ impl<M: Message + Default> Incoming<M> {
         let decoded = result.and_then(decode);
         self.done |= decoded.is_err();
         Some(decoded)
+    }
+}
+
+/// grpc-go has no code for a unary call whose message is cut off, but has one for a stream.
+fn cut_off(status: Status) -> Status {
+    match status.message.as_ref() {
+        UNEXPECTED_END => Status::new(Code::Unknown, UNEXPECTED_END),
+        _ => status,
     }
 }

@@ -14,11 +14,12 @@
 //! - [`counters`]: what was called and how it ended;
 //! - [`router`]: methods to handlers.
 //!
-//! What it does not do: compression (etcd's servers have none either), retries, load balancing.
+//! What it does not do: compression other than gzip, retries, load balancing.
 
 pub mod body;
 pub mod counters;
 pub mod frame;
+mod gzip;
 pub mod incoming;
 pub mod outgoing;
 pub mod request;

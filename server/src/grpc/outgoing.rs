@@ -58,6 +58,8 @@ struct State {
     parts: VecDeque<Part>,
     bytes: usize,
     bytes_max: usize,
+    /// Messages go out compressed.
+    is_gzip: bool,
     /// Messages queued since the body last asked.
     messages: u64,
     /// Set by `finish`: the queue is flushed, then the status is sent.
@@ -86,12 +88,20 @@ impl Part {
 }
 
 impl Outgoing {
-    /// A queue that holds at most `bytes_max` bytes (or one larger message).
+    /// As [`Outgoing::with_encoding`], uncompressed.
+    #[cfg(test)]
     pub(crate) fn new(bytes_max: usize) -> Self {
+        Self::with_encoding(bytes_max, false)
+    }
+
+    /// A queue that holds at most `bytes_max` bytes (or one larger message); with `is_gzip` for a
+    /// client that sends gzip and is answered so.
+    pub(crate) fn with_encoding(bytes_max: usize, is_gzip: bool) -> Self {
         Self(Rc::new(RefCell::new(State {
             parts: VecDeque::new(),
             bytes: 0,
             bytes_max,
+            is_gzip,
             messages: 0,
             outcome: None,
             closed: false,
@@ -129,10 +139,7 @@ impl Outgoing {
         let state = &mut *self.0.borrow_mut();
         match state.room_for(message.len()) {
             Ok(()) => {
-                state.bytes += message.len();
-                state.messages += 1;
-                state.parts.extend(message.into_parts().map(Part::Bytes));
-                state.wake_reader();
+                state.push(message);
                 Ok(())
             }
             Err(TryPartsError::Full) => Err(TrySendError::Full(message)),
@@ -148,10 +155,7 @@ impl Outgoing {
         if state.closed || state.outcome.is_some() {
             return;
         }
-        state.bytes += message.len();
-        state.messages += 1;
-        state.parts.extend(message.into_parts().map(Part::Bytes));
-        state.wake_reader();
+        state.push(message);
     }
 
     /// Queues one message made of `head` and then `shared` parts if there is room now; the parts
@@ -163,6 +167,10 @@ impl Outgoing {
         let length = head.len() + shared.iter().map(Bytes::len).sum::<usize>();
         let state = &mut *self.0.borrow_mut();
         state.room_for(PREFIX_BYTES + length)?;
+        if state.is_gzip {
+            state.push(Encoded::parts(&head, shared.to_vec()));
+            return Ok(());
+        }
         state.bytes += PREFIX_BYTES + length;
         state.messages += 1;
         state.parts.push_back(Part::Prefix(prefix(length)));
@@ -303,6 +311,14 @@ impl Outgoing {
 }
 
 impl State {
+    fn push(&mut self, message: Encoded) {
+        let message = if self.is_gzip { message.compressed() } else { message };
+        self.bytes += message.len();
+        self.messages += 1;
+        self.parts.extend(message.into_parts().map(Part::Bytes));
+        self.wake_reader();
+    }
+
     fn room_for(&self, bytes: usize) -> Result<(), TryPartsError> {
         if self.closed || self.outcome.is_some() {
             Err(TryPartsError::Closed)

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use prost::Message;
 use tokio::time::Instant;
@@ -22,11 +22,15 @@ use varve_api::method::{self, Kind, METHODS, Method};
 
 use super::body::ResponseBody;
 use super::counters::{CallRecord, GrpcCounters};
-use super::frame::{Encoded, decode};
+use super::frame::{Decoder, Encoded, decode};
+use super::gzip;
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
 use super::request::{PeerAddress, RequestMeta};
 use super::status::{Code, GRPC_CONTENT_TYPE, Status, append, deadline_exceeded};
+
+/// Header of requests and responses that names their compression.
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// What every call is subject to.
 #[derive(Clone, Debug)]
@@ -83,6 +87,8 @@ pub struct Router {
 struct Call {
     meta: RequestMeta,
     body: hyper::body::Incoming,
+    /// The client sends gzip and gets it.
+    is_gzip: bool,
     record: CallRecord,
     guard: Option<Guard>,
     message_bytes_max: usize,
@@ -189,11 +195,13 @@ impl Router {
     {
         self.register(method, Kind::BidiStream, move |call| {
             let deadline = call.meta.deadline();
-            let outgoing = Outgoing::new(call.stream_buffer_bytes_max);
-            let incoming = Incoming::new(call.body, call.message_bytes_max, call.record.tally());
+            let is_gzip = call.is_gzip;
+            let outgoing = Outgoing::with_encoding(call.stream_buffer_bytes_max, is_gzip);
+            let decoder = Decoder::new(call.message_bytes_max, is_gzip);
+            let incoming = Incoming::new(call.body, decoder, call.record.tally());
             let running = Box::pin(handler(call.meta, incoming, outgoing.clone()));
             let body = ResponseBody::stream(running, outgoing, deadline, call.record);
-            Box::pin(std::future::ready(grpc_response(body)))
+            Box::pin(std::future::ready(grpc_response(body, is_gzip)))
         })
     }
 
@@ -254,14 +262,16 @@ impl Router {
         let Some((method, route)) = route else {
             return Dispatch::refused(error_response(&self.unimplemented(path)));
         };
-        if let Some(status) = refused_encoding(&head.headers) {
-            return Dispatch::refused(error_response(&status));
-        }
+        let is_gzip = match is_gzip(&head.headers) {
+            Ok(is_gzip) => is_gzip,
+            Err(status) => return Dispatch::refused(error_response(&status)),
+        };
         match RequestMeta::new(method, head.headers, Rc::clone(peer)) {
             Err(status) => Dispatch::refused(early_abort(StatusCode::BAD_REQUEST, &status)),
             Ok(meta) => Dispatch::Running(route.call(Call {
                 meta,
                 body,
+                is_gzip,
                 record: CallRecord::start(&self.options.counters, method),
                 guard: self.guard.clone(),
                 message_bytes_max: self.options.message_bytes_max,
@@ -342,19 +352,21 @@ impl Call {
     where
         Fut: Future<Output = Result<Encoded, Status>>,
     {
-        let Self { meta, body, mut record, guard, message_bytes_max, .. } = self;
+        let Self { meta, body, is_gzip, mut record, guard, message_bytes_max, .. } = self;
         let deadline = meta.deadline();
         let outcome = until(deadline, async {
-            let bytes = receive_single(body, message_bytes_max, &record).await?;
+            let decoder = Decoder::new(message_bytes_max, is_gzip);
+            let bytes = receive_single(body, decoder, &record).await?;
             let (meta, bytes) = guarded(guard, meta, bytes).await?;
             run(meta, bytes).await
         })
         .await;
         match outcome {
             Ok(message) => {
+                let message = if is_gzip { message.compressed() } else { message };
                 record.sent(1, message.len());
                 record.handled(&Ok(()));
-                grpc_response(ResponseBody::single(message))
+                grpc_response(ResponseBody::single(message), is_gzip)
             }
             Err(status) => {
                 let response = error_response(&status);
@@ -368,20 +380,29 @@ impl Call {
         self,
         run: impl FnOnce(RequestMeta, Req, Outgoing) -> super::body::StreamHandler,
     ) -> Response<ResponseBody> {
-        let Self { meta, body, mut record, guard, message_bytes_max, stream_buffer_bytes_max } =
-            self;
+        let Self {
+            meta,
+            body,
+            is_gzip,
+            mut record,
+            guard,
+            message_bytes_max,
+            stream_buffer_bytes_max,
+        } = self;
         let deadline = meta.deadline();
         let received = until(deadline, async {
-            let bytes = receive_single(body, message_bytes_max, &record).await?;
+            let decoder = Decoder::new(message_bytes_max, is_gzip);
+            let bytes = receive_single(body, decoder, &record).await?;
             let (meta, bytes) = guarded(guard, meta, bytes).await?;
             Ok((meta, decode::<Req>(bytes)?))
         })
         .await;
         match received {
             Ok((meta, request)) => {
-                let outgoing = Outgoing::new(stream_buffer_bytes_max);
+                let outgoing = Outgoing::with_encoding(stream_buffer_bytes_max, is_gzip);
                 let running = run(meta, request, outgoing.clone());
-                grpc_response(ResponseBody::stream(running, outgoing, deadline, record))
+                let body = ResponseBody::stream(running, outgoing, deadline, record);
+                grpc_response(body, is_gzip)
             }
             Err(status) => {
                 let response = error_response(&status);
@@ -405,10 +426,10 @@ async fn guarded(
 
 async fn receive_single(
     body: hyper::body::Incoming,
-    message_bytes_max: usize,
+    decoder: Decoder,
     record: &CallRecord,
 ) -> Result<Bytes, Status> {
-    Incoming::<()>::new(body, message_bytes_max, record.tally()).single().await
+    Incoming::<()>::new(body, decoder, record.tally()).single().await
 }
 
 /// Runs `future`, but not past `deadline`.
@@ -452,23 +473,31 @@ fn is_grpc_content_type(headers: &HeaderMap) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
 }
 
-/// No compression is installed, as in etcd.
-fn refused_encoding(headers: &HeaderMap) -> Option<Status> {
-    let encoding = headers.get("grpc-encoding").filter(|value| *value != "identity")?;
-    let shown = encoding.to_str().unwrap_or("not text");
-    let text = format!("grpc: Decompressor is not installed for grpc-encoding {shown:?}");
-    (!shown.is_empty()).then(|| Status::new(Code::Unimplemented, text))
+/// Whether the client compresses, in the only way that is installed (as in etcd).
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Status> {
+    let Some(encoding) = headers.get(ENCODING) else { return Ok(false) };
+    match encoding.to_str().unwrap_or("not text") {
+        "" | "identity" => Ok(false),
+        gzip::NAME => Ok(true),
+        other => {
+            let text = format!("grpc: Decompressor is not installed for grpc-encoding {other:?}");
+            Err(Status::new(Code::Unimplemented, text))
+        }
+    }
 }
 
-fn grpc_response(body: ResponseBody) -> Response<ResponseBody> {
+fn grpc_response(body: ResponseBody, is_gzip: bool) -> Response<ResponseBody> {
     let mut response = Response::new(body);
+    if is_gzip {
+        response.headers_mut().insert(ENCODING, HeaderValue::from_static(gzip::NAME));
+    }
     response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
     response
 }
 
 /// A response of headers only ("Trailers-Only").
 fn error_response(status: &Status) -> Response<ResponseBody> {
-    let mut response = grpc_response(ResponseBody::empty());
+    let mut response = grpc_response(ResponseBody::empty(), false);
     append(response.headers_mut(), status);
     response
 }

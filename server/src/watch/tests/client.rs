@@ -84,7 +84,7 @@ impl Client {
     pub fn new(outgoing: Outgoing) -> Self {
         Self {
             outgoing,
-            decoder: Decoder::new(MESSAGE_BYTES_MAX),
+            decoder: Decoder::new(MESSAGE_BYTES_MAX, false),
             watchers: BTreeMap::new(),
             in_parts: None,
             progress: Vec::new(),
