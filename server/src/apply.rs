@@ -34,6 +34,7 @@ use crate::limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::peer::frame::LeaseAnswer;
+use crate::peer::hash::HashAnswer;
 use crate::peer::snapshot::Staged;
 use crate::raft::RaftInput;
 use crate::request::{self, BootNonce, Budget, Share};
@@ -80,6 +81,8 @@ pub enum ToWorker {
     Resync(i64),
     /// The leader's word on a lease.
     Lease(LeaseAnswer),
+    /// A member's hash.
+    Hash(HashAnswer),
 }
 
 /// How the apply thread is made.

@@ -7,7 +7,7 @@ use varve_store::Alarm;
 
 use crate::http::{Consistency, Health};
 use crate::services::Services;
-use crate::version::{CLUSTER_VERSION, STORAGE_VERSION};
+use crate::version::cluster_release;
 
 impl Health for Services {
     fn alarms(&self) -> Vec<&'static str> {
@@ -43,11 +43,12 @@ impl Health for Services {
     }
 
     fn cluster_version(&self) -> Option<String> {
-        (self.cluster.applied() > 0).then(|| CLUSTER_VERSION.to_owned())
+        let downgrade = self.view.downgrade().ok()?;
+        (self.cluster.applied() > 0).then(|| format!("{}.0", cluster_release(downgrade)))
     }
 
     fn storage_version(&self) -> Option<String> {
-        (self.cluster.applied() > 0).then(|| STORAGE_VERSION.to_owned())
+        self.cluster_version()
     }
 
     fn raft_status(&self) -> serde_json::Value {

@@ -7,6 +7,7 @@ pub mod background;
 pub mod cluster;
 pub mod compactor;
 pub mod config;
+pub mod corruption;
 pub mod data_dir;
 pub mod error;
 pub mod grpc;

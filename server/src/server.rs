@@ -43,6 +43,7 @@ use crate::auth::Authenticator;
 use crate::background::{Background, applied_at};
 use crate::cluster::Cluster;
 use crate::compactor;
+use crate::corruption::{self, CorruptionChecks};
 use crate::data_dir::DataDir;
 use crate::error::{Error, fatal};
 use crate::grpc::{Router, RouterOptions};
@@ -402,7 +403,9 @@ fn start_workers(
             if let Some((publish, ready)) = first {
                 tokio::task::spawn_local(expire_leases(services.clone()));
                 tokio::task::spawn_local(compactor::run(services.clone(), setup.auto_compaction));
-                tokio::task::spawn_local(self::publish(services, publish, ready));
+                spawn_corruption_checks(&services, setup.corruption);
+                let checks = setup.corruption.at_start;
+                tokio::task::spawn_local(self::publish(services, publish, checks, ready));
             }
             router
         };
@@ -411,8 +414,18 @@ fn start_workers(
     Ok(workers)
 }
 
-/// Tells the group this member's name and client URLs; its success is the proof of a quorum.
-async fn publish(services: Services, publish: MemberPublish, ready: Sender<()>) {
+fn spawn_corruption_checks(services: &Services, checks: CorruptionChecks) {
+    if let Some(interval) = checks.period {
+        tokio::task::spawn_local(corruption::check_periodically(services.clone(), interval));
+    }
+    if let Some(interval) = checks.compactions {
+        tokio::task::spawn_local(corruption::check_compactions(services.clone(), interval));
+    }
+}
+
+/// Tells the group this member's name and client URLs; its success is the proof of a quorum. With
+/// `checks`, this member serves only if its data is that of the others.
+async fn publish(services: Services, publish: MemberPublish, checks: bool, ready: Sender<()>) {
     let body = publish.encode();
     while let Err(status) = services.propose(CommandKind::MemberPublish, body.clone()).await {
         tracing::warn!(error = %status, "failed to publish local member to cluster through raft");
@@ -424,6 +437,9 @@ async fn publish(services: Services, publish: MemberPublish, ready: Sender<()>) 
         client_urls = ?publish.client_urls,
         "published local member to cluster through raft"
     );
+    if checks && let Err(error) = corruption::check_at_start(&services).await {
+        fatal("checkInitialHashKV failed", &error);
+    }
     let _ = ready.send(());
 }
 

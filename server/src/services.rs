@@ -29,6 +29,7 @@ use crate::mailbox::MailboxOwner;
 use crate::metrics::Metrics;
 use crate::peer::Peers;
 use crate::peer::frame::LeaseAnswer;
+use crate::peer::hash::HashAnswer;
 use crate::raft::RaftInput;
 use crate::read_pool::ReadPool;
 use crate::request::{Budget, Waiting};
@@ -101,6 +102,8 @@ pub enum Answer {
     LeaderFailed,
     /// The leader's word on a lease.
     Lease(LeaseAnswer),
+    /// A member's hash.
+    Hash(HashAnswer),
 }
 
 impl std::ops::Deref for Services {
@@ -300,6 +303,9 @@ impl Services {
                     ToWorker::ReadFailed(id) => self.waiting.answer(id, Answer::ReadFailed),
                     ToWorker::Lease(answer) => {
                         self.waiting.answer(answer.request, Answer::Lease(answer));
+                    }
+                    ToWorker::Hash(answer) => {
+                        self.waiting.answer(answer.request, Answer::Hash(answer));
                     }
                     ToWorker::Events(batch, _share) => {
                         self.hub.deliver(&batch);

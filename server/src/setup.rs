@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::auth::AuthOptions;
 use crate::config::AutoCompaction;
+use crate::corruption::CorruptionChecks;
 use crate::data_dir::Identity;
 use crate::http::Access;
 use crate::listener::{ListenAddress, ListenOptions};
@@ -60,6 +61,8 @@ pub struct Setup {
     pub socket_threads: usize,
     /// `--auto-compaction-mode`, `--auto-compaction-retention`.
     pub auto_compaction: AutoCompaction,
+    /// When members compare their data.
+    pub corruption: CorruptionChecks,
     /// `--watch-progress-notify-interval`.
     pub progress_interval: Duration,
     /// The engine's sizes.

@@ -33,7 +33,7 @@ use crate::mark::Mark;
 use crate::member::{self, Founding, Member};
 use crate::state::State;
 use crate::view::View;
-use crate::{compact, quota, txn, validate};
+use crate::{compact, quota, txn, validate, version};
 
 /// The state machine; owned by the apply thread.
 ///
@@ -84,6 +84,8 @@ pub enum Reply {
     Alarm(AlarmResponse),
     /// To a change of users and roles.
     Auth(AuthReply),
+    /// To a `Downgrade`.
+    Downgraded,
 }
 
 impl Store {
@@ -222,6 +224,10 @@ impl Store {
             CommandKind::MemberPublish => {
                 member::publish(state, &body)?;
                 Reply::Published
+            }
+            CommandKind::Downgrade => {
+                version::apply(state, &body)?;
+                Reply::Downgraded
             }
             CommandKind::Alarm => {
                 let request: AlarmRequest = decode(body)?;

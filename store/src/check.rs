@@ -18,6 +18,7 @@ use crate::lease::{LeaseId, LeaseTable};
 use crate::mark::Mark;
 use crate::member;
 use crate::schema::{self, KeyMeta};
+use crate::version;
 
 /// All violations in an engine that holds a state machine, in words; none if it is sound.
 ///
@@ -50,6 +51,7 @@ pub fn check_store(store: &Store, db: &Db) -> Result<Vec<String>> {
     };
     same("leases", LeaseTable::load(&snapshot)? == state.leases);
     same("members", member::load(&snapshot)? == state.members);
+    same("a downgrade", version::load(&snapshot)? == state.downgrade);
     same("alarms", alarm::load(&snapshot)? == state.alarms);
     same("users and roles", auth::load(&snapshot)? == *state.auth);
     same("published users and roles", **state.published_auth.load() == *state.auth);

@@ -41,10 +41,12 @@ pub enum CommandKind {
     Alarm = 8,
     /// [`crate::AuthCommand`]: a change of users and roles.
     Auth = 9,
+    /// [`crate::Downgrade`].
+    Downgrade = 10,
 }
 
 /// All kinds, in the order of their numbers.
-const KINDS: [CommandKind; 9] = [
+const KINDS: [CommandKind; 10] = [
     CommandKind::Put,
     CommandKind::DeleteRange,
     CommandKind::Txn,
@@ -54,6 +56,7 @@ const KINDS: [CommandKind; 9] = [
     CommandKind::MemberPublish,
     CommandKind::Alarm,
     CommandKind::Auth,
+    CommandKind::Downgrade,
 ];
 
 impl CommandKind {

@@ -31,8 +31,8 @@
 //! # Who owns which rows
 //!
 //! `schema` has the layout of all rows: `cluster` and `member/` belong to `member`, `lease/` and
-//! `lease_key/` to `lease`, `alarm/` to `alarm`, `auth`, `user/` and `role/` to `auth`. Keys of
-//! users have the engine's other keyspace to themselves.
+//! `lease_key/` to `lease`, `alarm/` to `alarm`, `downgrade` to `version`, `auth`, `user/` and
+//! `role/` to `auth`. Keys of users have the engine's other keyspace to themselves.
 //!
 //! # Caveats
 //!
@@ -61,6 +61,7 @@ mod schema;
 mod state;
 mod stream;
 mod txn;
+mod version;
 mod view;
 mod wire;
 
@@ -79,4 +80,5 @@ pub use lease::{LeaseChange, LeaseId, LeaseInfo};
 pub use mark::Mark;
 pub use member::{Founding, Member, MemberPublish};
 pub use stream::RangeStream;
+pub use version::{Downgrade, Release};
 pub use view::View;

@@ -7,6 +7,7 @@
 //! sys       member/   id (8, big-endian)          version, member             member
 //! sys       lease/    id (8, big-endian)          version, TTL in seconds     lease
 //! sys       lease_key/ id (8, big-endian) / key   nothing                     lease
+//! sys       downgrade                             version, release            version
 //! sys       alarm/    kind (4), member id (8)     version                     alarm
 //! ```
 //!
@@ -37,6 +38,8 @@ pub(crate) const ROLE_PREFIX: &[u8] = b"role/";
 /// In front of a lease's id and an attached key.
 pub(crate) const LEASE_KEY_PREFIX: &[u8] = b"lease_key/";
 
+/// The row that says to which release the cluster goes back.
+pub(crate) const DOWNGRADE_ROW: &[u8] = b"downgrade";
 /// In front of an alarm's kind and member.
 pub(crate) const ALARM_PREFIX: &[u8] = b"alarm/";
 

@@ -24,6 +24,7 @@ use crate::lease::LeaseTable;
 use crate::mark::Mark;
 use crate::member::{self, Founding, Member};
 use crate::schema;
+use crate::version::{self, Release};
 
 /// The writer and the caches; see the head of the file.
 pub(crate) struct State {
@@ -38,6 +39,8 @@ pub(crate) struct State {
     pub auth: Arc<Auth>,
     /// What readers hold themselves to.
     pub published_auth: Arc<ArcSwap<Auth>>,
+    /// The release that the cluster goes back to.
+    pub downgrade: Option<Release>,
     /// The entry being applied, or applied last.
     mark: Mark,
     /// Changes of rows so far by the entry being applied.
@@ -56,6 +59,7 @@ impl State {
             alarms: Alarms::new(),
             auth: Arc::default(),
             published_auth: Arc::default(),
+            downgrade: None,
             mark: Mark { index: 0, term: 0 },
             row_changes: 0,
         };
@@ -78,6 +82,7 @@ impl State {
         let members = member::load(committed)?;
         let alarms = alarm::load(committed)?;
         let auth = Arc::new(auth::load(committed)?);
+        let downgrade = version::load(committed)?;
         let (revision, compacted) = (committed.visible(), committed.compacted());
         if revision < 1 || compacted > revision {
             let found = format!("revision {revision}, compacted {compacted}");
@@ -92,6 +97,7 @@ impl State {
             alarms,
             published_auth: Arc::new(ArcSwap::new(Arc::clone(&auth))),
             auth,
+            downgrade,
             mark,
             row_changes: 0,
         })
@@ -106,6 +112,7 @@ impl State {
         self.alarms = alarm::load(committed)?;
         self.auth = Arc::new(auth::load(committed)?);
         self.published_auth.store(Arc::clone(&self.auth));
+        self.downgrade = version::load(committed)?;
         (self.revision, self.compacted) = (committed.visible(), committed.compacted());
         Ok(())
     }

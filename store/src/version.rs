@@ -12,7 +12,7 @@ use varve_api::error as api;
 use varve_api::{Code, Status};
 use varve_lsm::{Delta, Keyspace, Snapshot};
 
-use crate::error::{Error, Outcome, Result};
+use crate::error::{Outcome, Result};
 use crate::schema::{self, DOWNGRADE_ROW};
 use crate::state::State;
 use crate::wire::{Cursor, Malformed};
@@ -114,10 +114,7 @@ pub(crate) fn apply(state: &mut State, body: &[u8]) -> Outcome<()> {
 /// The release that the cluster goes back to, if it does.
 pub(crate) fn load(snapshot: &Snapshot) -> Result<Option<Release>> {
     let entry = schema::live(snapshot.get(Keyspace::Sys, DOWNGRADE_ROW, u64::MAX)?);
-    entry
-        .map(|entry| schema::decode_row(DOWNGRADE_ROW, &entry.value, take))
-        .transpose()
-        .map_err(|error: Error| error)
+    entry.map(|entry| schema::decode_row(DOWNGRADE_ROW, &entry.value, take)).transpose()
 }
 
 fn put(out: &mut Vec<u8>, release: Release) {

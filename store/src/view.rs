@@ -25,6 +25,7 @@ use crate::lease::{LeaseId, LeaseInfo};
 use crate::member::{self, Member};
 use crate::range::{Count, Reader};
 use crate::stream::RangeStream;
+use crate::version::{self, Release};
 use crate::{schema, state, txn, validate};
 
 /// Reads of committed state; cheap to clone, used from any thread.
@@ -181,6 +182,11 @@ impl View {
     /// The members, by id.
     pub fn members(&self) -> Result<Vec<Member>, Status> {
         Ok(member::load(&self.db.snapshot())?.into_values().collect())
+    }
+
+    /// The release that the cluster goes back to, if it does.
+    pub fn downgrade(&self) -> Result<Option<Release>, Status> {
+        Ok(version::load(&self.db.snapshot())?)
     }
 
     /// The alarms, by kind and member.

@@ -14,7 +14,6 @@ pub const NOT_YET: &[Method] = &[
     method::CLUSTER_MEMBER_PROMOTE,
     method::MAINTENANCE_SNAPSHOT,
     method::MAINTENANCE_MOVE_LEADER,
-    method::MAINTENANCE_DOWNGRADE,
 ];
 
 /// Whether a method is in the table.

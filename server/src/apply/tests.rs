@@ -102,6 +102,7 @@ impl Applying {
                 ToWorker::Events(batch, _) => format!("events {}", batch.revision()),
                 ToWorker::Resync(revision) => format!("resync {revision}"),
                 ToWorker::Lease(_) => "lease".to_owned(),
+                ToWorker::Hash(_) => "hash".to_owned(),
             })
             .collect()
     }

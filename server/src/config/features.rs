@@ -1,7 +1,8 @@
 //! Feature gates: `--feature-gates=InitialCorruptCheck=true,...`.
 //!
 //! One idea: every gate of etcd 3.7 is known, so that a manifest written for etcd is accepted;
-//! what a gate that we do not act on would change is not observable here.
+//! `InitialCorruptCheck` and `CompactHashCheck` act (`corruption`), `LeaseCheckpoint` does not yet; what
+//! the others would change is not observable here.
 
 use super::flag::parse_bool;
 

@@ -76,7 +76,7 @@ pub const SECTIONS: &[Section] = &[
             "Read timeout of connections between members."),
         ignored("raft-write-timeout", Duration, "5s",
             "Write timeout of connections between members."),
-        later("feature-gates", FeatureGates, "",
+        works("feature-gates", FeatureGates, "",
             "Features to switch, as Name=true,Other=false."),
     ] },
     Section { title: "Clustering", flags: &[
@@ -230,9 +230,9 @@ pub const SECTIONS: &[Section] = &[
             "Traces per million requests."),
     ] },
     Section { title: "Tuning", flags: &[
-        later("corrupt-check-time", Duration, "0s",
+        works("corrupt-check-time", Duration, "0s",
             "Time between comparisons of members' data; 0 is never."),
-        later("compact-hash-check-time", Duration, "1m",
+        works("compact-hash-check-time", Duration, "1m",
             "Time between comparisons of hashes of compactions."),
         ignored("compaction-batch-limit", Int, "0",
             "Most revisions in a step of a compaction."),

@@ -10,6 +10,7 @@ use varve_disk::Disk;
 use super::url::Url;
 use super::{ClusterState, Config, bootstrap, identity};
 use crate::auth::AuthOptions;
+use crate::corruption::CorruptionChecks;
 use crate::data_dir::{FoundingMember, Identity};
 use crate::http::Access;
 use crate::limits;
@@ -73,6 +74,14 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
             .map_or(1, std::num::NonZero::get)
             .min(limits::SOCKET_THREADS_MAX),
         auto_compaction: config.auto_compaction,
+        corruption: CorruptionChecks {
+            at_start: config.features.is_on("InitialCorruptCheck"),
+            period: config.corrupt_check_interval,
+            compactions: config
+                .features
+                .is_on("CompactHashCheck")
+                .then_some(config.compact_hash_check_interval),
+        },
         progress_interval: config.watch_progress_notify_interval,
         engine: varve_lsm::Options::default(),
     })

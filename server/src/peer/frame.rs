@@ -40,6 +40,10 @@ pub enum FrameKind {
     SnapshotDone = 9,
     /// The other side refuses; carries a sentence that says why.
     Refused = 10,
+    /// Asks for the hash of a member's keys: [`super::hash::HashQuestion`].
+    HashQuestion = 14,
+    /// The answer: [`super::hash::HashAnswer`].
+    HashAnswer = 15,
 }
 
 impl FrameKind {
@@ -55,6 +59,8 @@ impl FrameKind {
             8 => Self::SnapshotEnd,
             9 => Self::SnapshotDone,
             10 => Self::Refused,
+            14 => Self::HashQuestion,
+            15 => Self::HashAnswer,
             _ => return None,
         })
     }

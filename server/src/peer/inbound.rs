@@ -12,10 +12,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use super::frame::{self, FrameError, FrameKind, Hello, LeaseAnswer, LeaseQuestion, StreamKind};
+use super::hash::{HashAnswer, HashQuestion};
 use super::{Context, Peers, hex, node, snapshot, tune};
 use crate::apply::ToWorker;
 use crate::limits;
 use crate::raft::RaftInput;
+use crate::read_pool::lower_priority;
 use crate::request;
 
 /// Accepts streams for the life of the process.
@@ -114,6 +116,7 @@ async fn pump(
 ) -> Result<(), FrameError> {
     let mut stream = tokio::io::BufReader::with_capacity(64 << 10, stream);
     let received = context.metrics.peer_received_bytes.with_label_values(&[&hex(from)]);
+    let mut hashing = None;
     loop {
         let (kind, payload) = frame::read(&mut stream).await?;
         received.inc_by(payload.len() as u64);
@@ -123,6 +126,18 @@ async fn pump(
                 let question = LeaseQuestion::decode(&payload)?;
                 let answer = answer(context, question);
                 peers.send_frame(from, FrameKind::LeaseAnswer, answer.encode());
+            }
+            FrameKind::HashQuestion => {
+                let question = HashQuestion::decode(&payload)?;
+                answer_hash(context, peers, from, question, &mut hashing);
+            }
+            FrameKind::HashAnswer => {
+                let answer = HashAnswer::decode(&payload)?;
+                if let Some(worker) =
+                    request::worker_of(answer.request, context.boot_nonce, context.workers.len())
+                {
+                    let _ = context.workers[worker].post_one(ToWorker::Hash(answer));
+                }
             }
             FrameKind::LeaseAnswer => {
                 let answer = LeaseAnswer::decode(&payload)?;
@@ -147,6 +162,26 @@ fn raft(context: &Context, from: u64, message: Bytes) -> Result<(), FrameError> 
         .map_err(|error| FrameError::malformed("a Raft message", error.to_string()))?;
     let _ = context.raft.try_send(RaftInput::Peer { from: node(from), message });
     Ok(())
+}
+
+/// Computes a hash beside the streams and sends it. While one is computed for a stream, further
+/// questions of that stream are dropped: whoever asks so often does not need them all.
+fn answer_hash(
+    context: &Context,
+    peers: &Peers,
+    from: u64,
+    question: HashQuestion,
+    hashing: &mut Option<tokio::task::JoinHandle<()>>,
+) {
+    if hashing.as_ref().is_some_and(|task| !task.is_finished()) {
+        return;
+    }
+    let (view, peers) = (context.view.clone(), peers.clone());
+    *hashing = Some(tokio::task::spawn_blocking(move || {
+        lower_priority();
+        let answer = question.answer(&view);
+        peers.send_frame(from, FrameKind::HashAnswer, answer.encode());
+    }));
 }
 
 /// What this member's lessor says about a lease; it knows whether this member leads.

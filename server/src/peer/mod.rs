@@ -12,6 +12,7 @@
 //! What it does not do: TLS (a later issue), and knowing what a message means.
 
 pub mod frame;
+pub mod hash;
 mod inbound;
 mod outbound;
 pub mod snapshot;
@@ -139,6 +140,11 @@ impl Peers {
     /// Asks a member about a lease; no answer comes when its queue is full.
     pub fn ask_about_lease(&self, member: u64, question: &LeaseQuestion) {
         self.send_frame(member, FrameKind::LeaseQuestion, question.encode());
+    }
+
+    /// Asks a member for a hash; no answer comes when its queue is full.
+    pub fn ask_for_hash(&self, member: u64, question: &hash::HashQuestion) {
+        self.send_frame(member, FrameKind::HashQuestion, question.encode());
     }
 
     fn send_frame(&self, member: u64, kind: FrameKind, payload: Bytes) {

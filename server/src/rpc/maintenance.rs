@@ -1,20 +1,21 @@
-//! `etcdserverpb.Maintenance`: Status, Alarm, Defragment, Hash, HashKV. The rest is not supported
-//! yet.
+//! `etcdserverpb.Maintenance`: Status, Alarm, Defragment, Hash, HashKV, Downgrade. The rest is
+//! elsewhere or not supported yet.
 //!
 //! Hashes read everything, so they are computed on the read pool.
 
 use bytes::Bytes;
+use varve_api::etcdserverpb::downgrade_request::DowngradeAction;
 use varve_api::etcdserverpb::{
-    DefragmentRequest, DefragmentResponse, DowngradeInfo, HashKvRequest, HashKvResponse,
-    HashRequest, HashResponse, StatusRequest, StatusResponse,
+    DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest, DowngradeResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
 };
-use varve_api::{Status, error, method};
-use varve_store::{Alarm, CommandKind, Reply};
+use varve_api::{Code, Status, error, method};
+use varve_store::{Alarm, CommandKind, Downgrade, Release, Reply};
 
 use super::kv::unexpected;
 use crate::grpc::{Encoded, Router};
 use crate::services::Services;
-use crate::version::{ETCD_VERSION, STORAGE_VERSION};
+use crate::version::{ETCD_VERSION, cluster_release};
 
 /// Registers the service.
 pub fn register(router: &mut Router, services: &Services) {
@@ -27,6 +28,8 @@ pub fn register(router: &mut Router, services: &Services) {
     let s = services.clone();
     router.unary(&method::MAINTENANCE_HASH, move |_, request| hash(s.clone(), request));
     let s = services.clone();
+    router.unary(&method::MAINTENANCE_DOWNGRADE, move |_, request| downgrade(s.clone(), request));
+    let s = services.clone();
     router.unary(&method::MAINTENANCE_HASH_KV, move |_, request| hash_kv(s.clone(), request));
 }
 
@@ -34,6 +37,7 @@ async fn status(services: Services, _: StatusRequest) -> Result<StatusResponse, 
     let cluster = &services.cluster;
     let sizes = services.view.db_sizes();
     let leader = cluster.leader();
+    let downgrade = services.view.downgrade()?;
     let mut errors = Vec::new();
     if leader == 0 {
         errors.push(error::NO_LEADER.message.to_owned());
@@ -50,9 +54,12 @@ async fn status(services: Services, _: StatusRequest) -> Result<StatusResponse, 
         errors,
         db_size_in_use: i64::try_from(sizes.logical_bytes()).unwrap_or(i64::MAX),
         is_learner: false,
-        storage_version: STORAGE_VERSION.to_owned(),
+        storage_version: format!("{}.0", cluster_release(downgrade)),
         db_size_quota: services.limits.quota_bytes,
-        downgrade_info: Some(DowngradeInfo::default()),
+        downgrade_info: Some(DowngradeInfo {
+            enabled: downgrade.is_some(),
+            target_version: downgrade.map_or_else(String::new, |target| format!("{target}.0")),
+        }),
     })
 }
 
@@ -100,5 +107,43 @@ async fn hash_kv(services: Services, request: HashKvRequest) -> Result<HashKvRes
         hash: hash.hash,
         compact_revision: hash.compact_revision,
         hash_revision: hash.hash_revision,
+    })
+}
+
+/// Tells whether a downgrade is possible, begins it, or ends it. The answer has the version that the
+/// cluster had before.
+async fn downgrade(
+    services: Services,
+    request: DowngradeRequest,
+) -> Result<DowngradeResponse, Status> {
+    let action = DowngradeAction::try_from(request.action);
+    let target = match action {
+        Ok(DowngradeAction::Validate | DowngradeAction::Enable) => {
+            Some(Release::parse(&request.version).ok_or(error::WRONG_DOWNGRADE_VERSION_FORMAT)?)
+        }
+        _ => None,
+    };
+    services.read_barrier().await?;
+    let in_progress = services.view.downgrade()?;
+    let current = cluster_release(in_progress);
+    if target.is_some() && in_progress.is_some() {
+        return Err(error::DOWNGRADE_IN_PROCESS.into());
+    }
+    if target.is_some_and(|target| current.before() != Some(target)) {
+        return Err(error::INVALID_DOWNGRADE_TARGET_VERSION.into());
+    }
+    let command = match (action, target) {
+        (Ok(DowngradeAction::Validate), _) => None,
+        (Ok(DowngradeAction::Enable), Some(target)) => Some(Downgrade::Enable(target)),
+        (Ok(DowngradeAction::Cancel), _) => Some(Downgrade::Cancel),
+        _ => return Err(Status::new(Code::Unknown, "unknown downgrade action")),
+    };
+    if let Some(command) = command {
+        services.propose(CommandKind::Downgrade, command.encode()).await?;
+        tracing::info!(?command, from = %current, "changed the downgrade of the cluster");
+    }
+    Ok(DowngradeResponse {
+        header: Some(services.cluster.header(services.view.revision())),
+        version: current.to_string(),
     })
 }

@@ -8,16 +8,16 @@
 //! | `put`, `del`, `txn`, `compact REV`, `grant ID TTL`, `revoke ID` | validated, then an entry of its own |
 //! | `& put ...` | the same, in one entry with the command above |
 //! | `force put ...` | an entry without validation |
-//! | `publish MEMBER NAME URL`, `alarm get\|raise\|disarm KIND MEMBER` | as an entry |
 //! | `auth ...`, `user ...`, `role ...` | as an entry; see `notation::auth` |
 //! | `as USER[@AUTH_REVISION] ...` | a command or a read of this author |
 //! | `users`, `roles`, `auth` | what there is |
+//! | `publish MEMBER NAME URL`, `alarm get\|raise\|disarm KIND MEMBER`, `downgrade RELEASE\|cancel` | as an entry |
 //! | `empty` | an entry without commands |
 //! | `get`, `read txn ...` | reads of the view |
 //! | `stream BYTES KEYS [...]` | chunks |
 //! | `history KEYS FROM TO`, `previous KEY REV` | what watchers read |
 //! | `may user USER`, `may role ROLE` | whether the author may ask about it |
-//! | `leases`, `lease ID`, `members`, `status`, `hash REV` | |
+//! | `leases`, `lease ID`, `members`, `status`, `hash REV`, `downgrading` | |
 //! | `restart`, `flush` | power loss and replay; all made durable |
 //!
 //! After every command the state is checked. `VARVE_BLESS=1` writes the traces anew.
@@ -34,7 +34,8 @@ use varve_api::etcdserverpb::{
 };
 use varve_lsm::Options;
 use varve_store::{
-    Auth, Author, Command, CommandKind, LeaseId, MemberPublish, RequestId, validate,
+    Auth, Author, Command, CommandKind, Downgrade, LeaseId, MemberPublish, Release, RequestId,
+    validate,
 };
 
 use crate::machine::Machine;
@@ -180,6 +181,9 @@ impl Script {
                     applied.index
                 )]
             }
+            "downgrading" => {
+                vec![view.downgrade()?.map_or("none".into(), |release| format!("to {release}"))]
+            }
             "hash" => {
                 let hash = view.hash_kv(words.number())?;
                 vec![format!("{hash:?}")]
@@ -221,6 +225,13 @@ fn write(line: &str) -> Option<Result<Command, (Command, Status)>> {
                 client_urls: vec![words.next()],
             };
             (CommandKind::MemberPublish, publish.encode().to_vec(), Ok(()))
+        }
+        "downgrade" => {
+            let downgrade = match words.next().as_str() {
+                "cancel" => Downgrade::Cancel,
+                release => Downgrade::Enable(Release::parse(release).expect("a release")),
+            };
+            (CommandKind::Downgrade, downgrade.encode().to_vec(), Ok(()))
         }
         "alarm" => {
             let action = match words.next().as_str() {

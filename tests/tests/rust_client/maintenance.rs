@@ -1,10 +1,12 @@
 //! Alarms, quotas and hashes, by the calls that etcdctl has no word for.
 
+use varve_api::error;
 use varve_api::etcdserverpb::alarm_request::AlarmAction;
+use varve_api::etcdserverpb::downgrade_request::DowngradeAction;
 use varve_api::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, CompactionRequest, CompactionResponse,
-    DeleteRangeRequest, HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest,
-    StatusResponse,
+    DeleteRangeRequest, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse,
+    HashRequest, HashResponse, StatusRequest, StatusResponse,
 };
 use varve_api::method;
 use varve_tests::grpc_client::Client;
@@ -102,5 +104,55 @@ fn members_have_equal_hashes_and_share_alarms() {
         assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{all:?}");
         let is_equal = everything.windows(2).all(|pair| pair[0] == pair[1]);
         assert!(is_equal || !Program::varve().is_varve(), "{everything:?}");
+    });
+}
+
+#[test]
+fn a_downgrade_is_validated_enabled_and_cancelled() {
+    if !Program::varve().is_varve() {
+        return;
+    }
+    run(async {
+        let mut session = Session::start(&[]);
+        let client = session.client.clone();
+        let ask = async |action: DowngradeAction, version: &str| -> Result<String, String> {
+            let request = DowngradeRequest { action: action as i32, version: version.into() };
+            let answer: Answer<DowngradeResponse> =
+                client.unary(&method::MAINTENANCE_DOWNGRADE, request).await;
+            answer.map(|done| done.version).map_err(|status| status.message().to_owned())
+        };
+        let version = async || {
+            let status: Answer<StatusResponse> =
+                client.unary(&method::MAINTENANCE_STATUS, StatusRequest {}).await;
+            let status = status.expect("a status");
+            let info = status.downgrade_info.expect("it is always told");
+            (status.storage_version, info.enabled, info.target_version)
+        };
+        use DowngradeAction::{Cancel, Enable, Validate};
+        let refused = |error: varve_api::ApiError| Err(error.message.to_owned());
+        for action in [Validate, Enable] {
+            for text in ["", "foo", "3"] {
+                let wrong = error::WRONG_DOWNGRADE_VERSION_FORMAT;
+                assert_eq!(ask(action, text).await, refused(wrong), "{text}");
+            }
+            for text in ["3.5.0", "3.7.0", "3.8"] {
+                let wrong = error::INVALID_DOWNGRADE_TARGET_VERSION;
+                assert_eq!(ask(action, text).await, refused(wrong), "{text}");
+            }
+        }
+        assert_eq!(ask(Cancel, "").await, Ok("3.7".into()));
+        assert_eq!(ask(Validate, "3.6.0").await, Ok("3.7".into()));
+        assert_eq!(version().await, ("3.7.0".into(), false, String::new()));
+        assert_eq!(ask(Enable, "3.6.0").await, Ok("3.7".into()));
+        for action in [Validate, Enable] {
+            assert_eq!(ask(action, "3.6.0").await, refused(error::DOWNGRADE_IN_PROCESS));
+        }
+        assert_eq!(version().await, ("3.6.0".into(), true, "3.6.0".into()));
+        session.server.kill();
+        session.server.restart();
+        let (status, body) = session.server.http_get("/version").expect("HTTP is served");
+        assert_eq!((status, body.contains("\"etcdcluster\":\"3.6.0\"")), (200, true), "{body}");
+        assert_eq!(ask(Cancel, "").await, Ok("3.6".into()));
+        assert_eq!(version().await, ("3.7.0".into(), false, String::new()));
     });
 }

@@ -76,6 +76,7 @@ fn reply(reply: &Reply) -> String {
         }
         Reply::LeaseRevoke(done) => format!("revoke, revision {}", revision(&done.header)),
         Reply::Published => "published".into(),
+        Reply::Downgraded => "done".into(),
         Reply::Alarm(done) => {
             let each = done.alarms.iter().map(|alarm| {
                 format!(", {} of member {}", alarm.alarm().as_str_name(), alarm.member_id)
