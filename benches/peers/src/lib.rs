@@ -8,6 +8,8 @@
 //! What it does not do: it is no part of the workspace, so that no ordinary build compiles other
 //! people's engines; `README.md` has the commands and what must be installed.
 
+#[cfg(feature = "engine")]
+pub mod engine;
 pub mod log;
 pub mod machine;
 pub mod plot;

@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn versions_are_those_of_the_manifest() {
-        for name in ["okaywal", "raft-engine"] {
+        for name in ["okaywal", "raft-engine", "fjall", "redb", "heed", "rocksdb"] {
             let version = version_of(name);
             assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{name}: {version}");
         }

@@ -1,0 +1,206 @@
+//! varve's engine as a contestant: its log in front of it for durable batches, as in the server, and
+//! a thread that does the background work.
+//!
+//! One idea: the engine has no log of its own, so a durable batch is one record of varve's log, and
+//! then the batch goes into the memtable. After [`Engine::settle`] all of it is in tables.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use varve_disk::os::OsDisk;
+use varve_lsm::{
+    Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Options, Revision, Values, Work, Writer,
+};
+use varve_wal::{BackendChoice, Batch, Wal};
+
+use super::{Change, Engine, META_BYTES};
+
+/// How long who waits for the other looks away.
+const NAP: Duration = Duration::from_micros(200);
+/// Records that stay in the log.
+const RECORDS_KEPT: u64 = 1000;
+
+/// An open engine.
+pub struct Varve {
+    db: Db,
+    writing: Mutex<Writing>,
+    is_over: Arc<AtomicBool>,
+    worker: Option<JoinHandle<()>>,
+}
+
+struct Writing {
+    writer: Writer,
+    directory: PathBuf,
+    /// Opened by the first durable batch.
+    log: Option<Wal>,
+    visible: u64,
+    compacted: u64,
+}
+
+impl Varve {
+    /// Opens or creates it.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn open(directory: &Path) -> Result<Self, String> {
+        let disk = Arc::new(OsDisk::new());
+        let (db, writer) = Db::open(disk, &directory.join("lsm"), Options::default())
+            .map_err(|error| error.to_string())?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let worker = std::thread::spawn({
+            let (db, is_over) = (db.clone(), Arc::clone(&is_over));
+            move || {
+                while !is_over.load(Ordering::Acquire) {
+                    if db.work().expect("background work succeeds") == Work::Idle {
+                        std::thread::park_timeout(Duration::from_millis(1));
+                    }
+                }
+            }
+        });
+        let (visible, compacted) = (db.snapshot().visible(), db.snapshot().compacted());
+        let writing = Mutex::new(Writing {
+            writer,
+            directory: directory.join("wal"),
+            log: None,
+            visible,
+            compacted,
+        });
+        Ok(Self { db, writing, is_over, worker: Some(worker) })
+    }
+
+    fn wait_for_room(&self) {
+        while self.db.is_writer_ahead() {
+            std::thread::sleep(NAP);
+        }
+    }
+}
+
+impl Writing {
+    /// One record; durable on return.
+    fn log(&mut self, changes: &[Change]) {
+        let mut record = BytesMut::new();
+        for change in changes {
+            let (key, value) = match change {
+                Change::Put(key, value) => (key, value.as_ref()),
+                Change::Delete(key) => (key, &b""[..]),
+            };
+            record.put_u32_le(key.len() as u32);
+            record.put_u32_le(value.len() as u32);
+            record.put_slice(key);
+            record.put_slice(value);
+        }
+        let log = self.log.get_or_insert_with(|| {
+            let options = varve_wal::Options { backend: BackendChoice::Auto, ..Default::default() };
+            let opened = Wal::open(Arc::new(OsDisk::new()), &self.directory, options);
+            opened.expect("the log opens")
+        });
+        let next = log.last_index() + 1;
+        let mut batch = Batch::default();
+        batch.entry(next, record.freeze());
+        // Durable on return.
+        log.append(&batch).expect("the disk works");
+        if next > log.first_index() + 2 * RECORDS_KEPT {
+            log.truncate_front(next - RECORDS_KEPT).expect("the disk works");
+        }
+    }
+
+    fn change(&mut self, main: u64, change: &Change) {
+        let key = match change {
+            Change::Put(key, _) | Change::Delete(key) => key,
+        };
+        let before = self.writer.view().get_meta(Keyspace::Kv, key, u64::MAX);
+        let before = before.expect("a read succeeds");
+        let is_live = before.is_some_and(|entry| entry.kind == Kind::Put);
+        let revision = Revision { main, sub: 0 };
+        match change {
+            Change::Put(key, value) => {
+                let delta = if is_live { Delta::Zero } else { Delta::Plus };
+                let meta = Meta::new(&[5; META_BYTES]).expect("it is short");
+                self.writer.put(Keyspace::Kv, key, revision, delta, meta, value);
+            }
+            Change::Delete(key) if is_live => self.writer.delete(Keyspace::Kv, key, revision),
+            Change::Delete(_) => {}
+        }
+    }
+
+    fn commit(&mut self) {
+        let mark = Bytes::copy_from_slice(&self.visible.to_le_bytes());
+        let commit = Commit { mark, kv_visible: self.visible, compacted: self.compacted };
+        self.writer.commit(commit).expect("the engine commits");
+    }
+}
+
+impl Engine for Varve {
+    fn apply(&self, first: u64, changes: &[Change], is_durable: bool) {
+        self.wait_for_room();
+        let mut writing = self.writing.lock().expect("no writer panics");
+        if is_durable {
+            writing.log(changes);
+        }
+        for (main, change) in (first..).zip(changes) {
+            writing.change(main, change);
+        }
+        writing.visible = first + changes.len() as u64 - 1;
+        writing.commit();
+    }
+
+    fn get(&self, key: &[u8], at: u64) -> Option<Bytes> {
+        let found = self.db.snapshot().get(Keyspace::Kv, key, at).expect("a read succeeds");
+        found.filter(|entry| entry.kind == Kind::Put).map(|entry| entry.value)
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        at: u64,
+        limit: u64,
+        wants_values: bool,
+        visit: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> u64 {
+        let range = KeyRange::between(Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
+        let values = if wants_values { Values::Load } else { Values::Skip };
+        let entries = self.db.snapshot().range(Keyspace::Kv, range, at, values);
+        let mut count = 0;
+        for entry in entries.take(limit as usize) {
+            let entry = entry.expect("a read succeeds");
+            visit(&entry.key, &entry.value);
+            count += 1;
+        }
+        count
+    }
+
+    fn count(&self, start: &[u8], end: &[u8], at: u64) -> u64 {
+        let range = KeyRange::between(Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
+        self.db.snapshot().count(Keyspace::Kv, &range, at).expect("a count succeeds")
+    }
+
+    fn compact(&self, revision: u64) {
+        let mut writing = self.writing.lock().expect("no writer panics");
+        writing.compacted = revision;
+        writing.commit();
+    }
+
+    fn settle(&self) {
+        self.wait_for_room();
+        let mut writing = self.writing.lock().expect("no writer panics");
+        writing.writer.freeze().expect("a memtable freezes");
+        drop(writing);
+        while self.db.work().expect("background work succeeds") != Work::Idle {}
+    }
+}
+
+impl Drop for Varve {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        if let Some(worker) = self.worker.take() {
+            worker.thread().unpark();
+            // A worker that panicked has said so.
+            _ = worker.join();
+        }
+    }
+}
