@@ -51,6 +51,12 @@ pub trait Disk: Send + Sync + 'static {
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> Result<Arc<dyn File>>;
 
+    /// Opens an existing file for reading only, as it also works on a disk that cannot be written
+    /// to. Writing to it fails.
+    fn open_to_read(&self, path: &Path) -> Result<Arc<dyn File>> {
+        self.open(path)
+    }
+
     /// Opens an existing file, beside other handles on it, for writes that are durable at once.
     ///
     /// # Errors

@@ -68,6 +68,12 @@ impl Disk for OsDisk {
         Ok(Arc::new(OsFile { file, path: path.to_path_buf() }))
     }
 
+    fn open_to_read(&self, path: &Path) -> Result<Arc<dyn File>> {
+        let file = OpenOptions::new().read(true).open(path);
+        let file = file.map_err(|error| Error::new("open", path, error))?;
+        Ok(Arc::new(OsFile { file, path: path.to_path_buf() }))
+    }
+
     fn open_durable(&self, path: &Path, backend: Backend) -> Result<Box<dyn DurableWriter>> {
         durable::open(path, backend)
     }

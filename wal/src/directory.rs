@@ -58,6 +58,37 @@ pub(crate) struct Segment {
     pub has_frames: bool,
 }
 
+impl Segment {
+    /// The segment in `file`, which must be what its name says, for us, and complete.
+    pub fn verified(
+        file: Arc<dyn File>,
+        path: PathBuf,
+        id: SegmentId,
+        identity: &[u8; 16],
+    ) -> Result<Self> {
+        let header = SegmentHeader::read(&path, &*file)?;
+        if header.identity != *identity {
+            let (expected, found) = (*identity, header.identity);
+            return Err(Error::IdentityMismatch { path, expected, found });
+        }
+        if header.id != id {
+            let found = format!("segment {}", header.id);
+            return Err(Error::damaged(
+                &path,
+                32,
+                format!("segment {id}, as its name says"),
+                found,
+            ));
+        }
+        let length = file.len()?;
+        if header.segment_bytes != length {
+            let expected = format!("{} bytes in the file", header.segment_bytes);
+            return Err(Error::damaged(&path, length, expected, format!("{length}")));
+        }
+        Ok(Self { header, path, file, has_frames: false })
+    }
+}
+
 /// What all segments of the log have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -112,7 +143,8 @@ impl Directory {
     ) -> Result<Self> {
         let mut segments = VecDeque::with_capacity(listing.segments.len());
         for id in &listing.segments {
-            segments.push_back(open_segment(&*disk, path, *id, &layout.identity)?);
+            let path = path.join(id.file_name());
+            segments.push_back(Segment::verified(disk.open(&path)?, path, *id, &layout.identity)?);
         }
         // Names first: a segment's name that a crash could take back must not be built upon.
         disk.sync_dir(path)?;
@@ -380,30 +412,4 @@ struct Source {
     file: Arc<dyn File>,
     generation: u64,
     length_bytes: u64,
-}
-
-/// Opens a segment and checks that it is what its name says, for us, and complete.
-pub(crate) fn open_segment(
-    disk: &dyn Disk,
-    dir: &Path,
-    id: SegmentId,
-    identity: &[u8; 16],
-) -> Result<Segment> {
-    let path = dir.join(id.file_name());
-    let file = disk.open(&path)?;
-    let header = SegmentHeader::read(&path, &*file)?;
-    if header.identity != *identity {
-        let (expected, found) = (*identity, header.identity);
-        return Err(Error::IdentityMismatch { path, expected, found });
-    }
-    if header.id != id {
-        let found = format!("segment {}", header.id);
-        return Err(Error::damaged(&path, 32, format!("segment {id}, as its name says"), found));
-    }
-    let length = file.len()?;
-    if header.segment_bytes != length {
-        let expected = format!("{} bytes in the file", header.segment_bytes);
-        return Err(Error::damaged(&path, length, expected, format!("{length}")));
-    }
-    Ok(Segment { header, path, file, has_frames: false })
 }

@@ -16,7 +16,7 @@ pub enum Error {
     /// Bytes that were acknowledged as durable are not there any more. The log is left as it is.
     #[error(
         "log damaged: {} at offset {offset}: expected {expected}, found {found}; nothing was \
-         changed; do not delete or edit the log: remove this member from its cluster and add it \
+         changed; `varve-wal check` lists all damage; do not delete or edit the log: remove this member from its cluster and add it \
          again with an empty data directory, or restore a backup if it is the only member",
         path.display()
     )]

@@ -82,7 +82,7 @@ mod segment;
 mod writer;
 
 pub use batch::Batch;
-pub use check::{Report, check};
+pub use check::{Item, Report, check, inspect};
 pub use error::{Error, Result};
 pub use probe::{BackendChoice, Candidate, Outcome, ProbeReport};
 pub use varve_disk::durable::Backend;
@@ -104,6 +104,9 @@ pub const SEGMENT_BYTES_MIN: u64 = 2 * BLOCK_BYTES as u64;
 
 /// Largest segment, so that offsets fit in 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Debug builds compare recovery with the checker for logs of at most this size.
+const CROSS_CHECK_BYTES_MAX: u64 = 1 << 20;
 
 /// Limits and identity of a log.
 #[derive(Clone, Debug)]
@@ -192,7 +195,11 @@ impl Wal {
         directory.use_backend(backend)?;
         let cache = Cache::new(image.index.next(), cache_bytes_max);
         let writer = Writer::new(chain, offset, compress_bytes_min);
-        Ok(Self { directory, writer, image, cache, probe, is_poisoned: false })
+        let wal = Self { directory, writer, image, cache, probe, is_poisoned: false };
+        if cfg!(debug_assertions) && wal.disk_bytes() <= CROSS_CHECK_BYTES_MAX {
+            wal.assert_checker_agrees(&*disk, dir, &identity);
+        }
+        Ok(wal)
     }
 
     /// Appends a batch; on return all of it is durable. An empty batch writes nothing.
@@ -317,6 +324,16 @@ impl Wal {
             self.directory.retire_oldest()?;
         }
         Ok(())
+    }
+
+    /// Recovery and the checker walk the same log, so they must come to the same end.
+    fn assert_checker_agrees(&self, disk: &dyn Disk, dir: &Path, identity: &[u8; 16]) {
+        // That the disk fails now is for the next call to say.
+        let Ok(report) = check(disk, dir, identity) else { return };
+        assert!(!report.stale_tail, "recovery left a torn frame: {report:?}");
+        let (recovered, checked) =
+            ((self.first_index(), self.last_index()), (report.first_index, report.last_index));
+        assert_eq!(recovered, checked, "first and last index by recovery, and by {report:?}");
     }
 
     fn assert_continues(&self, batch: &Batch) {

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use varve_disk::os::OsDisk;
@@ -35,53 +34,6 @@ fn a_log_on_real_files_is_appended_truncated_recycled_and_reopened() {
     let disk = OsDisk::new();
     let report = check(&disk, &dir, &IDENTITY).unwrap();
     assert_eq!(report.violations, Vec::<String>::new());
-}
-
-/// Prints how long it takes to open a log of 1 GiB of entries of 256 bytes, 64 to a batch.
-/// `cargo test --release -p varve-wal -- --ignored --nocapture measure`
-#[test]
-#[ignore = "writes 1 GiB; a measurement, not a test"]
-fn measure_recovery_of_one_gibibyte() {
-    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let dir = home.path().join("wal");
-    let mut wal = open(&dir, 64 << 20);
-    let started = Instant::now();
-    let batches = (1 << 30) / (256 * 64);
-    for batch_number in 0..batches {
-        wal.append(&batch(1 + batch_number * 64, 64, 256)).unwrap();
-    }
-    let appended = started.elapsed();
-    let written = wal.counters().written_bytes;
-    drop(wal);
-    let started = Instant::now();
-    let wal = open(&dir, 64 << 20);
-    let opened = started.elapsed();
-    let started = Instant::now();
-    let mut low = 1;
-    while low <= wal.last_index() {
-        low += wal.entries(low, wal.last_index() + 1, 1 << 20).unwrap().len() as u64;
-    }
-    let read = started.elapsed();
-    println!("{batches} appends of {written} bytes: {appended:?}");
-    println!("opened {} entries: {opened:?}; read them: {read:?}", wal.last_index());
-}
-
-/// Prints how long an append of one small entry takes, with its sync.
-#[test]
-#[ignore = "a measurement, not a test"]
-fn measure_small_appends() {
-    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut wal = open(&home.path().join("wal"), 64 << 20);
-    let mut micros = Vec::new();
-    for index in 1..=20_000 {
-        let batch = batch(index, 1, 256);
-        let started = Instant::now();
-        wal.append(&batch).unwrap();
-        micros.push(started.elapsed().as_micros());
-    }
-    micros.sort_unstable();
-    let at = |permille: usize| micros[micros.len() * permille / 1000];
-    println!("p50 {} us, p99 {} us, p99.9 {} us", at(500), at(990), at(999));
 }
 
 fn open(dir: &Path, segment_bytes: u64) -> Wal {
