@@ -70,7 +70,8 @@ fn judge_compaction(own_id: u64, own: &KvHash, heard: &[Heard]) -> Verdict {
     if members_of.len() == 1 {
         return if compared == heard.len() { Verdict::Equal } else { Verdict::Incomplete };
     }
-    let quorum = (heard.len() + 1) / 2 + 1;
+    let members = heard.len() + 1;
+    let quorum = members / 2 + 1;
     let majority = members_of.iter().find(|(_, members)| members.len() >= quorum);
     let Some(majority) = majority.map(|(hash, _)| *hash) else {
         return Verdict::Corrupt(vec![0]);
