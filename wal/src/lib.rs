@@ -35,7 +35,17 @@
 //! 7. It returned: from here on the batch is durable.
 //! 8. The frame is applied to the image: the same code that recovery runs (`image.rs`).
 //! 9. The payloads go to the cache: reference counts, no copies (`cache.rs`).
-//! 10. An error anywhere is final: what is on the disk is unknown, so nothing is appended again.
+//! 10. An error anywhere is final: what is on the disk is unknown, so nothing is appended again. That
+//!     holds for a system that refuses a write by a backend which it took before, too: the next
+//!     start finds out what works.
+//!
+//! # Back-pressure
+//!
+//! One batch is in flight, and [`Wal::append`] keeps its caller until that is durable; a batch that
+//! no frame can hold is refused before anything is written. So the log itself queues nothing, and
+//! what arrives while the device is busy waits with the caller, whose queue has the bound and
+//! refuses what is over it. What has gathered there is the next batch: groups form by themselves,
+//! larger the slower the device is, and no timer holds up an append that is alone.
 //!
 //! # Recovery
 //!

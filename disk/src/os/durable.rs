@@ -52,7 +52,14 @@ pub(super) fn open(path: &Path, backend: Backend) -> Result<Box<dyn DurableWrite
         _ => None,
     };
     let is_dsync = backend != Backend::Fdatasync;
-    Ok(Box::new(OsWriter { plain, direct, ring, is_dsync, path: path.to_path_buf() }))
+    let operation = match backend {
+        Backend::Uring => "write durably (by uring) to",
+        Backend::Dsync => "write durably (by dsync) to",
+        Backend::BufferedDsync => "write durably (by buffered-dsync) to",
+        Backend::Fdatasync => "write durably (by fdatasync) to",
+    };
+    let path = path.to_path_buf();
+    Ok(Box::new(OsWriter { plain, direct, ring, is_dsync, operation, path }))
 }
 
 /// A file with its descriptors.
@@ -64,7 +71,8 @@ struct OsWriter {
     ring: Option<Ring>,
     /// Whether writes carry `RWF_DSYNC`; otherwise `fdatasync` follows them.
     is_dsync: bool,
-    /// For errors.
+    /// For errors, as the path is.
+    operation: &'static str,
     path: PathBuf,
 }
 
@@ -86,7 +94,7 @@ impl DurableWriter for OsWriter {
             }
             None => write_then_sync(&self.plain, offset, data),
         };
-        outcome.map_err(|error| Error::new("write durably to", &self.path, error))
+        outcome.map_err(|error| Error::new(self.operation, &self.path, error))
     }
 }
 

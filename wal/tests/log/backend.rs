@@ -9,8 +9,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 
 use bytes::Bytes;
 use varve_disk::durable::DurableWriter;
@@ -130,6 +131,62 @@ fn a_backend_that_is_refused_later_is_replaced_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_write_that_is_refused_later_is_final_and_nothing_is_lost() {
+    for backend in Backend::ALL {
+        let disk = Choosy::new(SimDisk::new(1), &[], true);
+        let mut wal = open(&disk, BackendChoice::Only(backend)).unwrap();
+        wal.append(&batch(1)).unwrap();
+        disk.device.refuses.store(true, Ordering::Relaxed);
+        // Nobody knows what a refused write has done, so no other way is tried.
+        let Err(Error::Disk(error)) = wal.append(&batch(2)) else { panic!("{backend}") };
+        assert!(error.is_refusal(), "{error}");
+        assert!(matches!(wal.append(&batch(2)), Err(Error::Poisoned)), "{backend}");
+        drop(wal);
+        // The next start finds out what works now.
+        let mut wal = open(&disk, BackendChoice::Auto).unwrap();
+        assert_eq!((wal.backend(), wal.last_index()), (Fdatasync, 1));
+        wal.append(&batch(2)).unwrap();
+    }
+}
+
+#[test]
+fn a_caller_that_outruns_the_device_waits_and_what_waits_shares_a_frame() {
+    const BOUND: u64 = 8;
+    let disk = Choosy::new(SimDisk::new(1), &[], true);
+    let mut wal = open(&disk, BackendChoice::Only(Dsync)).unwrap();
+    let (queue, queued) = mpsc::sync_channel::<u64>(BOUND as usize);
+    let (tell, told) = mpsc::sync_channel(BOUND as usize);
+    let busy = disk.device.busy.lock().unwrap();
+    let writes = || disk.device.writes.load(Ordering::Relaxed);
+    let before = writes();
+    let appender = thread::spawn(move || {
+        while let Ok(index) = queued.recv() {
+            let mut batch = batch(index);
+            queued.try_iter().for_each(|index| batch.entry(index, payload(index)));
+            wal.append(&batch).unwrap();
+            tell.send(wal.last_index()).unwrap();
+        }
+        wal.counters().frames
+    });
+    queue.send(1).unwrap();
+    while writes() == before {
+        thread::yield_now();
+    }
+    // One write is in flight: what comes now waits, up to the bound, and what is over it is refused.
+    for index in 2..=1 + BOUND {
+        queue.try_send(index).unwrap();
+    }
+    assert!(matches!(queue.try_send(BOUND + 2), Err(mpsc::TrySendError::Full(_))));
+    assert_eq!(writes(), before + 1);
+    assert!(told.try_recv().is_err(), "told of what is not durable");
+    drop(busy);
+    assert_eq!(told.recv(), Ok(1));
+    assert_eq!(told.recv(), Ok(1 + BOUND));
+    drop(queue);
+    assert_eq!(appender.join().unwrap(), 2);
+}
+
+#[test]
 fn a_disk_without_a_choice_is_not_measured() {
     let disk = SimDisk::new(1);
     let wal = Wal::open(Arc::new(disk.clone()), Path::new(DIR), options(BackendChoice::Auto));
@@ -151,13 +208,16 @@ fn a_crash_at_any_operation_of_the_probe_harms_nothing() {
     drop(open(&counted, BackendChoice::Auto).unwrap());
     let operations = counted.sim.operations();
     assert!(operations > 100, "{operations} operations");
+    let mut stopped = 0;
     for stop in 0..operations {
         let disk = Choosy::new(SimDisk::from_files(1, &files).unwrap(), &[], true);
         disk.sim.stop_at_operation(stop);
         if open(&disk, BackendChoice::Auto).is_ok() {
-            // A busy machine: this probe was cut short before it came so far.
+            // A busy machine: this probe was cut short, and never came so far.
+            assert!(disk.sim.operations() <= stop, "call {stop} failed and nobody noticed");
             continue;
         }
+        stopped += 1;
         for style in [CrashStyle::LoseAll, CrashStyle::KeepAll, CrashStyle::Random(stop)] {
             let found = Choosy::new(disk.sim.crash_with(style), &[], true);
             let mut wal = open(&found, BackendChoice::Auto)
@@ -168,6 +228,8 @@ fn a_crash_at_any_operation_of_the_probe_harms_nothing() {
             assert_eq!(report.violations, Vec::<String>::new());
         }
     }
+    // The file is made, filled and synced, and two turns are taken however late it is.
+    assert!(stopped >= 3 + 2 * 2 * Backend::ALL.len(), "{stopped} of {operations}");
 }
 
 #[test]
@@ -207,12 +269,44 @@ struct Choosy {
     at_open: bool,
     /// Whether opening is refused to all that can be refused, from now on.
     refused_later: Arc<AtomicBool>,
+    device: Arc<Device>,
+}
+
+/// What all writers of a disk share.
+#[derive(Default)]
+struct Device {
+    /// Whether durable writes are refused from now on, but for those of `Fdatasync` made later.
+    refuses: AtomicBool,
+    /// Durable writes that were begun.
+    writes: AtomicU64,
+    /// While this is held, they do not end.
+    busy: Mutex<()>,
+}
+
+/// A writer to a device.
+struct Attached {
+    writer: Box<dyn DurableWriter>,
+    device: Arc<Device>,
+    /// Whether writes were refused when it was opened, and it is what is left.
+    is_last: bool,
+}
+
+impl DurableWriter for Attached {
+    fn write_durable_at(&mut self, offset: u64, data: &[u8]) -> varve_disk::Result<()> {
+        self.device.writes.fetch_add(1, Ordering::Relaxed);
+        let _end = self.device.busy.lock().unwrap();
+        if self.device.refuses.load(Ordering::Relaxed) && !self.is_last {
+            return Err(refusal(Path::new("a segment")));
+        }
+        self.writer.write_durable_at(offset, data)
+    }
 }
 
 impl Choosy {
     fn new(sim: SimDisk, refused: &[Backend], at_open: bool) -> Self {
         let refused_later = Arc::new(AtomicBool::new(false));
-        Self { sim, refused: refused.to_vec(), at_open, refused_later }
+        let device = Arc::default();
+        Self { sim, refused: refused.to_vec(), at_open, refused_later, device }
     }
 }
 
@@ -247,7 +341,14 @@ impl Disk for Choosy {
         match self.refused.contains(&backend) {
             true if self.at_open => Err(refusal(path)),
             true => Ok(Box::new(Refusing)),
-            false => self.sim.open_durable(path, backend),
+            false => {
+                let refuses = self.device.refuses.load(Ordering::Relaxed);
+                Ok(Box::new(Attached {
+                    writer: self.sim.open_durable(path, backend)?,
+                    device: Arc::clone(&self.device),
+                    is_last: refuses && backend == Fdatasync,
+                }))
+            }
         }
     }
     fn backends(&self) -> &'static [Backend] {
