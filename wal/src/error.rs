@@ -2,8 +2,9 @@
 //!
 //! Three sorts: the disk failed ([`Error::Disk`]), what the disk holds is not what was written
 //! ([`Error::Damaged`], [`Error::MissingSegment`]) or not for us ([`Error::IdentityMismatch`],
-//! [`Error::UnknownVersion`], [`Error::UnknownCoding`]), and the caller asked for what cannot be had ([`Error::NotInLog`],
-//! [`Error::Poisoned`], [`Error::TooLarge`]). Errors of the first two sorts stop the process.
+//! [`Error::UnknownVersion`], [`Error::UnknownCoding`]), and the caller asked for what cannot be had
+//! ([`Error::NotInLog`], [`Error::Poisoned`], [`Error::TooLarge`]). Errors of the first two sorts
+//! stop the process.
 
 use std::path::{Path, PathBuf};
 

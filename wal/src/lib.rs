@@ -28,7 +28,8 @@
 //! 3. If its frame does not fit, the next segment is begun: a recycled or zero-filled file gets a
 //!    header, a sync, its name, and a sync of the directory (`directory.rs`).
 //! 4. The records are laid out in one aligned buffer that is kept (`writer.rs`, `record.rs`).
-//! 5. A large payload may be compressed (`compress.rs`). The frame's header is filled in, with the checksum of all of it (`frame.rs`).
+//! 5. A large payload may be compressed (`compress.rs`). The frame's header is filled in, with the
+//!    checksum of all of it (`frame.rs`).
 //! 6. One durable write at a block boundary that holds nothing acknowledged; blocks were written
 //!    before, so that no metadata changes. It is one call or two, through the page cache or past
 //!    it, as the [`Backend`] has it, which was chosen when the log was opened (`probe.rs`).

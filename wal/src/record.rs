@@ -5,7 +5,7 @@
 //! it is read back later without its frame; recovery relies on the checksum of the whole frame instead
 //! and need not compute this one.
 //!
-//! What it does not do: it gives records no meaning; that is `replay.rs`.
+//! What it does not do: it gives records no meaning; that is `image.rs`.
 
 /// Bytes of a record's header.
 pub(crate) const HEADER_BYTES: usize = 20;
