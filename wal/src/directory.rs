@@ -389,19 +389,17 @@ impl Directory {
 }
 
 /// Creates `dir` and its missing parents. Durable on return: without its directory, all of a log
-/// would be gone. Parents that exist are taken to be durable, except the nearest one.
+/// would be gone. Whether a parent's name is durable cannot be seen, whoever made it may have ended
+/// before its sync; so all of them are synced, but for those that the system keeps from us.
 pub(crate) fn create_durably(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    let mut parents = Vec::new();
-    for parent in dir.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-        parents.push(parent);
-        if disk.exists(parent)? {
-            break;
-        }
-    }
     disk.create_dir_all(dir)?;
-    for parent in parents.iter().rev() {
-        // From the top down, the name of each directory below survives a crash.
-        disk.sync_dir(parent)?;
+    for (distance, parent) in dir.ancestors().skip(1).enumerate() {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            // One that is not ours to read was not made by us. The nearest one must be durable.
+            Err(error) if distance > 0 && error.is_refusal() => {}
+            result => result?,
+        }
     }
     Ok(())
 }
