@@ -5,7 +5,8 @@
 //! each site with that one call failing (`shim.c`, loaded in front of the C library), and:
 //!
 //! - of the writes that began after the failure, none is acknowledged;
-//! - the process ends within a second, with code 1, naming the file and what the system said;
+//! - the process ends, with code 1, naming the file and what the system said; how long it took is
+//!   printed, and is less than a second on a machine that is not overloaded;
 //! - started again with a disk that works, it has everything acknowledged.
 //!
 //! One failure is meant to be survived: no room for the file that backends are tried on.
@@ -13,16 +14,15 @@
 //! Failures of every call in simulation, torn and half made, are in `wal/tests/log/fault.rs`; full
 //! and read-only file systems in `tests/tests/bad_input/disks.rs`.
 //!
-//! The backends that a shim can reach are run; io_uring's calls are no functions of the C library.
-//! Every `cargo test` takes a site with one of the two errors; `VARVE_LONG=1` takes both:
+//! The backends that a shim can reach are run; io_uring's calls are no functions of the C library,
+//! and fail in simulation only. Every `cargo test` makes each kind of call fail once, and a frame of
+//! each backend; all sites, with both errors, are
 //!
 //! ```sh
 //! VARVE_LONG=1 cargo test -p varve-tests --test log_faults -- --nocapture
 //! ```
 
-#![expect(clippy::disallowed_methods, reason = "reads what the shim wrote")]
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -33,11 +33,17 @@ use varve_tests::process::{Options, Program, Server, fresh_directory};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
-/// One second to stop, and one more for a slow machine.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
-/// Two segments of 64 MiB and a bit are filled, so that one is begun and one is given up.
+/// What is promised is a second; the rest is for a machine that has much else to do.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// What a shim can make fail.
+const BACKENDS: [&str; 3] = ["dsync", "buffered-dsync", "fdatasync"];
+const ERRORS: [(i32, &str); 2] =
+    [(libc::EIO, "Input/output error"), (libc::ENOSPC, "No space left on device")];
 const VALUE_BYTES: usize = 4 << 20;
+/// Two segments of 64 MiB and a bit are filled, so that one is begun and one is given up.
 const WRITES: usize = 36;
+/// Half a segment, which has every kind of call, too.
+const WRITES_SHORT: usize = 8;
 
 /// A call on a file of this name, and how often it was met when it fails.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,35 +62,69 @@ struct Acknowledged {
 
 #[test]
 fn a_call_of_the_log_that_fails_stops_the_server_and_loses_nothing() {
-    let is_long = std::env::var_os("VARVE_LONG").is_some_and(|value| value == "1");
     let directory = fresh_directory("log-faults");
     let Some(shim) = build_shim(&directory) else { return };
-    let mut runs = 0;
-    let mut slowest = Duration::ZERO;
-    for backend in ["dsync", "fdatasync"] {
-        let sites = sites(&shim, &directory, backend);
-        for (number, site) in sites.iter().enumerate() {
-            // What differs between backends is how a frame is written.
-            let is_of_frames = site.name.ends_with(".wal");
-            if backend != "dsync" && !is_of_frames && !is_long {
-                continue;
-            }
-            for (which, errno, words) in
-                [(0, libc::EIO, "Input/output error"), (1, libc::ENOSPC, "No space left on device")]
-            {
-                // A disk without room for the probe is written to without a measurement.
-                let is_tolerated = site.name == "probe.tmp" && errno == libc::ENOSPC;
-                if !is_tolerated && (is_long || number % 2 == which || site.name == "probe.tmp") {
-                    let took = fail(&shim, &directory, backend, site, errno, words);
-                    slowest = slowest.max(took);
-                    runs += 1;
-                }
-            }
-        }
-        println!("{backend}: {} sites: {}", sites.len(), describe(&sites));
-    }
+    let results: Vec<(usize, Duration)> = std::thread::scope(|scope| {
+        let (shim, directory) = (&shim, &directory);
+        let start = |backend| scope.spawn(move || run(shim, directory, backend));
+        let threads: Vec<_> = BACKENDS.into_iter().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().expect("nothing is lost")).collect()
+    });
+    let runs: usize = results.iter().map(|(runs, _)| runs).sum();
+    let slowest = results.iter().map(|(_, slowest)| *slowest).max().expect("three backends");
     println!("{runs} calls failed, one in each run; the slowest end took {slowest:?}");
     std::fs::remove_dir_all(&directory).expect("the test's own directory");
+}
+
+/// Makes the calls of one backend fail; how many, and the slowest end.
+fn run(shim: &Path, directory: &Path, backend: &str) -> (usize, Duration) {
+    let directory = directory.join(backend);
+    std::fs::create_dir(&directory).expect("the test's own directory");
+    let sites = sites(shim, &directory, backend);
+    let mut runs = Vec::new();
+    for site in &sites {
+        // A disk without room for the probe is written to without a measurement.
+        let is_tolerated = |errno| site.name == "probe.tmp" && errno == libc::ENOSPC;
+        runs.extend(
+            ERRORS.iter().filter(|(errno, _)| !is_tolerated(*errno)).map(|with| (site, with)),
+        );
+    }
+    if !is_long() {
+        runs = sample(&runs, backend);
+    }
+    println!("{backend}: {} failures at {} sites: {}", runs.len(), sites.len(), describe(&sites));
+    let ends = runs
+        .iter()
+        .map(|(site, (errno, words))| fail(shim, &directory, backend, site, *errno, words));
+    (runs.len(), ends.max().expect("a backend writes"))
+}
+
+type Run<'a> = (&'a Site, &'a (i32, &'a str));
+
+/// Of each kind of call one, with one error or the other, and a frame in the middle of the run; of
+/// the second and third backend only the frame, for that is what differs.
+fn sample<'a>(runs: &[Run<'a>], backend: &str) -> Vec<Run<'a>> {
+    let is_frame = |site: &Site| site.name.ends_with(".wal") && site.call.starts_with("pwrite");
+    let frame = runs.iter().find(|(site, _)| is_frame(site) && site.count > 1);
+    let mut sampled = vec![*frame.expect("the log writes frames")];
+    if backend == BACKENDS[0] {
+        let calls: BTreeSet<&str> = runs.iter().map(|(site, _)| site.call.as_str()).collect();
+        for (number, call) in calls.into_iter().enumerate() {
+            let of_call = runs.iter().filter(|(site, _)| site.call == call);
+            let mut of_error = of_call.clone().filter(|(_, with)| with.0 == ERRORS[number % 2].0);
+            let chosen = of_error.next().or_else(|| of_call.clone().next());
+            sampled.push(*chosen.expect("a site of each call"));
+        }
+    }
+    sampled
+}
+
+fn is_long() -> bool {
+    std::env::var_os("VARVE_LONG").is_some_and(|value| value == "1")
+}
+
+fn writes_wanted() -> usize {
+    if is_long() { WRITES } else { WRITES_SHORT }
 }
 
 fn describe(sites: &[Site]) -> String {
@@ -143,7 +183,7 @@ fn sites(shim: &Path, directory: &Path, backend: &str) -> Vec<Site> {
     let options = options(shim, &log, backend, None);
     let server = Server::start_with(&Program::varve(), options).expect("it serves");
     let acknowledged = block_on(write(&server));
-    assert_eq!(acknowledged.len(), WRITES, "{}", server.log());
+    assert_eq!(acknowledged.len(), writes_wanted(), "{}", server.log());
     drop(server);
     let text = std::fs::read_to_string(&log).expect("the shim was loaded and met the log's calls");
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -233,7 +273,7 @@ fn drop_shim_and_restart(
 async fn write(server: &Server) -> Vec<Acknowledged> {
     let client = Client::new(&server.client_address(), CALL_TIMEOUT);
     let mut acknowledged = Vec::new();
-    for number in 0..WRITES {
+    for number in 0..writes_wanted() {
         let (key, began) = (format!("key/{number:04}"), SystemTime::now());
         match put(&client, &key, VALUE_BYTES).await {
             Ok(revision) => acknowledged.push(Acknowledged { key, revision, began }),
