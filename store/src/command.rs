@@ -43,12 +43,10 @@ pub enum CommandKind {
     Auth = 9,
     /// [`crate::Downgrade`].
     Downgrade = 10,
-    /// `etcdserverpb.LeaseCheckpointRequest`: what leases have left, said by the leader.
-    LeaseCheckpoint = 11,
 }
 
 /// All kinds, in the order of their numbers.
-const KINDS: [CommandKind; 11] = [
+const KINDS: [CommandKind; 10] = [
     CommandKind::Put,
     CommandKind::DeleteRange,
     CommandKind::Txn,
@@ -59,7 +57,6 @@ const KINDS: [CommandKind; 11] = [
     CommandKind::Alarm,
     CommandKind::Auth,
     CommandKind::Downgrade,
-    CommandKind::LeaseCheckpoint,
 ];
 
 impl CommandKind {

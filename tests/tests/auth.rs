@@ -145,10 +145,8 @@ impl Session {
     async fn start() -> Self {
         let server = Server::start(&Program::varve(), &["--bcrypt-cost=4"]);
         let client = Client::new(&server.client_address(), CALL_TIMEOUT);
-        let members: MemberListResponse = client
-            .unary(&method::CLUSTER_MEMBER_LIST, MemberListRequest::default())
-            .await
-            .expect("root may list members");
+        let members: MemberListResponse =
+            client.unary(&method::CLUSTER_MEMBER_LIST, MemberListRequest::default()).await.unwrap();
         let peer_urls = members.members[0].peer_urls.clone();
         let mut session = Self { _server: server, client, tokens: Vec::new(), peer_urls };
         for (user, role) in [("root", "root"), ("right", "right"), ("wrong", "wrong")] {
@@ -176,14 +174,14 @@ impl Session {
     }
 
     async fn must(&self, method: &Method, request: impl Message + 'static) {
-        let _: Anything = self.client.unary(method, request).await.expect("root may do everything");
+        let _: Anything = self.client.unary(method, request).await.unwrap();
     }
 
     async fn token(&self, name: &str) -> String {
         let request = AuthenticateRequest { name: name.into(), password: "password".into() };
         let answer: Result<AuthenticateResponse, _> =
             self.client.unary(&method::AUTH_AUTHENTICATE, request).await;
-        answer.expect("the password is right").token
+        answer.unwrap().token
     }
 
     async fn log_in(&mut self) {
@@ -193,11 +191,8 @@ impl Session {
         let change =
             AuthUserChangePasswordRequest { name: "void".into(), password, ..Default::default() };
         let request = self.as_caller(Caller::Root, change);
-        let _: Anything = self
-            .client
-            .unary_with(&method::AUTH_USER_CHANGE_PASSWORD, request)
-            .await
-            .expect("root may change passwords");
+        let _: Anything =
+            self.client.unary_with(&method::AUTH_USER_CHANGE_PASSWORD, request).await.unwrap();
         self.tokens.push((Caller::RightRole, self.token("right").await));
         self.tokens.push((Caller::WrongRole, self.token("wrong").await));
         self.tokens.push((Caller::Void, void));
@@ -208,7 +203,7 @@ impl Session {
         let mut request = tonic::Request::new(request);
         if let Some((_, token)) = self.tokens.iter().find(|(known, _)| *known == caller) {
             let key = if caller == Caller::RightRole { "authorization" } else { "token" };
-            request.metadata_mut().insert(key, token.parse().expect("a token is visible ASCII"));
+            request.metadata_mut().insert(key, token.parse().unwrap());
         }
         request
     }
@@ -230,7 +225,7 @@ impl Session {
             },
         };
         let watch = (*method == method::WATCH_WATCH)
-            .then(|| WatchResponse::decode(first.as_slice()).expect("the first answer of a watch"))
+            .then(|| WatchResponse::decode(first.as_slice()).unwrap())
             .filter(|response| response.canceled)?;
         assert!(watch.created && watch.watch_id == -1, "{watch:?}");
         let (code, text) =
