@@ -30,6 +30,7 @@ pub mod rpc;
 pub mod server;
 pub mod services;
 pub mod setup;
+pub mod snapshot;
 pub mod socket;
 pub mod version;
 pub mod watch;

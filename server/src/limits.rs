@@ -185,6 +185,17 @@ pub const CATCH_UP_REVISIONS_MAX: i64 = 4_096;
 /// Bytes of events after which such a step ends at the next revision.
 pub const CATCH_UP_BYTES_TARGET: usize = 256 << 10;
 
+// --- Backups -----------------------------------------------------------------------------------------
+
+/// Backups being made at once; beyond, "too many requests". Each has a thread and pins files.
+pub const SNAPSHOTS_MAX: usize = 4;
+/// Bytes of one message of a backup; etcd's number.
+pub const SNAPSHOT_PIECE_BYTES: usize = 32 << 10;
+/// Such messages made ahead of the client.
+pub const SNAPSHOT_PIECES_QUEUED_MAX: usize = 16;
+/// Rows after which a restoration says how far it is.
+pub const RESTORE_PROGRESS_ROWS: u64 = 1_000_000;
+
 // --- Log and engine ----------------------------------------------------------------------------------
 
 /// Recent log entries kept in memory for followers.

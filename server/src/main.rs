@@ -5,6 +5,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use varve_disk::os::OsDisk;
@@ -12,6 +13,7 @@ use varve_server::config::{self, Config, ConfigError, Invocation, Note, help, to
 use varve_server::log::{self, LogOptions};
 use varve_server::metrics::Metrics;
 use varve_server::server::Server;
+use varve_server::snapshot::command::{self, CommandError};
 
 // Small objects of many sizes from many threads, made on one and freed on another.
 #[global_allocator]
@@ -33,6 +35,9 @@ fn main() -> ExitCode {
         std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     let mut notes = Vec::new();
     let own = arguments.get(1..).unwrap_or_default();
+    if command::is_snapshot(own) {
+        return run_snapshot(&own[1..], disk);
+    }
     match config::load(own, &environment, &disk, &mut notes) {
         Ok(Invocation::Print(text)) => {
             print(&text);
@@ -55,6 +60,24 @@ fn main() -> ExitCode {
             } else {
                 tracing::warn!(error = %error, "failed to verify flags");
             }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `varve snapshot ...`, see [`command`].
+fn run_snapshot(arguments: &[String], disk: OsDisk) -> ExitCode {
+    match command::run(arguments, Arc::new(disk)) {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(CommandError::Usage(message)) => {
+            eprintln!("{message}\n{}", command::USAGE);
+            ExitCode::from(EXIT_USAGE)
+        }
+        Err(CommandError::Failed(message)) => {
+            eprintln!("Error: {message}");
             ExitCode::FAILURE
         }
     }

@@ -127,6 +127,13 @@ pub(crate) fn apply(
     Ok(AlarmResponse { header: kv::header(state.revision), alarms: messages(&alarms) })
 }
 
+/// Raises an alarm that a backup tells of.
+pub(crate) fn restore(state: &mut State, alarm: Alarm) {
+    if state.alarms.insert(alarm) {
+        state.put_row(&row(alarm), Delta::Plus, &[schema::ROW_VERSION]);
+    }
+}
+
 fn messages(alarms: &[Alarm]) -> Vec<AlarmMember> {
     let message = |alarm: &Alarm| AlarmMember { member_id: alarm.member_id, alarm: alarm.kind };
     alarms.iter().map(message).collect()

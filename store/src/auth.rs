@@ -198,6 +198,52 @@ fn store_state(state: &mut State, is_enabled: bool, revision: u64) {
     (auth.is_enabled, auth.revision) = (is_enabled, revision);
 }
 
+/// Takes over what etcd has stored: roles first, then users, then the state.
+pub(crate) fn restore_role(state: &mut State, role: Role) -> Result<()> {
+    let name = restored_name(&role.name)?;
+    store_role(state, &name, role.key_permission);
+    Ok(())
+}
+
+/// See [`restore_role`].
+pub(crate) fn restore_user(state: &mut State, user: User) -> Result<()> {
+    let name = restored_name(&user.name)?;
+    let entry = UserEntry {
+        password: user.password,
+        has_no_password: user.options.is_some_and(|options| options.no_password),
+        roles: user.roles,
+        ..UserEntry::default()
+    };
+    store_user(state, &name, entry);
+    Ok(())
+}
+
+/// See [`restore_role`].
+pub(crate) fn restore_state(state: &mut State, is_enabled: bool, revision: u64) {
+    // No row is off at revision 1.
+    if (is_enabled, revision) != (false, 1) {
+        store_state(state, is_enabled, revision);
+    }
+}
+
+fn restored_name(name: &Bytes) -> Result<String> {
+    String::from_utf8(name.to_vec()).map_err(|_| Error::row(name, "a name in UTF-8", name))
+}
+
+/// The rows of users or roles as they are stored: names and messages.
+pub(crate) fn for_each_message(
+    snapshot: &Snapshot,
+    prefix: &[u8],
+    mut each: impl FnMut(&[u8], &[u8]),
+) -> Result<()> {
+    state::for_each_row(snapshot, prefix, |row, value| {
+        let message = value.strip_prefix(&[ROW_VERSION]);
+        let message = message.ok_or_else(|| Error::row(row, "version 1", value.first()))?;
+        each(&row[prefix.len()..], message);
+        Ok(())
+    })
+}
+
 fn decode_state(value: &[u8]) -> Result<(bool, u64)> {
     schema::decode_row(AUTH_ROW, value, |cursor| {
         let is_enabled = match cursor.take_u8("whether authentication is on")? {

@@ -37,7 +37,13 @@ const fn tables() -> [[u32; 256]; 8] {
 
 /// A checksum in the making.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Crc32c(u32);
+pub struct Crc32c(u32);
+
+impl Default for Crc32c {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Crc32c {
     /// Of no bytes.

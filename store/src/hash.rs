@@ -21,7 +21,7 @@ use varve_lsm::{Entry, KeyRange, Keyspace, Kind, Snapshot};
 
 use crate::crc32c::Crc32c;
 use crate::error::{Outcome, Result};
-use crate::{compact, schema};
+use crate::{compact, etcd_rows, schema};
 
 /// The hash of all keys at a revision, as `HashKV` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ fn add_versions(crc: &mut Crc32c, snapshot: &Snapshot, at: u64) -> Result<()> {
 }
 
 /// Whether a version is what its key is at revision `at`, and no deletion.
-fn is_kept(snapshot: &Snapshot, entry: &Entry, at: u64) -> Result<bool> {
+pub(crate) fn is_kept(snapshot: &Snapshot, entry: &Entry, at: u64) -> Result<bool> {
     if entry.kind == Kind::Delete {
         return Ok(false);
     }
@@ -104,17 +104,12 @@ fn is_kept(snapshot: &Snapshot, entry: &Entry, at: u64) -> Result<bool> {
 }
 
 fn add_version(crc: &mut Crc32c, entry: Entry, message: &mut BytesMut) -> Result<()> {
-    let (revision, kind) = (entry.revision, entry.kind);
-    let mut key = [0; 18];
-    key[..8].copy_from_slice(&revision.main.to_be_bytes());
-    key[8] = b'_';
-    key[9..17].copy_from_slice(&u64::from(revision.sub).to_be_bytes());
-    key[17] = b't';
-    let key_value = match kind {
+    let key = etcd_rows::version_key(entry.revision, entry.kind);
+    let key_value = match entry.kind {
         Kind::Put => schema::key_value(entry)?,
         Kind::Delete => KeyValue { key: entry.key, ..KeyValue::default() },
     };
-    crc.update(if kind == Kind::Delete { &key } else { &key[..17] });
+    crc.update(&key);
     message.clear();
     key_value.encode(message).expect("the buffer grows");
     crc.update(message);

@@ -117,6 +117,15 @@ pub(crate) fn detach(state: &mut State, id: LeaseId, key: &[u8]) {
     state.delete_row(&schema::lease_key_row(id, key));
 }
 
+/// Adds a lease that is not there.
+pub(crate) fn add(state: &mut State, id: LeaseId, ttl_seconds: i64) {
+    let lease = Lease { ttl_seconds, ..Lease::default() };
+    let replaced = state.leases.leases.insert(id, lease);
+    assert!(replaced.is_none(), "{id:?} was there");
+    let value = schema::encode_number(ttl_seconds.cast_unsigned());
+    state.put_row(&schema::lease_row(id), Delta::Plus, &value);
+}
+
 /// Applies a `LeaseGrant`; id and TTL are final.
 pub(crate) fn grant(
     state: &mut State,
@@ -132,9 +141,7 @@ pub(crate) fn grant(
         return Err(api::LEASE_EXIST.into());
     }
     let ttl_seconds = request.ttl;
-    state.leases.leases.insert(id, Lease { ttl_seconds, keys: BTreeSet::new() });
-    let value = schema::encode_number(ttl_seconds.cast_unsigned());
-    state.put_row(&schema::lease_row(id), Delta::Plus, &value);
+    add(state, id, ttl_seconds);
     changes.push(LeaseChange::Granted { id, ttl_seconds });
     Ok(LeaseGrantResponse {
         header: kv::header(state.revision),

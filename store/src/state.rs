@@ -50,6 +50,14 @@ pub(crate) struct State {
 impl State {
     /// Founds an empty engine, see [`crate::Store::open`].
     pub fn found(writer: Writer, founding: &Founding) -> Result<Self> {
+        let mut state = Self::begin_founding(writer, founding);
+        state.commit()?;
+        state.writer.freeze()?;
+        Ok(state)
+    }
+
+    /// As [`State::found`], without the commit: the first entry is under way.
+    pub fn begin_founding(writer: Writer, founding: &Founding) -> Self {
         let mut state = Self {
             writer,
             revision: 1,
@@ -69,9 +77,7 @@ impl State {
         for member in &founding.members {
             member::store(&mut state, member.clone());
         }
-        state.commit()?;
-        state.writer.freeze()?;
-        Ok(state)
+        state
     }
 
     /// Reads everything back from the engine.

@@ -19,6 +19,7 @@ use varve_lsm::{Db, Keyspace};
 use crate::alarm::{self, Alarm};
 use crate::auth::Auth;
 use crate::error::{Error, Failure, Outcome, Result as FatalResult};
+use crate::export::Export;
 use crate::hash::{self, KvHash};
 use crate::history::Events;
 use crate::lease::{LeaseId, LeaseInfo};
@@ -162,6 +163,12 @@ impl View {
     /// The hash of all that is replicated, users' keys and everything else. Reads everything.
     pub fn hash(&self) -> Result<KvHash, Status> {
         Ok(hash::hash_all(&self.db.snapshot())?)
+    }
+
+    /// All that is replicated, pinned, to be written out in etcd's rows. `release` is what the
+    /// cluster passes for while no downgrade is under way.
+    pub fn export(&self, release: Release) -> Result<Export, Status> {
+        Ok(Export::new(&self.db, release)?)
     }
 
     /// What `key` was before the change at `mod_revision`: a watcher's `prev_kv`. `None` when it

@@ -12,7 +12,6 @@ pub const NOT_YET: &[Method] = &[
     method::CLUSTER_MEMBER_REMOVE,
     method::CLUSTER_MEMBER_UPDATE,
     method::CLUSTER_MEMBER_PROMOTE,
-    method::MAINTENANCE_SNAPSHOT,
     method::MAINTENANCE_MOVE_LEADER,
 ];
 

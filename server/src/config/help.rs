@@ -13,6 +13,9 @@ Usage:
   varve [flags]
     Start a server.
 
+  varve snapshot restore | status
+    Make a data directory from a backup, or look at one; `varve snapshot --help`.
+
   varve --version
     Print the versions.
 

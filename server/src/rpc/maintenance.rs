@@ -1,21 +1,25 @@
-//! `etcdserverpb.Maintenance`: Status, Alarm, Defragment, Hash, HashKV, Downgrade. The rest is
-//! elsewhere or not supported yet.
+//! `etcdserverpb.Maintenance`: Status, Alarm, Defragment, Hash, HashKV, Snapshot, Downgrade. The
+//! rest is elsewhere or not supported yet.
 //!
 //! Hashes read everything, so they are computed on the read pool.
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use varve_api::etcdserverpb::downgrade_request::DowngradeAction;
 use varve_api::etcdserverpb::{
     DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest, DowngradeResponse,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
 };
 use varve_api::{Code, Status, error, method};
 use varve_store::{Alarm, CommandKind, Downgrade, Release, Reply};
 
 use super::kv::unexpected;
-use crate::grpc::{Encoded, Router};
+use crate::grpc::{Encoded, Outgoing, Router};
+use crate::limits;
 use crate::services::Services;
-use crate::version::{ETCD_VERSION, cluster_release};
+use crate::snapshot::save::{self, Piece};
+use crate::version::{ETCD_VERSION, RELEASE, cluster_release};
 
 /// Registers the service.
 pub fn register(router: &mut Router, services: &Services) {
@@ -31,6 +35,10 @@ pub fn register(router: &mut Router, services: &Services) {
     router.unary(&method::MAINTENANCE_DOWNGRADE, move |_, request| downgrade(s.clone(), request));
     let s = services.clone();
     router.unary(&method::MAINTENANCE_HASH_KV, move |_, request| hash_kv(s.clone(), request));
+    let s = services.clone();
+    router.server_stream(&method::MAINTENANCE_SNAPSHOT, move |_, request, outgoing| {
+        snapshot(s.clone(), request, outgoing)
+    });
 }
 
 async fn status(services: Services, _: StatusRequest) -> Result<StatusResponse, Status> {
@@ -108,6 +116,30 @@ async fn hash_kv(services: Services, request: HashKvRequest) -> Result<HashKvRes
         compact_revision: hash.compact_revision,
         hash_revision: hash.hash_revision,
     })
+}
+
+/// What is committed here, as a database of etcd's and its SHA-256.
+async fn snapshot(
+    services: Services,
+    _: SnapshotRequest,
+    outgoing: Outgoing,
+) -> Result<(), Status> {
+    static UNDER_WAY: Semaphore = Semaphore::const_new(limits::SNAPSHOTS_MAX);
+    let _place = UNDER_WAY.try_acquire().map_err(|_| error::TOO_MANY_REQUESTS)?;
+    let export = services.view.export(RELEASE)?;
+    let version = export.storage_version();
+    let started = save::start(export);
+    let mut pieces = started.map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+    while let Some(piece) = pieces.recv().await {
+        let Piece { remaining_bytes, blob } = piece?;
+        // As etcd's, without a header.
+        let response =
+            SnapshotResponse { header: None, remaining_bytes, blob, version: version.clone() };
+        if outgoing.send(Encoded::message(&response)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Tells whether a downgrade is possible, begins it, or ends it. The answer has the version that the
