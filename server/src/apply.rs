@@ -17,19 +17,20 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use varve_api::error::Status;
 use varve_raftnode::{Applied, Committed, Index};
-use varve_store::{AlarmChange, LeaseChange, Reply, RequestId, Store};
+use varve_store::{AlarmChange, LeaseChange, LeaseId, Reply, RequestId, Store};
 
 use crate::auth::Authenticator;
 use crate::background::Background;
 use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::lease::Lessor;
+use crate::lease::{Known, Lessor};
 use crate::limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
@@ -109,6 +110,8 @@ pub struct ApplyThread {
     pub metrics: Arc<Metrics>,
     /// Entries after which the memtable is made durable even if it is not full.
     pub snapshot_count: u64,
+    /// An entry that takes longer is logged.
+    pub warning_duration: Duration,
 }
 
 /// A read that waits for an index. Ordered so that the heap's top is the smallest index.
@@ -186,6 +189,16 @@ impl ApplyThread {
         Ok(())
     }
 
+    /// etcd's line for a request; here it is an entry with all requests in it.
+    fn warn_if_slow(&self, index: Index, requests: usize, took: Duration) {
+        if took > self.warning_duration {
+            self.metrics.slow_apply.inc();
+            let request = format!("entry {} with {requests} requests", index.0);
+            let expected_duration = self.warning_duration;
+            tracing::warn!(?took, ?expected_duration, %request, "apply request took too long");
+        }
+    }
+
     /// The next input; `None` when the Raft thread has hung up. While a socket thread has events
     /// to catch up with and does not know it yet, it is told as soon as it has room.
     fn next(&self, outbox: &mut Outbox) -> Option<ApplyInput> {
@@ -211,7 +224,9 @@ impl ApplyThread {
             if self.store.is_writer_ahead() {
                 self.background.wait_for_flush(|| self.store.is_writer_ahead());
             }
+            let started = Instant::now();
             let applied = self.store.apply(entry.index.0, entry.term.0, &entry.payload)?;
+            self.warn_if_slow(entry.index, applied.replies.len(), started.elapsed());
             events.extend(applied.events);
             for (id, reply) in applied.replies {
                 self.reply(outbox, id.0, ToWorker::Reply(id, reply));
@@ -221,6 +236,9 @@ impl ApplyThread {
                     LeaseChange::Granted { id, ttl_seconds } => {
                         self.metrics.lease_granted.inc();
                         self.lessor.granted(id.0, ttl_seconds);
+                    }
+                    LeaseChange::Checkpointed { id, left_seconds } => {
+                        self.lessor.checkpointed(id.0, left_seconds);
                     }
                     LeaseChange::Revoked { id } => {
                         self.metrics.lease_revoked.inc();
@@ -343,7 +361,13 @@ impl ApplyThread {
     }
 }
 
-/// The state machine's leases, for the lessor: id and seconds to live.
-pub fn leases(store: &Store) -> Result<Vec<(i64, i64)>, Error> {
-    Ok(store.view().leases()?.into_iter().map(|(id, ttl)| (id.0, ttl)).collect())
+/// The state machine's leases, for the lessor.
+pub fn leases(store: &Store) -> Result<Vec<Known>, Error> {
+    let view = store.view();
+    let left: HashMap<_, _> = view.lease_checkpoints()?.into_iter().collect();
+    let known = |(id, ttl): (LeaseId, i64)| {
+        let left = left.get(&id).copied().unwrap_or(ttl);
+        Known { id: id.0, ttl, left }
+    };
+    Ok(view.leases()?.into_iter().map(known).collect())
 }

@@ -3,7 +3,13 @@
 //!
 //! A lease that ran out is not gone: its revocation is proposed, and it is gone everywhere when
 //! that is applied. A new leader starts every lease afresh with its full time, so no lease ends
-//! early because leadership moved (etcd's rule).
+//! early because leadership moved; many that would end together are spread out (etcd's rules).
+//!
+//! With checkpoints (`--feature-gates=LeaseCheckpoint=true`) the leader has agreed upon, every few
+//! minutes, what long leases have left, and a new one starts them with that. A renewal must take
+//! the checkpoint back before it is told, else a new leader would end the lease early: so who renews
+//! such a lease is told to ask again, and [`Lessor::taken_back`] says that there is something to
+//! propose.
 //!
 //! Invariants:
 //! - The clock runs in at most one term, that in which this member leads. It is started only after
@@ -13,19 +19,38 @@
 //!   its deadline. A renewal leaves it where it is; it is moved when it comes up. So a renewal
 //!   costs one look-up. Entries that do not count are fewer than those that do, or few.
 //! - Nothing expires, and nothing is renewed, while the clock does not run.
-//!
-//! What it does not do: checkpoints of the remaining time (a later issue).
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::limits;
 
 /// Times all leases; shared by the apply thread (which leases there are), the socket threads
 /// (renewals) and the expiry loop.
 #[derive(Default)]
 pub struct Lessor {
     state: Mutex<State>,
+    /// A checkpoint is to be taken back.
+    taken_back: Notify,
+    /// Time between two checkpoints of a lease; none are made without.
+    checkpoint_interval: Option<Duration>,
+    /// What a new leader gives every lease on top, since nobody could renew it meanwhile.
+    grace: Duration,
+}
+
+/// A lease as the state machine knows it; times in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its id.
+    pub id: i64,
+    /// Its granted time to live.
+    pub ttl: i64,
+    /// What a new leader starts it with: the last checkpoint, or the whole time.
+    pub left: i64,
 }
 
 #[derive(Default)]
@@ -34,10 +59,20 @@ struct State {
     term: Option<u64>,
     leases: HashMap<i64, Lease>,
     deadlines: BinaryHeap<Reverse<(Instant, i64)>>,
+    /// When to make checkpoints. Entries of leases that are gone are left over.
+    checkpoints: BinaryHeap<Reverse<(Instant, i64)>>,
+    /// Leases whose checkpoints are to be taken back.
+    renewed: Vec<i64>,
 }
 
 struct Lease {
     ttl: Duration,
+    /// What a new leader starts it with.
+    left: Duration,
+    /// A checkpoint is on its way through consensus.
+    is_proposed: bool,
+    /// It is in `renewed`, or that is on its way through consensus.
+    is_taken_back: Option<Instant>,
     deadline: Instant,
     /// Its entry in `deadlines`; others with its id are left over.
     queued: Instant,
@@ -50,7 +85,8 @@ struct Lease {
 pub enum Answer {
     /// It lives, and has so many seconds left.
     Seconds(i64),
-    /// This member does not lead, or not yet with all that it must know: ask again.
+    /// This member does not lead, or not yet with all that it must know, or has something to agree
+    /// upon first: ask again.
     NotLeading,
     /// The leader knows no such lease, or its time is over. Only the state machine can tell
     /// whether it is gone for good.
@@ -86,35 +122,56 @@ pub struct Expired {
     pub leases: Vec<i64>,
 }
 
-/// After this time without effect, a revocation is proposed again.
-const REVOKE_RETRY: Duration = Duration::from_secs(3);
+/// Checkpoints to propose, and the term in which that was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// Only the leader of this term may propose them.
+    pub term: u64,
+    /// Ids and seconds left; 0 for the whole time.
+    pub leases: Vec<(i64, i64)>,
+}
+
+/// After this time without effect, a revocation or the end of a checkpoint is proposed again.
+const PROPOSE_RETRY: Duration = Duration::from_secs(3);
 /// Entries that do not count are swept out when they are this many more than the others.
 const STALE_ENTRIES_MAX: usize = 1_024;
 /// Longest time to live: far beyond etcd's limit (9,000,000,000 s), and clocks can still add it.
 const TTL_MAX: Duration = Duration::from_secs(1 << 40);
 
 impl Lessor {
-    /// A lessor that knows these leases (id, seconds to live) and does not lead.
-    pub fn new(leases: &[(i64, i64)]) -> Self {
-        let lessor = Self::default();
-        lessor.reset(leases);
-        lessor
+    /// A lessor that knows no leases and does not lead. See [`Lessor`] for the two times.
+    pub fn new(checkpoint_interval: Option<Duration>, grace: Duration) -> Self {
+        Self { checkpoint_interval, grace, ..Self::default() }
     }
 
     /// Forgets all and starts with these.
-    pub fn reset(&self, leases: &[(i64, i64)]) {
+    pub fn reset(&self, leases: &[Known]) {
         let mut state = self.lock();
-        state.leases.clear();
-        state.deadlines.clear();
+        let term = state.term;
+        *state = State { term, ..State::default() };
         let now = Instant::now();
-        for (id, ttl_seconds) in leases {
-            state.start(*id, ttl(*ttl_seconds), now);
+        for lease in leases {
+            state.start(lease.id, ttl(lease.ttl), ttl(lease.left), now);
         }
     }
 
     /// A lease was granted.
     pub fn granted(&self, id: i64, ttl_seconds: i64) {
-        self.lock().start(id, ttl(ttl_seconds), Instant::now());
+        let mut state = self.lock();
+        let (ttl, now) = (ttl(ttl_seconds), Instant::now());
+        state.start(id, ttl, ttl, now);
+        if let Some(interval) = self.checkpoint_interval {
+            state.schedule_checkpoint(id, ttl, now, interval);
+        }
+    }
+
+    /// A lease was checkpointed, or its checkpoint taken back.
+    pub fn checkpointed(&self, id: i64, left_seconds: i64) {
+        if let Some(lease) = self.lock().leases.get_mut(&id) {
+            lease.left = ttl(left_seconds).min(lease.ttl);
+            lease.is_taken_back = None;
+            lease.is_proposed = false;
+        }
     }
 
     /// A lease was revoked.
@@ -123,14 +180,11 @@ impl Lessor {
     }
 
     /// This member leads in `term` and has applied what came before it; or, with `None`, it leads
-    /// no more. A new term starts every lease afresh.
+    /// no more. A new term starts every lease afresh, or with what its checkpoint left it.
     pub fn lead(&self, term: Option<u64>) {
         let mut state = self.lock();
         if term.is_some() && term != state.term {
-            let now = Instant::now();
-            state.deadlines.clear();
-            let leases: Vec<_> = state.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect();
-            leases.into_iter().for_each(|(id, ttl)| state.start(id, ttl, now));
+            state.start_all(Instant::now() + self.grace, self.checkpoint_interval);
         }
         state.term = term;
     }
@@ -142,13 +196,57 @@ impl Lessor {
             return Answer::NotLeading;
         }
         let now = Instant::now();
-        match state.leases.get_mut(&id) {
-            Some(lease) if lease.deadline > now => {
-                lease.deadline = now + lease.ttl;
-                Answer::Seconds(lease.ttl.as_secs() as i64)
-            }
-            _ => Answer::NotAlive,
+        let Some(lease) = state.leases.get_mut(&id).filter(|lease| lease.deadline > now) else {
+            return Answer::NotAlive;
+        };
+        // In any case, so that it does not end while its checkpoint is taken back.
+        lease.deadline = now + lease.ttl;
+        if lease.left >= lease.ttl && !lease.is_proposed {
+            return Answer::Seconds(lease.ttl.as_secs() as i64);
         }
+        if lease.is_taken_back.is_none_or(|since| since + PROPOSE_RETRY <= now) {
+            lease.is_taken_back = Some(now);
+            state.renewed.push(id);
+            self.taken_back.notify_one();
+        }
+        Answer::NotLeading
+    }
+
+    /// Returns when a checkpoint is to be taken back.
+    pub async fn taken_back(&self) {
+        self.taken_back.notified().await;
+    }
+
+    /// At most `count_max` checkpoints that must be proposed now, as ids and seconds left; 0 takes a
+    /// checkpoint back. None unless leading.
+    pub fn due_checkpoints(&self, count_max: usize) -> Checkpoints {
+        let mut state = self.lock();
+        let Some(term) = state.term else { return Checkpoints::default() };
+        let now = Instant::now();
+        let renewed = state.renewed.len().min(count_max);
+        let mut leases: Vec<_> = state.renewed.drain(..renewed).map(|id| (id, 0)).collect();
+        let interval = self.checkpoint_interval.unwrap_or_default();
+        while leases.len() < count_max {
+            match state.checkpoints.peek() {
+                Some(Reverse((due, _))) if *due <= now => {}
+                _ => break,
+            }
+            let Some(Reverse((_, id))) = state.checkpoints.pop() else { break };
+            let Some(lease) = state.leases.get_mut(&id) else { continue };
+            let left = lease.left(now);
+            // Rounded up, so that no lease ends early.
+            let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+            if seconds > 0 {
+                let ttl = lease.ttl;
+                if seconds < ttl.as_secs() {
+                    // Not agreed upon yet, but a renewal must come behind it.
+                    lease.is_proposed = true;
+                    leases.push((id, seconds.cast_signed()));
+                }
+                state.schedule_checkpoint(id, ttl, now, interval);
+            }
+        }
+        Checkpoints { term, leases }
     }
 
     /// Whole seconds that a lease has left; 0 while its revocation is under way.
@@ -187,11 +285,11 @@ impl Lessor {
                 // Renewed since: look again then.
                 lease.deadline
             } else {
-                if lease.proposed.is_none_or(|proposed| proposed + REVOKE_RETRY <= now) {
+                if lease.proposed.is_none_or(|proposed| proposed + PROPOSE_RETRY <= now) {
                     lease.proposed = Some(now);
                     expired.leases.push(id);
                 }
-                now + REVOKE_RETRY
+                now + PROPOSE_RETRY
             };
             lease.queued = next;
             state.deadlines.push(Reverse((next, id)));
@@ -205,18 +303,71 @@ impl Lessor {
 }
 
 impl State {
-    fn start(&mut self, id: i64, ttl: Duration, now: Instant) {
-        let deadline = now + ttl;
-        self.leases.insert(id, Lease { ttl, deadline, queued: deadline, proposed: None });
+    /// Starts a lease with its whole time, or with what a checkpoint left it.
+    fn start(&mut self, id: i64, ttl: Duration, left: Duration, now: Instant) {
+        let left = left.min(ttl);
+        let deadline = now + left;
+        let lease = Lease {
+            ttl,
+            left,
+            is_proposed: false,
+            is_taken_back: None,
+            deadline,
+            queued: deadline,
+            proposed: None,
+        };
+        self.leases.insert(id, lease);
         self.deadlines.push(Reverse((deadline, id)));
         if self.deadlines.len() > 2 * self.leases.len() + STALE_ENTRIES_MAX {
             let counting = self.leases.iter().map(|(id, lease)| Reverse((lease.queued, *id)));
             self.deadlines = counting.collect();
         }
     }
+
+    /// A new leader's start of all leases at `now`. Where more would end in a second than can be
+    /// revoked without hurting others, the later ones are given more time.
+    fn start_all(&mut self, now: Instant, checkpoint_interval: Option<Duration>) {
+        self.deadlines.clear();
+        self.checkpoints.clear();
+        self.renewed.clear();
+        let times = self.leases.iter().map(|(id, lease)| (lease.left, *id, lease.ttl));
+        let mut leases: Vec<_> = times.collect();
+        leases.sort_unstable();
+        let gap = match leases.len() > limits::LEASES_SPREAD_MIN {
+            true => Duration::from_secs(1) / limits::LEASES_ENDING_PER_SECOND,
+            false => Duration::ZERO,
+        };
+        let mut free_at = now;
+        for (left, id, ttl) in leases {
+            let deadline = free_at.max(now + left);
+            free_at = deadline + gap;
+            self.start(id, ttl, left, now);
+            if let Some(lease) = self.leases.get_mut(&id) {
+                // Its entry comes up before, and is moved then.
+                lease.deadline = deadline;
+            }
+            if let Some(interval) = checkpoint_interval {
+                self.schedule_checkpoint(id, ttl, now, interval);
+            }
+        }
+    }
+
+    /// Short leases have no checkpoints.
+    fn schedule_checkpoint(&mut self, id: i64, ttl: Duration, now: Instant, interval: Duration) {
+        if ttl <= interval {
+            return;
+        }
+        self.checkpoints.push(Reverse((now + interval, id)));
+        if self.checkpoints.len() > 2 * self.leases.len() + STALE_ENTRIES_MAX {
+            let mut seen = HashSet::new();
+            let leases = &self.leases;
+            self.checkpoints.retain(|Reverse((_, id))| leases.contains_key(id) && seen.insert(*id));
+        }
+    }
 }
 
 impl Lease {
+    /// What it has left of its time.
     fn left(&self, now: Instant) -> Duration {
         self.deadline.saturating_duration_since(now)
     }
@@ -230,13 +381,20 @@ fn ttl(seconds: i64) -> Duration {
 mod tests {
     use super::*;
 
+    fn lessor(leases: &[(i64, i64)]) -> Lessor {
+        let lessor = Lessor::default();
+        let known = leases.iter().map(|(id, ttl)| Known { id: *id, ttl: *ttl, left: *ttl });
+        lessor.reset(&known.collect::<Vec<_>>());
+        lessor
+    }
+
     fn none() -> Vec<i64> {
         Vec::new()
     }
 
     #[test]
     fn only_a_leader_expires_leases_and_each_once() {
-        let lessor = Lessor::new(&[(7, 0), (8, 3600)]);
+        let lessor = lessor(&[(7, 0), (8, 3600)]);
         assert_eq!(lessor.expired(10).leases, none());
         lessor.lead(Some(3));
         assert_eq!(lessor.expired(10), Expired { term: 3, leases: vec![7] });
@@ -253,7 +411,7 @@ mod tests {
     #[test]
     fn who_does_not_lead_says_nothing_about_a_lease() {
         // Its time is over here, since renewals went to the leader: that means nothing.
-        let lessor = Lessor::new(&[(1, 0), (2, 1000)]);
+        let lessor = lessor(&[(1, 0), (2, 1000)]);
         for id in [1, 2, 3] {
             assert_eq!(lessor.renew(id), Answer::NotLeading);
             assert_eq!(lessor.remaining(id), Answer::NotLeading);
@@ -262,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_new_leader_starts_every_lease_afresh() {
-        let lessor = Lessor::new(&[]);
+        let lessor = lessor(&[]);
         lessor.granted(1, 1000);
         for term in [4, 6] {
             lessor.lock().leases.get_mut(&1).expect("granted").deadline = Instant::now();
@@ -278,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_renewed_lease_does_not_expire_at_its_first_deadline() {
-        let lessor = Lessor::new(&[]);
+        let lessor = lessor(&[]);
         lessor.lead(Some(1));
         lessor.granted(1, 1000);
         {
@@ -295,8 +453,8 @@ mod tests {
     #[test]
     fn a_storm_is_worked_off_in_rounds_and_each_lease_named_once() {
         let leases: Vec<(i64, i64)> = (0..1000).map(|id| (id, 0)).collect();
-        let lessor = Lessor::new(&leases);
-        lessor.lead(Some(1));
+        let lessor = lessor(&leases);
+        lessor.lock().term = Some(1);
         let mut named = Vec::new();
         for _ in 0..4 {
             let round = lessor.expired(300).leases;
@@ -310,13 +468,104 @@ mod tests {
 
     #[test]
     fn leases_that_come_and_go_leave_no_deadlines_behind() {
-        let lessor = Lessor::new(&[]);
+        let lessor = lessor(&[]);
         for _ in 0..100_000 {
             lessor.granted(5, 9_000_000_000);
             lessor.revoked(5);
         }
         lessor.granted(5, i64::MAX);
         let entries = lessor.lock().deadlines.len();
+        assert!(entries <= STALE_ENTRIES_MAX + 4, "{entries}");
+    }
+
+    #[test]
+    fn a_new_leader_spreads_what_would_end_together_and_ends_nothing_early() {
+        let count = 4 * limits::LEASES_ENDING_PER_SECOND as i64;
+        let leases: Vec<(i64, i64)> = (0..count).map(|id| (id, 10 + id % 2)).collect();
+        let lessor = lessor(&leases);
+        let before = Instant::now();
+        lessor.lead(Some(1));
+        let state = lessor.lock();
+        let mut ends: Vec<Duration> = Vec::new();
+        for (id, ttl) in &leases {
+            let lease = &state.leases[id];
+            let end = lease.deadline - before;
+            assert!(end >= Duration::from_secs(*ttl as u64), "{id} ends early");
+            assert!(lease.queued <= lease.deadline);
+            ends.push(end);
+        }
+        ends.sort_unstable();
+        let per_second = limits::LEASES_ENDING_PER_SECOND as usize;
+        for window in ends.windows(per_second + 1) {
+            let took = window[per_second] - window[0];
+            assert!(took >= Duration::from_millis(999), "{took:?}");
+        }
+        // Not later than needed: four seconds' worth of leases.
+        assert!(ends[ends.len() - 1] < Duration::from_secs(10 + 4 + 2));
+    }
+
+    const INTERVAL: Duration = Duration::from_secs(300);
+
+    /// Makes all scheduled checkpoints due, with the leases so far through their time.
+    fn let_pass(lessor: &Lessor, time: Duration) {
+        let mut state = lessor.lock();
+        let all: Vec<_> = state.checkpoints.drain().collect();
+        let earlier = all.into_iter().map(|Reverse((due, id))| Reverse((due - time, id)));
+        state.checkpoints = earlier.collect();
+        state.leases.values_mut().for_each(|lease| lease.deadline -= time);
+    }
+
+    #[test]
+    fn long_leases_are_checkpointed_and_a_new_leader_goes_on_from_there() {
+        let lessor = Lessor::new(Some(INTERVAL), Duration::ZERO);
+        lessor.lead(Some(4));
+        for (id, ttl) in [(1, 1000), (2, 300), (3, 1000)] {
+            lessor.granted(id, ttl);
+        }
+        assert_eq!(lessor.due_checkpoints(10).leases, []);
+        let_pass(&lessor, INTERVAL);
+        let Checkpoints { term, mut leases } = lessor.due_checkpoints(10);
+        leases.sort_unstable();
+        assert_eq!((term, leases), (4, vec![(1, 700), (3, 700)]));
+        assert_eq!(lessor.due_checkpoints(10).leases, [], "not twice in an interval");
+        assert_eq!(lessor.renew(1), Answer::NotLeading, "the proposal may still be agreed upon");
+        lessor.checkpointed(1, 700);
+        lessor.checkpointed(1, 1000);
+        assert_eq!(lessor.renew(1), Answer::Seconds(1000));
+        lessor.checkpointed(1, 700);
+        lessor.lead(None);
+        let_pass(&lessor, INTERVAL);
+        assert_eq!(lessor.due_checkpoints(10).leases, [], "only the leader");
+        lessor.lead(Some(5));
+        let Answer::Seconds(seconds) = lessor.remaining(1) else { panic!("it leads") };
+        assert!((698..=700).contains(&seconds), "{seconds}");
+        let Answer::Seconds(seconds) = lessor.remaining(3) else { panic!("it leads") };
+        assert!(seconds >= 998, "without a checkpoint it starts afresh: {seconds}");
+    }
+
+    #[test]
+    fn a_renewal_is_told_when_its_checkpoint_is_taken_back() {
+        let lessor = Lessor::new(None, Duration::ZERO);
+        lessor.reset(&[Known { id: 1, ttl: 1000, left: 400 }]);
+        lessor.lead(Some(4));
+        assert_eq!(lessor.renew(1), Answer::NotLeading);
+        assert_eq!(lessor.renew(1), Answer::NotLeading, "it is under way");
+        let Answer::Seconds(seconds) = lessor.remaining(1) else { panic!("it leads") };
+        assert!(seconds >= 998, "it does not end meanwhile: {seconds}");
+        assert_eq!(lessor.due_checkpoints(10), Checkpoints { term: 4, leases: vec![(1, 0)] });
+        assert_eq!(lessor.due_checkpoints(10).leases, []);
+        lessor.checkpointed(1, 1000);
+        assert_eq!(lessor.renew(1), Answer::Seconds(1000));
+    }
+
+    #[test]
+    fn checkpoints_of_leases_that_come_and_go_leave_nothing_behind() {
+        let lessor = Lessor::new(Some(INTERVAL), Duration::ZERO);
+        for _ in 0..100_000 {
+            lessor.granted(5, 1000);
+            lessor.revoked(5);
+        }
+        let entries = lessor.lock().checkpoints.len();
         assert!(entries <= STALE_ENTRIES_MAX + 4, "{entries}");
     }
 }

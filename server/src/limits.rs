@@ -154,6 +154,14 @@ pub const APPEND_BYTES_MAX: u64 = 1 << 20;
 pub const APPENDS_IN_FLIGHT_MAX: usize = 256;
 /// Expired leases whose revocation is proposed per round of half a second; etcd's rate.
 pub const LEASE_REVOKES_PER_ROUND: usize = 500;
+/// Leases that a new leader lets end in a second; etcd's: three quarters of the rate above.
+pub const LEASES_ENDING_PER_SECOND: u32 = 750;
+/// With no more leases than this, their ends are not spread out; etcd's number.
+pub const LEASES_SPREAD_MIN: usize = 1_000;
+/// Time between two checkpoints of a lease; etcd's.
+pub const LEASE_CHECKPOINT_INTERVAL: Duration = Duration::from_secs(300);
+/// Leases in one proposal of checkpoints; etcd's number.
+pub const LEASE_CHECKPOINTS_MAX: usize = 1_000;
 /// How long a stopping leader waits for its successor.
 pub const LEADER_TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it then stays, for what others have sent to it before they heard of the successor.

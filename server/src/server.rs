@@ -118,7 +118,7 @@ impl Server {
             view: recovered.store.view(),
             db: recovered.db.clone(),
             disk,
-            lessor: Arc::new(Lessor::new(&leases(&recovered.store)?)),
+            lessor: Arc::new(lessor(&setup, &recovered.store)?),
             metrics,
             background: Arc::default(),
             boot_nonce: BootNonce(random::u64() as u16),
@@ -299,6 +299,7 @@ fn start_consensus(
         background: Arc::clone(&shared.background),
         metrics: Arc::clone(&shared.metrics),
         snapshot_count: setup.snapshot_count,
+        warning_duration: setup.warning_apply_duration,
     };
     thread("apply", move || {
         if let Err(error) = apply_thread.run() {
@@ -402,6 +403,7 @@ fn start_workers(
             tokio::task::spawn_local(tell_progress(services.hub.clone(), setup.progress_interval));
             if let Some((publish, ready)) = first {
                 tokio::task::spawn_local(expire_leases(services.clone()));
+                tokio::task::spawn_local(checkpoint_leases(services.clone()));
                 tokio::task::spawn_local(compactor::run(services.clone(), setup.auto_compaction));
                 spawn_corruption_checks(&services, setup.corruption);
                 let checks = setup.corruption.at_start;
@@ -443,6 +445,13 @@ async fn publish(services: Services, publish: MemberPublish, checks: bool, ready
     let _ = ready.send(());
 }
 
+fn lessor(setup: &Setup, store: &Store) -> Result<Lessor, Error> {
+    let election_timeout = setup.tick * setup.election_ticks as u32;
+    let lessor = Lessor::new(setup.lease_checkpoint_interval, election_timeout);
+    lessor.reset(&leases(store)?);
+    Ok(lessor)
+}
+
 /// Proposes the revocation of leases whose time is over. Only the leader's lessor names any.
 async fn expire_leases(services: Services) {
     let mut round = tokio::time::interval(limits::LEASE_ROUND);
@@ -460,6 +469,26 @@ async fn expire_leases(services: Services) {
                     tracing::warn!(lease_id = %format!("{lease:016x}"), error = %status, "failed to revoke lease");
                 }
             });
+        }
+    }
+}
+
+/// Proposes checkpoints of leases that are due, and the end of those of leases that are renewed: at
+/// once, since the renewal waits.
+async fn checkpoint_leases(services: Services) {
+    let mut round = tokio::time::interval(limits::LEASE_ROUND);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = round.tick() => {}
+            () = services.lessor.taken_back() => {}
+        }
+        let due = services.lessor.due_checkpoints(limits::LEASE_CHECKPOINTS_MAX);
+        if due.leases.is_empty() {
+            continue;
+        }
+        if let Err(status) = rpc::lease::checkpoint(&services, due.term, due.leases).await {
+            tracing::warn!(error = %status, "failed to checkpoint leases");
         }
     }
 }
@@ -486,6 +515,7 @@ fn observe(shared: &Shared, setup: &Setup) {
         metrics.leader_changes_seen.inc_by(cluster.leader_changes().saturating_sub(seen));
         metrics.db_total_bytes.set((sizes.disk_bytes + sizes.memtable_bytes) as i64);
         metrics.db_in_use_bytes.set((sizes.live_bytes + sizes.memtable_bytes) as i64);
+        metrics.auth_revision.set(view.auth().revision() as i64);
         metrics.current_revision.set(view.revision());
         metrics.compact_revision.set(view.compacted());
     });

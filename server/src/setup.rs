@@ -43,6 +43,8 @@ pub struct Setup {
     pub pre_vote: bool,
     /// `--snapshot-count`.
     pub snapshot_count: u64,
+    /// `--warning-apply-duration`.
+    pub warning_apply_duration: Duration,
     /// `--snapshot-catchup-entries`.
     pub snapshot_catchup_entries: u64,
     /// `--experimental-varve-log-backend`.
@@ -57,6 +59,9 @@ pub struct Setup {
     pub connections: ConnectionOptions,
     /// `--cors`, `--host-whitelist`.
     pub access: Access,
+    /// Time between two checkpoints of a lease; none are made without. With the feature gate
+    /// `LeaseCheckpoint`.
+    pub lease_checkpoint_interval: Option<Duration>,
     /// Number of socket threads.
     pub socket_threads: usize,
     /// `--auto-compaction-mode`, `--auto-compaction-retention`.

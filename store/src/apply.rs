@@ -16,8 +16,8 @@ use bytes::Bytes;
 use prost::Message;
 use varve_api::etcdserverpb::{
     AlarmRequest, AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest,
-    DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest,
-    LeaseRevokeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
+    DeleteRangeResponse, LeaseCheckpointRequest, LeaseGrantRequest, LeaseGrantResponse,
+    LeaseRevokeRequest, LeaseRevokeResponse, PutRequest, PutResponse, TxnResponse,
 };
 use varve_api::mvccpb::Event;
 use varve_api::{Code, Status};
@@ -86,6 +86,8 @@ pub enum Reply {
     Auth(AuthReply),
     /// To a `Downgrade`.
     Downgraded,
+    /// To a `LeaseCheckpoint`.
+    LeaseCheckpointed,
 }
 
 impl Store {
@@ -189,7 +191,7 @@ impl Store {
                 Reply::DeleteRange(delete_range(state, &request, &mut applied.events)?)
             }
             CommandKind::Txn => {
-                let request: TxnRequest = decode(body)?;
+                let request = txn::decode(body).map_err(Status::from)?;
                 if quota::txn_bytes(&request) > 0 {
                     alarm::admit_growth(&state.alarms)?;
                 }
@@ -228,6 +230,11 @@ impl Store {
             CommandKind::Downgrade => {
                 version::apply(state, &body)?;
                 Reply::Downgraded
+            }
+            CommandKind::LeaseCheckpoint => {
+                let request: LeaseCheckpointRequest = decode(body)?;
+                lease::checkpoint(state, &request, &mut applied.leases);
+                Reply::LeaseCheckpointed
             }
             CommandKind::Alarm => {
                 let request: AlarmRequest = decode(body)?;

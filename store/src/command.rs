@@ -43,10 +43,12 @@ pub enum CommandKind {
     Auth = 9,
     /// [`crate::Downgrade`].
     Downgrade = 10,
+    /// `etcdserverpb.LeaseCheckpointRequest`: what leases have left, said by the leader.
+    LeaseCheckpoint = 11,
 }
 
 /// All kinds, in the order of their numbers.
-const KINDS: [CommandKind; 10] = [
+const KINDS: [CommandKind; 11] = [
     CommandKind::Put,
     CommandKind::DeleteRange,
     CommandKind::Txn,
@@ -57,6 +59,7 @@ const KINDS: [CommandKind; 10] = [
     CommandKind::Alarm,
     CommandKind::Auth,
     CommandKind::Downgrade,
+    CommandKind::LeaseCheckpoint,
 ];
 
 impl CommandKind {

@@ -1,9 +1,12 @@
 //! Leases: a time-to-live and the keys attached to it. No clock here.
 //!
-//! One idea: a lease is rows (`lease/`, `lease_key/`) mirrored by [`LeaseTable`], and which lease a
+//! One idea: a lease is rows (`lease/`, `lease_left/`, `lease_key/`) mirrored by [`LeaseTable`]; which a
 //! key is attached to stands in the key's own meta; nothing looks up the way from key to lease.
 //! Whoever owns a clock learns of grants and revocations by [`LeaseChange`] and lets a lease end by
 //! proposing its revocation.
+//!
+//! A *checkpoint* says how much of its time a lease has left, so that a new leader need not start it
+//! afresh. The leader proposes it; a renewal takes it back.
 //!
 //! Invariant: a live key's meta names lease L != 0 if and only if L is in the table with that key.
 
@@ -12,13 +15,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use varve_api::error as api;
 use varve_api::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+    LeaseCheckpointRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest,
+    LeaseRevokeResponse,
 };
 use varve_lsm::{Delta, Snapshot};
 
 use crate::error::{Error, Outcome, Result};
 use crate::kv::{self, WriteTxn};
-use crate::schema::{self, LEASE_KEY_PREFIX, LEASE_PREFIX};
+use crate::schema::{self, LEASE_KEY_PREFIX, LEASE_LEFT_PREFIX, LEASE_PREFIX};
 use crate::state::{self, State};
 use crate::validate;
 
@@ -35,6 +39,13 @@ pub enum LeaseChange {
         id: LeaseId,
         /// Its granted time-to-live in seconds.
         ttl_seconds: i64,
+    },
+    /// The lease was checkpointed: a new leader starts it with this.
+    Checkpointed {
+        /// Its id.
+        id: LeaseId,
+        /// What it has left, in seconds; its whole time if the checkpoint was taken back.
+        left_seconds: i64,
     },
     /// The lease and its keys are gone.
     Revoked {
@@ -61,6 +72,8 @@ pub(crate) struct LeaseTable {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Lease {
     ttl_seconds: i64,
+    /// If there is a checkpoint.
+    left_seconds: Option<i64>,
     keys: BTreeSet<Box<[u8]>>,
 }
 
@@ -71,7 +84,14 @@ impl LeaseTable {
         state::for_each_row(snapshot, LEASE_PREFIX, |row, value| {
             let id = LeaseId(schema::row_id(LEASE_PREFIX, row)?.cast_signed());
             let ttl_seconds = schema::decode_number(row, value)?.cast_signed();
-            table.leases.insert(id, Lease { ttl_seconds, keys: BTreeSet::new() });
+            table.leases.insert(id, Lease { ttl_seconds, ..Lease::default() });
+            Ok(())
+        })?;
+        state::for_each_row(snapshot, LEASE_LEFT_PREFIX, |row, value| {
+            let id = LeaseId(schema::row_id(LEASE_LEFT_PREFIX, row)?.cast_signed());
+            let lease = table.leases.get_mut(&id);
+            let lease = lease.ok_or_else(|| Error::row(row, "a lease with a row", id))?;
+            lease.left_seconds = Some(schema::decode_number(row, value)?.cast_signed());
             Ok(())
         })?;
         state::for_each_row(snapshot, LEASE_KEY_PREFIX, |row, _| {
@@ -151,6 +171,35 @@ pub(crate) fn grant(
     })
 }
 
+/// Applies a `LeaseCheckpoint`: of the leases that are there. One that would have its whole time left,
+/// or nothing, has no checkpoint.
+pub(crate) fn checkpoint(
+    state: &mut State,
+    request: &LeaseCheckpointRequest,
+    changes: &mut Vec<LeaseChange>,
+) {
+    for checkpoint in &request.checkpoints {
+        let id = LeaseId(checkpoint.id);
+        let Some(lease) = state.leases.leases.get_mut(&id) else { continue };
+        let range = 1..lease.ttl_seconds;
+        let left = Some(checkpoint.remaining_ttl).filter(|left| range.contains(left));
+        let left_seconds = left.unwrap_or(lease.ttl_seconds);
+        let before = std::mem::replace(&mut lease.left_seconds, left);
+        let row = schema::lease_left_row(id);
+        match (before, left) {
+            (None, None) => {}
+            (Some(_), None) => state.delete_row(&row),
+            (None, Some(left)) => {
+                state.put_row(&row, Delta::Plus, &schema::encode_number(left.cast_unsigned()));
+            }
+            (Some(_), Some(left)) => {
+                state.put_row(&row, Delta::Zero, &schema::encode_number(left.cast_unsigned()));
+            }
+        }
+        changes.push(LeaseChange::Checkpointed { id, left_seconds });
+    }
+}
+
 /// Applies a `LeaseRevoke`: the keys go in key order and in one revision; none when there is no
 /// key.
 pub(crate) fn revoke(
@@ -169,7 +218,11 @@ pub(crate) fn revoke(
     }
     txn.end();
     let lease = state.leases.leases.remove(&id);
-    assert!(lease.is_some_and(|lease| lease.keys.is_empty()), "{id:?} has lost its keys");
+    let lease = lease.unwrap_or_else(|| panic!("{id:?} was there a moment ago"));
+    assert!(lease.keys.is_empty(), "{id:?} has lost its keys");
+    if lease.left_seconds.is_some() {
+        state.delete_row(&schema::lease_left_row(id));
+    }
     state.delete_row(&schema::lease_row(id));
     changes.push(LeaseChange::Revoked { id });
     Ok(LeaseRevokeResponse { header: kv::header(state.revision) })

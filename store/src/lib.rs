@@ -86,5 +86,6 @@ pub use lease::{LeaseChange, LeaseId, LeaseInfo};
 pub use mark::Mark;
 pub use member::{Founding, Member, MemberPublish};
 pub use stream::RangeStream;
+pub use txn::{LEVELS_MAX as TXN_LEVELS_MAX, TxnDecodeError, decode as decode_txn};
 pub use version::{Downgrade, Release};
 pub use view::View;

@@ -6,6 +6,7 @@
 //! sys       cluster                               version, cluster id         state
 //! sys       member/   id (8, big-endian)          version, member             member
 //! sys       lease/    id (8, big-endian)          version, TTL in seconds     lease
+//! sys       lease_left/ id (8, big-endian)        version, seconds left       lease
 //! sys       lease_key/ id (8, big-endian) / key   nothing                     lease
 //! sys       downgrade                             version, release            version
 //! sys       alarm/    kind (4), member id (8)     version                     alarm
@@ -29,6 +30,8 @@ pub(crate) const CLUSTER_ROW: &[u8] = b"cluster";
 pub(crate) const MEMBER_PREFIX: &[u8] = b"member/";
 /// In front of a lease's id.
 pub(crate) const LEASE_PREFIX: &[u8] = b"lease/";
+/// In front of the id of a lease whose remaining time was agreed upon.
+pub(crate) const LEASE_LEFT_PREFIX: &[u8] = b"lease_left/";
 /// The row that says whether authentication is on, and the auth revision.
 pub(crate) const AUTH_ROW: &[u8] = b"auth";
 /// In front of a user's name.
@@ -177,6 +180,11 @@ pub(crate) fn lease_row(id: LeaseId) -> Vec<u8> {
     id_row(LEASE_PREFIX, id.0.cast_unsigned())
 }
 
+/// Key of the row that says how much time a lease has left.
+pub(crate) fn lease_left_row(id: LeaseId) -> Vec<u8> {
+    id_row(LEASE_LEFT_PREFIX, id.0.cast_unsigned())
+}
+
 /// What the rows of a lease's keys begin with.
 pub(crate) fn lease_keys_prefix(id: LeaseId) -> Vec<u8> {
     let mut row = Vec::with_capacity(LEASE_KEY_PREFIX.len() + 9);
@@ -315,6 +323,7 @@ mod tests {
     fn rows_have_these_keys() {
         assert_eq!(id_row(MEMBER_PREFIX, 0x0102), b"member/\0\0\0\0\0\0\x01\x02");
         assert_eq!(lease_row(LeaseId(-2)), b"lease/\xff\xff\xff\xff\xff\xff\xff\xfe");
+        assert_eq!(lease_left_row(LeaseId(1)), b"lease_left/\0\0\0\0\0\0\0\x01");
         assert_eq!(lease_key_row(LeaseId(1), b"a/b"), b"lease_key/\0\0\0\0\0\0\0\x01/a/b");
         assert_eq!(
             attachment(&lease_key_row(LeaseId(-7), b"a/b").into()).unwrap(),

@@ -9,7 +9,9 @@
 //!    lease that is not there) refuses the whole transaction.
 //! 3. *execute*: along the same path. Operations see what earlier ones of the same transaction did.
 //!
-//! Depth and number of operations are limited by `validate` and by the decoder of messages.
+//! Depth and number of operations are limited by `validate` and by the decoder.
+
+mod decode;
 
 use std::cmp::Ordering;
 
@@ -30,6 +32,8 @@ use crate::kv::{self, WriteTxn};
 use crate::lease::LeaseTable;
 use crate::range::{Count, Reader};
 use crate::{compact, schema};
+
+pub use decode::{LEVELS_MAX, TxnDecodeError, decode};
 
 /// Applies a transaction. Refused, it has changed nothing.
 pub(crate) fn apply(txn: &mut WriteTxn<'_>, request: TxnRequest) -> Outcome<TxnResponse> {

@@ -201,13 +201,22 @@ impl View {
         Ok(alarm::load(&self.db.snapshot())?.into_iter().collect())
     }
 
+    /// The leases that have a checkpoint, and the seconds that they had left, by id.
+    pub fn lease_checkpoints(&self) -> Result<Vec<(LeaseId, i64)>, Status> {
+        self.lease_numbers(schema::LEASE_LEFT_PREFIX)
+    }
+
     /// All leases with their granted time-to-live in seconds, by id (negative ones last).
     pub fn leases(&self) -> Result<Vec<(LeaseId, i64)>, Status> {
+        self.lease_numbers(schema::LEASE_PREFIX)
+    }
+
+    fn lease_numbers(&self, prefix: &[u8]) -> Result<Vec<(LeaseId, i64)>, Status> {
         let mut leases = Vec::new();
-        state::for_each_row(&self.db.snapshot(), schema::LEASE_PREFIX, |row, value| {
-            let id = schema::row_id(schema::LEASE_PREFIX, row)?;
-            let ttl_seconds = schema::decode_number(row, value)?;
-            leases.push((LeaseId(id.cast_signed()), ttl_seconds.cast_signed()));
+        state::for_each_row(&self.db.snapshot(), prefix, |row, value| {
+            let id = schema::row_id(prefix, row)?;
+            let seconds = schema::decode_number(row, value)?;
+            leases.push((LeaseId(id.cast_signed()), seconds.cast_signed()));
             Ok(())
         })?;
         Ok(leases)

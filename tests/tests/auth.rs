@@ -145,8 +145,10 @@ impl Session {
     async fn start() -> Self {
         let server = Server::start(&Program::varve(), &["--bcrypt-cost=4"]);
         let client = Client::new(&server.client_address(), CALL_TIMEOUT);
-        let members: MemberListResponse =
-            client.unary(&method::CLUSTER_MEMBER_LIST, MemberListRequest::default()).await.unwrap();
+        let members: MemberListResponse = client
+            .unary(&method::CLUSTER_MEMBER_LIST, MemberListRequest::default())
+            .await
+            .expect("root may list members");
         let peer_urls = members.members[0].peer_urls.clone();
         let mut session = Self { _server: server, client, tokens: Vec::new(), peer_urls };
         for (user, role) in [("root", "root"), ("right", "right"), ("wrong", "wrong")] {
@@ -174,14 +176,14 @@ impl Session {
     }
 
     async fn must(&self, method: &Method, request: impl Message + 'static) {
-        let _: Anything = self.client.unary(method, request).await.unwrap();
+        let _: Anything = self.client.unary(method, request).await.expect("root may do everything");
     }
 
     async fn token(&self, name: &str) -> String {
         let request = AuthenticateRequest { name: name.into(), password: "password".into() };
         let answer: Result<AuthenticateResponse, _> =
             self.client.unary(&method::AUTH_AUTHENTICATE, request).await;
-        answer.unwrap().token
+        answer.expect("the password is right").token
     }
 
     async fn log_in(&mut self) {
@@ -191,8 +193,11 @@ impl Session {
         let change =
             AuthUserChangePasswordRequest { name: "void".into(), password, ..Default::default() };
         let request = self.as_caller(Caller::Root, change);
-        let _: Anything =
-            self.client.unary_with(&method::AUTH_USER_CHANGE_PASSWORD, request).await.unwrap();
+        let _: Anything = self
+            .client
+            .unary_with(&method::AUTH_USER_CHANGE_PASSWORD, request)
+            .await
+            .expect("root may change passwords");
         self.tokens.push((Caller::RightRole, self.token("right").await));
         self.tokens.push((Caller::WrongRole, self.token("wrong").await));
         self.tokens.push((Caller::Void, void));
@@ -203,7 +208,7 @@ impl Session {
         let mut request = tonic::Request::new(request);
         if let Some((_, token)) = self.tokens.iter().find(|(known, _)| *known == caller) {
             let key = if caller == Caller::RightRole { "authorization" } else { "token" };
-            request.metadata_mut().insert(key, token.parse().unwrap());
+            request.metadata_mut().insert(key, token.parse().expect("a token is visible ASCII"));
         }
         request
     }
@@ -225,7 +230,7 @@ impl Session {
             },
         };
         let watch = (*method == method::WATCH_WATCH)
-            .then(|| WatchResponse::decode(first.as_slice()).unwrap())
+            .then(|| WatchResponse::decode(first.as_slice()).expect("the first answer of a watch"))
             .filter(|response| response.canceled)?;
         assert!(watch.created && watch.watch_id == -1, "{watch:?}");
         let (code, text) =

@@ -75,7 +75,7 @@ fn read_everything(db: &Db) -> u64 {
 
 /// Reads on another thread, which must come to an end.
 fn reads_go_through(db: &Db, held: &str) -> u64 {
-    let (done, is_done) = mpsc::channel();
+    let (done, is_done) = mpsc::sync_channel(1);
     let db = db.clone();
     std::thread::spawn(move || done.send(read_everything(&db)).expect("the test waits"));
     is_done.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("reads wait for {held}"))
@@ -108,7 +108,7 @@ fn reads_and_commits_go_through_while_background_work_stands_still() {
     let (db, mut writer) = engine();
     let shared = Arc::clone(&db.shared);
     let _worker = shared.worker.lock().expect("not poisoned");
-    let (done, is_done) = mpsc::channel();
+    let (done, is_done) = mpsc::sync_channel(1);
     let reader = db.clone();
     std::thread::spawn(move || {
         for main in 6..30 {

@@ -62,6 +62,7 @@ fn start(mailbox_length: usize) -> Applying {
         background: Arc::default(),
         metrics: Metrics::new(Detail::Basic),
         snapshot_count: SNAPSHOT_COUNT,
+        warning_duration: Duration::MAX,
     };
     let outbox = Outbox::new(&thread);
     Applying { thread, outbox, inbox, queue }
@@ -169,4 +170,14 @@ fn batches_that_wait_are_bounded_in_bytes_too() {
     applying.drain();
     applying.put(51);
     assert_eq!(applying.drain(), ["events 53", "reply 51"]);
+}
+
+#[test]
+fn an_entry_that_takes_longer_than_was_said_is_counted() {
+    let mut applying = start(64);
+    applying.put(1);
+    assert_eq!(applying.thread.metrics.slow_apply.get(), 0);
+    applying.thread.warning_duration = Duration::ZERO;
+    applying.put(2);
+    assert_eq!(applying.thread.metrics.slow_apply.get(), 1);
 }

@@ -193,7 +193,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         warning_apply_duration: values.duration("warning-apply-duration")?,
         warning_unary_request_duration: values
             .duration_or("warning-unary-request-duration", WARNING_UNARY_DEFAULT)?,
-        features: features::Gates::parse(&values.text("feature-gates"))?,
+        features: features::Gates::parse(&values.0.feature_gates())?,
         unsafe_no_fsync: values.flag("unsafe-no-fsync"),
         auth_token: auth_token(&values.text("auth-token"), notes)?,
         auth_token_ttl: Duration::from_secs(values.unsigned("auth-token-ttl")?),

@@ -1,8 +1,9 @@
 //! Feature gates: `--feature-gates=InitialCorruptCheck=true,...`.
 //!
 //! One idea: every gate of etcd 3.7 is known, so that a manifest written for etcd is accepted;
-//! `InitialCorruptCheck` and `CompactHashCheck` act (`corruption`), `LeaseCheckpoint` does not yet; what
-//! the others would change is not observable here.
+//! `InitialCorruptCheck` and `CompactHashCheck` act (`corruption`), and so does `LeaseCheckpoint`
+//! (`lease`; checkpoints are always stored, as in etcd since 3.6). What the others would change is not
+//! observable here.
 
 use super::flag::parse_bool;
 

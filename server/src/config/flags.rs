@@ -216,7 +216,7 @@ pub const SECTIONS: &[Section] = &[
             "How to rotate a log file."),
         later("warning-unary-request-duration", Duration, "300ms",
             "Calls that take longer are logged."),
-        later("warning-apply-duration", Duration, "100ms",
+        works("warning-apply-duration", Duration, "100ms",
             "Executions that take longer are logged."),
         ignored("enable-distributed-tracing", Bool, "false",
             "Send traces."),
@@ -314,9 +314,58 @@ pub const FORGOTTEN: &[&str] = &[
     "test.outputdir",
 ];
 
-/// The flag of this name.
+/// Names that flags had before etcd 3.7, and those that they have.
+pub const OLD_NAMES: &[(&str, &str)] = &[
+    ("experimental-backend-bbolt-freelist-type", "backend-bbolt-freelist-type"),
+    ("experimental-bootstrap-defrag-threshold-megabytes", "bootstrap-defrag-threshold-megabytes"),
+    ("experimental-compact-hash-check-time", "compact-hash-check-time"),
+    ("experimental-compaction-batch-limit", "compaction-batch-limit"),
+    ("experimental-compaction-sleep-interval", "compaction-sleep-interval"),
+    ("experimental-corrupt-check-time", "corrupt-check-time"),
+    ("experimental-distributed-tracing-address", "distributed-tracing-address"),
+    ("experimental-distributed-tracing-instance-id", "distributed-tracing-instance-id"),
+    ("experimental-distributed-tracing-sampling-rate", "distributed-tracing-sampling-rate"),
+    ("experimental-distributed-tracing-service-name", "distributed-tracing-service-name"),
+    ("experimental-downgrade-check-time", "downgrade-check-time"),
+    ("experimental-enable-distributed-tracing", "enable-distributed-tracing"),
+    ("experimental-max-learners", "max-learners"),
+    ("experimental-memory-mlock", "memory-mlock"),
+    ("experimental-peer-skip-client-san-verification", "peer-skip-client-san-verification"),
+    ("experimental-snapshot-catchup-entries", "snapshot-catchup-entries"),
+    ("experimental-warning-apply-duration", "warning-apply-duration"),
+    ("experimental-warning-unary-request-duration", "warning-unary-request-duration"),
+    ("experimental-watch-progress-notify-interval", "watch-progress-notify-interval"),
+];
+
+/// Flags that have become feature gates, and those gates.
+pub const OLD_GATES: &[(Flag, &str)] = &[
+    (gate("experimental-compact-hash-check-enabled", "false"), "CompactHashCheck"),
+    (gate("experimental-enable-lease-checkpoint", "false"), "LeaseCheckpoint"),
+    (gate("experimental-enable-lease-checkpoint-persist", "false"), "LeaseCheckpointPersist"),
+    (gate("experimental-initial-corrupt-check", "false"), "InitialCorruptCheck"),
+    (gate("experimental-set-member-localaddr", "false"), "SetMemberLocalAddr"),
+    (gate("experimental-stop-grpc-service-on-defrag", "false"), "StopGRPCServiceOnDefrag"),
+    (
+        gate("experimental-txn-mode-write-with-shared-buffer", "true"),
+        "TxnModeWriteWithSharedBuffer",
+    ),
+];
+
+const fn gate(name: &'static str, default: &'static str) -> Flag {
+    works(name, Bool, default, "Now a feature gate.")
+}
+
+/// The flag of this name, or that has had it.
 pub fn find(name: &str) -> Option<&'static Flag> {
-    all().find(|flag| flag.name == name)
+    let renamed = OLD_NAMES.iter().find(|(old, _)| *old == name);
+    let name = renamed.map_or(name, |(_, new)| new);
+    all().chain(OLD_GATES.iter().map(|(flag, _)| flag)).find(|flag| flag.name == name)
+}
+
+/// All names that [`find`] knows.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let old = OLD_NAMES.iter().map(|(old, _)| *old);
+    all().map(|flag| flag.name).chain(old).chain(OLD_GATES.iter().map(|(flag, _)| flag.name))
 }
 
 /// All flags, in the order of the table.
@@ -330,7 +379,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_defaults_are_values_of_their_kind() {
-        let mut names: Vec<&str> = all().map(|flag| flag.name).collect();
+        let mut names: Vec<&str> = names().collect();
         for flag in all() {
             assert_eq!(flag.kind.check(flag.default), Ok(()), "{}", flag.name);
         }
@@ -338,5 +387,9 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
+        for name in names {
+            let flag = find(name).unwrap_or_else(|| panic!("{name} means no flag"));
+            assert_eq!(flag.kind.check(flag.default), Ok(()), "{name}");
+        }
     }
 }

@@ -98,8 +98,9 @@ impl Settings {
         let from_command_line = self.given.clone();
         let mut known = Vec::new();
         // `ETCD_VERSION` is set by wrappers for their own ends; it is not the flag `version`.
-        for flag in flags::all().filter(|flag| flag.name != "version") {
-            let variable = variable_of(flag.name);
+        for name in flags::names().filter(|name| *name != "version") {
+            let flag = flags::find(name).expect("it is one of their names");
+            let variable = variable_of(name);
             known.push(variable.clone());
             let Some((_, value)) = environment.iter().find(|(name, _)| *name == variable) else {
                 continue;
@@ -152,6 +153,17 @@ impl Settings {
         self.given.get(name).map_or(flag.default, String::as_str)
     }
 
+    /// `--feature-gates` with what flags say that have become gates; what it says itself counts
+    /// more.
+    pub fn feature_gates(&self) -> String {
+        let old = flags::OLD_GATES.iter().filter_map(|(flag, gate)| {
+            self.given.get(flag.name).map(|value| format!("{gate}={value}"))
+        });
+        let mut gates: Vec<String> = old.collect();
+        gates.push(self.get("feature-gates").to_owned());
+        gates.join(",")
+    }
+
     /// Whether the flag was given.
     pub fn is_given(&self, name: &str) -> bool {
         self.given.contains_key(name)
@@ -166,4 +178,51 @@ impl Settings {
 /// The environment variable of a flag.
 pub fn variable_of(flag: &str) -> String {
     format!("ETCD_{}", flag.to_ascii_uppercase().replace('-', "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::features::Gates;
+
+    fn given(arguments: &[&str]) -> Settings {
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.into()).collect();
+        match Settings::from_arguments(&arguments).unwrap() {
+            CommandLine::Settings(settings) => settings,
+            CommandLine::Help => panic!("nobody asked for help"),
+        }
+    }
+
+    #[test]
+    fn old_names_of_flags_mean_the_new_ones() {
+        let settings = given(&[
+            "--experimental-corrupt-check-time=5m",
+            "--experimental-watch-progress-notify-interval",
+            "10s",
+        ]);
+        assert_eq!(settings.get("corrupt-check-time"), "5m");
+        assert_eq!(settings.get("watch-progress-notify-interval"), "10s");
+        let mut settings = Settings::default();
+        let variable = ("ETCD_EXPERIMENTAL_MAX_LEARNERS".to_owned(), "3".to_owned());
+        settings.add_environment(&[variable], &mut Vec::new()).unwrap();
+        assert_eq!(settings.get("max-learners"), "3");
+        let arguments = ["--experimental-corrupt-check-time=often".to_owned()];
+        let error = Settings::from_arguments(&arguments).unwrap_err();
+        assert!(matches!(error, ConfigError::Usage(text) if text.contains("often")));
+    }
+
+    #[test]
+    fn flags_that_became_gates_set_them_unless_the_gates_are_named() {
+        let settings = given(&[
+            "--experimental-initial-corrupt-check",
+            "--experimental-enable-lease-checkpoint=true",
+            "--feature-gates=LeaseCheckpoint=false,CompactHashCheck=true",
+            "--experimental-txn-mode-write-with-shared-buffer=false",
+        ]);
+        let gates = Gates::parse(&settings.feature_gates()).unwrap();
+        assert!(gates.is_on("InitialCorruptCheck") && gates.is_on("CompactHashCheck"));
+        assert!(!gates.is_on("LeaseCheckpoint"));
+        assert!(!gates.is_on("TxnModeWriteWithSharedBuffer"));
+        assert!(Gates::parse(&given(&[]).feature_gates()).unwrap() == Gates::default());
+    }
 }

@@ -82,6 +82,11 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
                 .is_on("CompactHashCheck")
                 .then_some(config.compact_hash_check_interval),
         },
+        warning_apply_duration: config.warning_apply_duration,
+        lease_checkpoint_interval: config
+            .features
+            .is_on("LeaseCheckpoint")
+            .then_some(limits::LEASE_CHECKPOINT_INTERVAL),
         progress_interval: config.watch_progress_notify_interval,
         engine: varve_lsm::Options::default(),
     })

@@ -250,12 +250,13 @@ fn check_prefix(prefix: &[u8], message_bytes_max: usize, is_gzip: bool) -> Resul
 /// # Errors
 /// Internal with grpc-go's text if the bytes are not an encoding of the message.
 pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
-    M::decode(bytes).map_err(|error| {
-        Status::new(
-            Code::Internal,
-            format!("grpc: failed to unmarshal the received message: {error}"),
-        )
-    })
+    M::decode(bytes).map_err(|error| not_unmarshalled(&error))
+}
+
+/// The status of bytes that are not the message that they should be.
+pub fn not_unmarshalled(error: &prost::DecodeError) -> Status {
+    let text = format!("grpc: failed to unmarshal the received message: {error}");
+    Status::new(Code::Internal, text)
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub mod status;
 
 pub use body::ResponseBody;
 pub use counters::GrpcCounters;
-pub use frame::{Encoded, decode};
+pub use frame::{Encoded, decode, not_unmarshalled};
 pub use incoming::Incoming;
 pub use outgoing::{Closed, Outgoing, TryPartsError, TrySendError};
 pub use request::{PeerAddress, RequestMeta};

@@ -56,7 +56,7 @@ fn side(id: u64) -> Side {
     let context = Context {
         cluster: Arc::new(Cluster::new(CLUSTER, id)),
         raft,
-        lessor: Arc::new(Lessor::new(&[])),
+        lessor: Arc::new(Lessor::default()),
         workers: vec![worker],
         boot_nonce: BootNonce(7),
         disk: shared,

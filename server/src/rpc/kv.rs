@@ -12,9 +12,9 @@ use varve_api::etcdserverpb::{
     request_op,
 };
 use varve_api::{Status, error, method};
-use varve_store::{Auth, Author, CommandKind, Reply, View, quota, validate};
+use varve_store::{Auth, Author, CommandKind, Reply, TxnDecodeError, View, quota, validate};
 
-use crate::grpc::{Encoded, Outgoing, RequestMeta, Router, decode};
+use crate::grpc::{Encoded, Outgoing, RequestMeta, Router, decode, not_unmarshalled};
 use crate::limits;
 use crate::services::Services;
 
@@ -178,7 +178,7 @@ pub async fn delete(
 }
 
 async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
-    let request: TxnRequest = decode(body.clone())?;
+    let request = decode_txn(body.clone())?;
     if !validate::is_read_only(&request) {
         return Encoded::bounded(&write_txn(&services, &meta, &request, body).await?);
     }
@@ -207,6 +207,13 @@ async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
         Encoded::bounded(&response)
     };
     services.read_pool.run(read).await?
+}
+
+fn decode_txn(body: Bytes) -> Result<TxnRequest, Status> {
+    varve_store::decode_txn(body).map_err(|error| match error {
+        TxnDecodeError::Malformed(error) => not_unmarshalled(&error),
+        TxnDecodeError::TooDeep => error.into(),
+    })
 }
 
 /// A transaction that goes through the log, for a caller; `body` is the request encoded.

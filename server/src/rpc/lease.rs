@@ -6,9 +6,10 @@
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use varve_api::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
-    LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus,
-    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest, LeaseGrantResponse,
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse,
+    LeaseRevokeRequest, LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
 };
 use varve_api::{Status, error, method};
 use varve_store::{Auth, Author, CommandKind, LeaseId, Reply, quota, validate};
@@ -100,6 +101,18 @@ pub async fn revoke_expired(services: &Services, term: u64, lease: i64) -> Resul
         Err(status) if status != error::LEASE_NOT_FOUND => Err(status),
         _ => Ok(()),
     }
+}
+
+/// Proposes checkpoints that were due in `term`: ids and seconds left.
+pub async fn checkpoint(
+    services: &Services,
+    term: u64,
+    leases: Vec<(i64, i64)>,
+) -> Result<(), Status> {
+    let of = |(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl };
+    let request = LeaseCheckpointRequest { checkpoints: leases.into_iter().map(of).collect() };
+    let body = request.encode_to_vec().into();
+    services.propose_as_leader(term, CommandKind::LeaseCheckpoint, body).await.map(drop)
 }
 
 async fn keep_alive(

@@ -30,7 +30,8 @@ use varve_api::Status;
 use varve_api::etcdserverpb::alarm_request::AlarmAction;
 use varve_api::etcdserverpb::request_op::Request;
 use varve_api::etcdserverpb::{
-    AlarmRequest, AlarmType, CompactionRequest, LeaseGrantRequest, LeaseRevokeRequest,
+    AlarmRequest, AlarmType, CompactionRequest, LeaseCheckpoint, LeaseCheckpointRequest,
+    LeaseGrantRequest, LeaseRevokeRequest,
 };
 use varve_lsm::Options;
 use varve_store::{
@@ -181,6 +182,10 @@ impl Script {
                     applied.index
                 )]
             }
+            "checkpoints" => {
+                let list = view.lease_checkpoints()?;
+                list.iter().map(|(id, left)| format!("lease {} has {left} s left", id.0)).collect()
+            }
             "downgrading" => {
                 vec![view.downgrade()?.map_or("none".into(), |release| format!("to {release}"))]
             }
@@ -213,6 +218,15 @@ fn write(line: &str) -> Option<Result<Command, (Command, Status)>> {
         "grant" => {
             let request = LeaseGrantRequest { id: words.number(), ttl: words.number() };
             (CommandKind::LeaseGrant, request.encode_to_vec(), Ok(()))
+        }
+        "checkpoint" => {
+            let mut checkpoints = Vec::new();
+            while let Some(id) = words.option() {
+                let (id, remaining_ttl) = (parse::number(&id), words.number());
+                checkpoints.push(LeaseCheckpoint { id, remaining_ttl });
+            }
+            let request = LeaseCheckpointRequest { checkpoints };
+            (CommandKind::LeaseCheckpoint, request.encode_to_vec(), Ok(()))
         }
         "revoke" => {
             let request = LeaseRevokeRequest { id: words.number() };

@@ -15,7 +15,7 @@ import (
 
 var otherCases = []testCase{
 	{name: "status, members and alarms describe the server", run: describe},
-	{name: "a server can be defragmented and hashed", run: maintain, notYet: true},
+	{name: "a server can be defragmented and hashed", run: maintain},
 	{name: "the standard health check says serving", run: health},
 	{name: "a leader can be required", run: requireLeader},
 	{name: "a mutex lets one in at a time", run: mutexes},

@@ -52,6 +52,9 @@ pub fn applied(applied: &Applied) -> Vec<String> {
         LeaseChange::Granted { id, ttl_seconds } => {
             format!("lease {} granted for {ttl_seconds} s", id.0)
         }
+        LeaseChange::Checkpointed { id, left_seconds } => {
+            format!("lease {} has {left_seconds} s left", id.0)
+        }
         LeaseChange::Revoked { id } => format!("lease {} revoked", id.0),
     });
     let alarms = applied.alarms.iter().map(|change| {
@@ -76,7 +79,7 @@ fn reply(reply: &Reply) -> String {
         }
         Reply::LeaseRevoke(done) => format!("revoke, revision {}", revision(&done.header)),
         Reply::Published => "published".into(),
-        Reply::Downgraded => "done".into(),
+        Reply::Downgraded | Reply::LeaseCheckpointed => "done".into(),
         Reply::Alarm(done) => {
             let each = done.alarms.iter().map(|alarm| {
                 format!(", {} of member {}", alarm.alarm().as_str_name(), alarm.member_id)
