@@ -14,6 +14,10 @@
 //!   returned. Syncing a file does not make its name durable.
 //! - A failed sync says nothing about what reached the disk, and repeating it proves nothing
 //!   (the kernel may have marked the pages clean). It is final: callers stop.
+//! - A directory whose sync failed with names to write is not synced again, by no process, until
+//!   the file system has been mounted anew: journaled file systems stop for good (ext4 aborts its
+//!   journal, XFS shuts down, Btrfs aborts the transaction). So names that are listed, and whose
+//!   directory is then synced, are durable.
 //! - Bits rot and reads may be misdirected: callers checksum all that they write.
 //!
 //! What it does not do: it knows nothing of what is stored, does not retry, and does not log.

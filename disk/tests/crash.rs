@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -270,9 +271,12 @@ fn a_failed_sync_of_a_directory_is_final() {
     disk.inject(FaultRule::new(Fault::Io).on(OperationKind::SyncDir));
     disk.sync_dir(path(ROOT)).unwrap_err();
     disk.create(path("/b")).unwrap();
-    disk.sync_dir(path(ROOT)).unwrap();
+    let error = disk.sync_dir(path(ROOT)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ReadOnlyFilesystem, "{error}");
     let found = outcomes(&disk, |disk| names(disk).join(" "));
-    assert_eq!(found, BTreeSet::from(["a b".to_owned(), "b".to_owned()]));
+    assert_eq!(found, ["", "a", "a b", "b"].map(str::to_owned).into());
+    // Mounted anew, it works again.
+    disk.crash().sync_dir(path(ROOT)).unwrap();
 }
 
 #[test]

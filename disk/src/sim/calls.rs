@@ -170,6 +170,9 @@ impl Disk for SimDisk {
             state.tree.changes.abandon(node);
             return Err(fail(fault.to_io_error()));
         }
+        if state.tree.changes.is_abandoned(node) {
+            return Err(fail(io::ErrorKind::ReadOnlyFilesystem.into()));
+        }
         state.tree.sync_dir(node);
         Ok(())
     }

@@ -125,6 +125,11 @@ impl NameChanges {
         }
     }
 
+    /// Whether a sync of `dir` failed since the power was last off.
+    pub(super) fn is_abandoned(&self, dir: NodeId) -> bool {
+        self.changes.iter().any(|change| change.abandoned && change.unsynced_dirs.contains(&dir))
+    }
+
     /// The edits that a crash keeps, in order, when `keep` says of each change, by its operation,
     /// whether it may be kept.
     pub(super) fn after_crash(&self, mut keep: impl FnMut(u64) -> bool) -> Vec<Edit> {
