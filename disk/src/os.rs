@@ -6,11 +6,13 @@
 //!
 //! Durable writes, which may go past the page cache, are in `os/durable.rs`; mapped files, and what
 //! happens when a page of one is lost, in `os/mapping.rs`.
+//! Files of others are read in `os/foreign.rs`.
 //!
 //! What it does not do: no removal of stale locks (the kernel
 //! releases a `flock` when its process dies, so there are none).
 
 mod durable;
+mod foreign;
 mod mapping;
 mod ring;
 
@@ -29,6 +31,7 @@ use bytes::Bytes;
 use crate::durable::{Backend, DurableWriter};
 use crate::{DirLock, Disk, Error, File, LOCK_FILE_NAME, Result};
 
+pub use foreign::{Stamp, read_foreign, stamp};
 pub use mapping::stop_on_lost_pages;
 
 /// Directories are the owner's only: they hold password hashes and private data.

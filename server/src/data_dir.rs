@@ -24,6 +24,7 @@ use varve_store::Member;
 
 use crate::error::Error;
 use crate::peer::PeerAddress;
+use crate::peer::stream::address_of;
 use crate::setup::Setup;
 
 /// Name of the identity file.
@@ -141,16 +142,10 @@ impl Identity {
         others
             .map(|member| PeerAddress {
                 id: member.id,
-                addresses: member.peer_urls.iter().filter_map(|url| authority(url)).collect(),
+                addresses: member.peer_urls.iter().filter_map(|url| address_of(url)).collect(),
             })
             .collect()
     }
-}
-
-/// "host:port" of a URL.
-fn authority(url: &str) -> Option<String> {
-    let (_, rest) = url.split_once("://")?;
-    Some(rest.split('/').next().unwrap_or(rest).to_owned())
 }
 
 impl DataDir {

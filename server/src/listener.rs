@@ -23,7 +23,7 @@ use varve_disk::os::OsDisk;
 
 use crate::grpc::PeerAddress;
 use crate::limits;
-use crate::socket::{Accepted, AcceptedSocket, Role};
+use crate::socket::{Accepted, AcceptedSocket, Role, Security};
 use crate::worker::WorkerInbox;
 
 /// Where to listen.
@@ -40,6 +40,16 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(formatter, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(formatter, "{host}:{port}"),
+            Self::Unix(path) => path.display().fmt(formatter),
+        }
+    }
+}
+
 /// Options of listening sockets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ListenOptions {
@@ -52,6 +62,7 @@ pub struct ListenOptions {
 pub struct Bound {
     socket: BoundSocket,
     role: Role,
+    security: Security,
 }
 
 #[derive(Debug)]
@@ -76,7 +87,7 @@ pub fn bind(address: &ListenAddress, role: Role, options: ListenOptions) -> io::
         ListenAddress::Tcp { host, port } => BoundSocket::Tcp(bind_tcp(host, *port, options)?),
         ListenAddress::Unix(path) => BoundSocket::Unix(bind_unix(path)?),
     };
-    Ok(Bound { socket, role })
+    Ok(Bound { socket, role, security: Security::Plain })
 }
 
 fn bind_tcp(host: &str, port: u16, options: ListenOptions) -> io::Result<std::net::TcpListener> {
@@ -129,6 +140,11 @@ pub fn name_listen_error(network: &str, address: &str, error: &io::Error) -> io:
 }
 
 impl Bound {
+    /// The same, spoken to in another way than in plain.
+    pub fn with_security(self, security: Security) -> Self {
+        Self { security, ..self }
+    }
+
     /// The address that was bound, with the port the system chose; `None` for Unix sockets.
     pub fn local_address(&self) -> Option<SocketAddr> {
         match &self.socket {
@@ -163,10 +179,10 @@ pub fn start(
     };
     let thread = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
         runtime.block_on(async {
-            for (listener, role) in registered {
+            for (listener, role, security) in registered {
                 let slots = if role == Role::Metrics { &probes } else { &clients };
                 let (slots, workers) = (Arc::clone(slots), Arc::clone(&workers));
-                tokio::spawn(accept_loop(listener, role, slots, workers));
+                tokio::spawn(accept_loop(listener, role, security, slots, workers));
             }
             // A change or the loss of the handle: either means stop.
             let _stopped = stopping.changed().await;
@@ -207,17 +223,18 @@ enum Registered {
     Unix(UnixListener),
 }
 
-fn register(bound: Bound) -> io::Result<(Registered, Role)> {
+fn register(bound: Bound) -> io::Result<(Registered, Role, Security)> {
     let registered = match bound.socket {
         BoundSocket::Tcp(listener) => Registered::Tcp(TcpListener::from_std(listener)?),
         BoundSocket::Unix(listener) => Registered::Unix(UnixListener::from_std(listener)?),
     };
-    Ok((registered, bound.role))
+    Ok((registered, bound.role, bound.security))
 }
 
 async fn accept_loop(
     listener: Registered,
     role: Role,
+    security: Security,
     slots: Arc<Semaphore>,
     workers: Arc<[WorkerInbox]>,
 ) {
@@ -228,7 +245,8 @@ async fn accept_loop(
         match listener.accept().await {
             Ok((socket, peer)) => {
                 pause = limits::ACCEPT_PAUSE_MIN;
-                hand_over(Accepted { socket, peer, role, permit }, &workers);
+                let security = security.clone();
+                hand_over(Accepted { socket, peer, role, security, permit }, &workers);
             }
             Err(error) if is_of_one_connection(&error) => {
                 tracing::debug!(%error, "a connection broke while being accepted");

@@ -54,14 +54,15 @@ use crate::limits;
 use crate::listener::{self, Acceptor, Bound};
 use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::metrics::Metrics;
-use crate::peer::{self, Peers};
+use crate::peer::{self, PeerListener, Peers};
 use crate::raft::{RaftInput, RaftThread};
 use crate::random;
 use crate::read_pool::{ReadPool, lower_priority};
 use crate::request::{BootNonce, Budget, Waiting};
 use crate::rpc;
 use crate::services::{self, Services};
-use crate::setup::Setup;
+use crate::setup::{Listen, Setup, Speaks};
+use crate::socket::{Role, Security};
 use crate::watch::hub::Hub;
 use crate::worker::{self, WorkerHandle};
 
@@ -131,7 +132,7 @@ impl Server {
         let others = data_dir.identity.others();
         let (peers, peer_queues) = Peers::new(others, Arc::clone(&shared.metrics));
         let raft_thread = start_consensus(&shared, &setup, recovered, raft_inbox, peers.clone())?;
-        start_peers(&shared, &data_dir, peers.clone(), peer_queues, peer_listeners)?;
+        start_peers(&shared, &setup, &data_dir, peers.clone(), peer_queues, peer_listeners)?;
 
         let (serving, health) = watch::channel(ServingStatus::NotServing);
         let (ready, is_ready) = bounded(1);
@@ -143,13 +144,7 @@ impl Server {
         let acceptor = listener::start(bound, inboxes, listener::connection_limit())?;
         serving.send_replace(ServingStatus::Serving);
         tracing::info!("ready to serve client requests");
-        for address in &setup.client_addresses {
-            tracing::info!(
-                traffic = "grpc+http",
-                address = %address,
-                "serving client traffic insecurely; this is strongly discouraged!"
-            );
-        }
+        log_listeners(&setup.listen);
         Ok(Self {
             acceptor: Some(acceptor),
             workers,
@@ -249,20 +244,49 @@ fn log_backend(wal: &varve_wal::Wal) {
     tracing::info!(backend = %wal.backend(), %probe, ?took, "chose how the log is written");
 }
 
+/// Wrappers wait for these lines.
+fn log_listeners(listeners: &[Listen]) {
+    for Listen { address, role, speaks } in listeners {
+        let traffic = match role {
+            Role::Client => "grpc+http",
+            Role::GrpcOnly => "grpc",
+            Role::HttpOnly => "http",
+            Role::Metrics => continue,
+        };
+        if *speaks != Speaks::Plain {
+            tracing::info!(traffic, address = %address, "serving client traffic securely");
+        }
+        if *speaks != Speaks::Tls {
+            let text = "serving client traffic insecurely; this is strongly discouraged!";
+            tracing::info!(traffic, address = %address, "{text}");
+        }
+    }
+}
+
 fn bind(setup: &Setup) -> Result<Vec<Bound>, Error> {
     let mut bound = Vec::new();
-    for (address, role) in &setup.listen {
-        bound.push(listener::bind(address, *role, setup.listen_options)?);
+    for listen in &setup.listen {
+        let source = || {
+            let source = setup.client_tls.as_ref();
+            Arc::clone(source.expect("flags with an https URL and no certificate are refused"))
+        };
+        let security = match listen.speaks {
+            Speaks::Plain => Security::Plain,
+            Speaks::Tls => Security::Tls(source()),
+            Speaks::Either => Security::Either(source()),
+        };
+        let socket = listener::bind(&listen.address, listen.role, setup.listen_options)?;
+        bound.push(socket.with_security(security));
     }
     Ok(bound)
 }
 
-fn bind_peers(setup: &Setup) -> Result<Vec<std::net::TcpListener>, Error> {
+fn bind_peers(setup: &Setup) -> Result<Vec<PeerListener>, Error> {
     let mut listeners = Vec::new();
-    for address in &setup.listen_peers {
-        let listener = std::net::TcpListener::bind(address)
+    for (address, is_secure) in &setup.listen_peers {
+        let socket = std::net::TcpListener::bind(address)
             .map_err(|error| listener::name_listen_error("tcp", address, &error))?;
-        listeners.push(listener);
+        listeners.push(PeerListener { socket, is_secure: *is_secure });
     }
     Ok(listeners)
 }
@@ -323,10 +347,11 @@ fn start_consensus(
 
 fn start_peers(
     shared: &Shared,
+    setup: &Setup,
     data_dir: &DataDir,
     peers: Peers,
     queues: peer::PeerQueues,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<PeerListener>,
 ) -> Result<(), Error> {
     let context = peer::Context {
         cluster: Arc::clone(&shared.cluster),
@@ -334,6 +359,7 @@ fn start_peers(
         lessor: Arc::clone(&shared.lessor),
         workers: shared.workers.clone(),
         boot_nonce: shared.boot_nonce,
+        tls: setup.peer_tls.clone(),
         disk: Arc::clone(&shared.disk),
         incoming: data_dir.incoming.clone(),
         db: shared.db.clone(),

@@ -2,6 +2,7 @@
 //! on a command line; this says what it means.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::AuthOptions;
@@ -12,6 +13,7 @@ use crate::http::Access;
 use crate::listener::{ListenAddress, ListenOptions};
 use crate::services::RequestLimits;
 use crate::socket::Role;
+use crate::tls::TlsSource;
 use crate::worker::ConnectionOptions;
 
 /// Everything that is decided before the start.
@@ -26,13 +28,15 @@ pub struct Setup {
     /// `--wal-dir`.
     pub wal_dir: Option<PathBuf>,
     /// Client, HTTP and metrics addresses.
-    pub listen: Vec<(ListenAddress, Role)>,
-    /// `--listen-peer-urls` as "host:port".
-    pub listen_peers: Vec<String>,
+    pub listen: Vec<Listen>,
+    /// Certificates for those of them that speak TLS.
+    pub client_tls: Option<Arc<TlsSource>>,
+    /// `--listen-peer-urls` as "host:port", and whether TLS is spoken there.
+    pub listen_peers: Vec<(String, bool)>,
+    /// Certificates for members.
+    pub peer_tls: Option<Arc<TlsSource>>,
     /// How to bind.
     pub listen_options: ListenOptions,
-    /// `--listen-client-urls` as "host:port", for the log.
-    pub client_addresses: Vec<String>,
     /// `--advertise-client-urls`.
     pub advertise_client_urls: Vec<String>,
     /// `--heartbeat-interval`: a tick.
@@ -72,4 +76,26 @@ pub struct Setup {
     pub progress_interval: Duration,
     /// The engine's sizes.
     pub engine: varve_lsm::Options,
+}
+
+/// One address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where.
+    pub address: ListenAddress,
+    /// What for.
+    pub role: Role,
+    /// How.
+    pub speaks: Speaks,
+}
+
+/// What is spoken on an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP in plain.
+    Plain,
+    /// TLS.
+    Tls,
+    /// As the client likes.
+    Either,
 }

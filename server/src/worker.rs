@@ -27,7 +27,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
 use crate::grpc::router::Dispatch;
-use crate::grpc::{Origin, PeerAddress, ResponseBody, Router};
+use crate::grpc::{Caller, Origin, ResponseBody, Router};
 use crate::limits;
 use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::socket::{Accepted, Role, Socket};
@@ -203,21 +203,26 @@ async fn serve(
 }
 
 async fn serve_connection(shared: Rc<Shared>, accepted: Accepted) {
-    let Accepted { socket, peer, role, permit } = accepted;
+    let Accepted { socket, peer, role, security, permit } = accepted;
     // Released in this order when the connection ends: count, then the slot.
     let _slot = permit;
     let _counted = Counted(Rc::clone(&shared));
-    let socket = match Socket::register(socket) {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::warn!(%peer, %error, "could not register a connection");
+    let opening = tokio::time::timeout(limits::PREFACE_TIMEOUT, Socket::open(socket, &security));
+    let socket = match opening.await {
+        Ok(Ok(socket)) => socket,
+        Ok(Err(error)) => {
+            tracing::warn!(remote_addr = %peer, %error, "rejected connection on client endpoint");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "closed a connection that made no TLS handshake");
             return;
         }
     };
     let received_bytes = socket.received_bytes();
-    let peer = Rc::new(peer);
-    let service =
-        ConnectionService { router: Rc::clone(&shared.router), peer: Rc::clone(&peer), role };
+    let (is_secure, common_name) = (socket.is_secure(), socket.common_name());
+    let caller = Rc::new(Caller { address: peer.clone(), is_secure, common_name });
+    let service = ConnectionService { router: Rc::clone(&shared.router), caller, role };
     let mut connection = pin!(shared.builder.serve_connection(TokioIo::new(socket), service));
     let mut preface = pin!(tokio::time::sleep(limits::PREFACE_TIMEOUT));
     let mut stopping = shared.stopping.clone();
@@ -260,7 +265,7 @@ impl Drop for Counted {
 /// Answers the requests of one connection.
 struct ConnectionService {
     router: Rc<Router>,
-    peer: Rc<PeerAddress>,
+    caller: Rc<Caller>,
     role: Role,
 }
 
@@ -271,10 +276,10 @@ impl Service<Request<Incoming>> for ConnectionService {
 
     fn call(&self, request: Request<Incoming>) -> Dispatch {
         match self.role {
-            Role::Client => self.router.dispatch(request, &self.peer),
-            Role::GrpcOnly => self.router.dispatch_grpc(request, &self.peer),
-            Role::HttpOnly => self.router.dispatch_http(request, &self.peer, Origin::Client),
-            Role::Metrics => self.router.dispatch_http(request, &self.peer, Origin::Metrics),
+            Role::Client => self.router.dispatch(request, &self.caller),
+            Role::GrpcOnly => self.router.dispatch_grpc(request, &self.caller),
+            Role::HttpOnly => self.router.dispatch_http(request, &self.caller, Origin::Client),
+            Role::Metrics => self.router.dispatch_http(request, &self.caller, Origin::Metrics),
         }
     }
 }

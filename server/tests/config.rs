@@ -106,10 +106,7 @@ fn mistakes_on_the_command_line_have_gos_texts() {
     for (arguments, text) in [
         (&["--foo"][..], "flag provided but not defined: -foo"),
         (&["--discovery=http://x"], "flag provided but not defined: -discovery"),
-        (
-            &["--experimental-initial-corrupt-check=true"],
-            "flag provided but not defined: -experimental-initial-corrupt-check",
-        ),
+        (&["--experimental-no-such=true"], "flag provided but not defined: -experimental-no-such"),
         (&["--max-txn-ops=x"], "invalid value \"x\" for flag -max-txn-ops: parse error"),
         (&["--max-txn-ops", "-1"], "invalid value \"-1\" for flag -max-txn-ops: parse error"),
         (&["--pre-vote=maybe"], "invalid boolean value \"maybe\" for -pre-vote: parse error"),
@@ -207,11 +204,9 @@ fn impossible_configurations_have_etcds_texts() {
             "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
         ),
         (&["--config-file", "/nonexistent"], "open /nonexistent: no such file or directory"),
-        (&["--cert-file=/x"], "--cert-file: TLS is not supported yet"),
-        (&["--peer-auto-tls"], "--peer-auto-tls: TLS is not supported yet"),
         (
             &["--listen-peer-urls=https://127.0.0.1:1"],
-            "TLS is not supported yet: https://127.0.0.1:1",
+            "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented",
         ),
         (&["--auth-token=jwt"], "auth: invalid auth options"),
         (&["--auth-token=jwt,ttl"], "auth: invalid auth options"),

@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic_prost::ProstCodec;
 use varve_api::etcdserverpb::watch_request::RequestUnion;
 use varve_api::etcdserverpb::{
@@ -35,6 +35,21 @@ impl Client {
     pub fn new(address: &str, timeout: Duration) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .expect("an address")
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .tcp_nodelay(true);
+        Client { channel: endpoint.connect_lazy() }
+    }
+
+    /// As [`Client::new`], over TLS.
+    ///
+    /// # Panics
+    /// If the address or the certificates are none.
+    pub fn over_tls(address: &str, timeout: Duration, tls: ClientTlsConfig) -> Client {
+        let endpoint = Endpoint::from_shared(format!("https://{address}"))
+            .expect("an address")
+            .tls_config(tls)
+            .expect("certificates")
             .connect_timeout(timeout)
             .timeout(timeout)
             .tcp_nodelay(true);

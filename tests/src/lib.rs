@@ -7,6 +7,7 @@
 //! What it does not do: look inside a server. Tests of parts sit beside the parts.
 
 pub mod acknowledged;
+pub mod certificates;
 pub mod etcdctl;
 pub mod etcdctl_compare;
 pub mod etcdctl_normalise;

@@ -6,6 +6,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::der::{BIT_STRING, INTEGER, SEQUENCE, VERSION, take};
+
 /// The content of one PEM block.
 pub(super) struct Block {
     /// As in `-----BEGIN label-----`.
@@ -63,26 +65,6 @@ pub(super) fn subject_public_key(der: &[u8]) -> Result<Vec<u8>, String> {
     };
     let key = walk().ok_or("expected a SubjectPublicKeyInfo, found something else")?;
     Ok(key.to_vec())
-}
-
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const SEQUENCE: u8 = 0x30;
-const VERSION: u8 = 0xa0;
-
-/// Content of the element in front, which must be a `tag`, and what follows it.
-fn take(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (found, rest) = der.split_first()?;
-    let (length, rest) = rest.split_first()?;
-    let (length, rest) = match *length {
-        short @ 0..=0x7f => (usize::from(short), rest),
-        long @ 0x81..=0x84 => {
-            let (bytes, rest) = rest.split_at_checked(usize::from(long & 0x7f))?;
-            (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
-        }
-        _ => return None,
-    };
-    if *found == tag { rest.split_at_checked(length) } else { None }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::flag::{Support, parse_bool, parse_signed, parse_unsigned};
 use super::settings::Settings;
 use super::url::{self, Url};
 use super::{
-    AutoCompaction, ClusterState, Config, ConfigError, Note, check, duration, features, flags,
+    AutoCompaction, ClusterState, Config, ConfigError, Note, check, duration, features, flags, tls,
 };
 use crate::auth::{JWT_TIME_TO_LIVE_DEFAULT, TokenOptions};
 use crate::limits;
@@ -53,6 +53,7 @@ pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError>
     let mut config = typed(&values, &mut notes)?;
     depend(&mut config, settings, source, &mut notes);
     check::check(&config, settings, &mut notes)?;
+    tls::check(&config, &mut notes)?;
     check::refuse_unsupported(&config, settings)?;
     for (name, value) in settings.given() {
         let flag = flags::find(name).expect("settings have only names of the table");
@@ -70,18 +71,18 @@ pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError>
 }
 
 /// Typed reading of checked texts.
-struct Values<'a>(&'a Settings);
+pub(super) struct Values<'a>(&'a Settings);
 
 impl Values<'_> {
-    fn text(&self, name: &str) -> String {
+    pub(super) fn text(&self, name: &str) -> String {
         self.0.get(name).to_owned()
     }
 
-    fn flag(&self, name: &str) -> bool {
+    pub(super) fn flag(&self, name: &str) -> bool {
         parse_bool(self.0.get(name)).unwrap_or(false)
     }
 
-    fn unsigned(&self, name: &str) -> Result<u64, ConfigError> {
+    pub(super) fn unsigned(&self, name: &str) -> Result<u64, ConfigError> {
         parse_unsigned(self.0.get(name), u64::MAX).map_err(|error| self.wrong(name, &error))
     }
 
@@ -108,6 +109,11 @@ impl Values<'_> {
         Ok(Duration::from_millis(self.unsigned(name)?))
     }
 
+    /// `None` if it is empty.
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.0.get(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
     fn urls(&self, name: &str) -> Result<Vec<Url>, ConfigError> {
         match self.0.get(name) {
             "" => Ok(Vec::new()),
@@ -116,7 +122,7 @@ impl Values<'_> {
     }
 
     /// Unique entries, in order.
-    fn list(&self, name: &str) -> Vec<String> {
+    pub(super) fn list(&self, name: &str) -> Vec<String> {
         let mut entries: Vec<String> = Vec::new();
         for entry in self.0.get(name).split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             if !entries.iter().any(|known| known == entry) {
@@ -139,13 +145,12 @@ impl From<String> for ConfigError {
 
 /// Everything that depends on one flag only.
 fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigError> {
-    let wal_dir = values.text("wal-dir");
     let keepalive_interval = values.duration("grpc-keepalive-interval")?;
     let corrupt_check_interval = values.duration("corrupt-check-time")?;
     Ok(Config {
         name: values.text("name"),
         data_dir: PathBuf::from(values.text("data-dir")),
-        wal_dir: (!wal_dir.is_empty()).then(|| PathBuf::from(wal_dir)),
+        wal_dir: values.path("wal-dir"),
         snapshot_count: values.unsigned("snapshot-count")?,
         snapshot_catchup_entries: values.unsigned("snapshot-catchup-entries")?,
         log_backend: Backend::from_name(&values.text("experimental-varve-log-backend"))
@@ -198,6 +203,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         auth_token: auth_token(&values.text("auth-token"), notes)?,
         auth_token_ttl: Duration::from_secs(values.unsigned("auth-token-ttl")?),
         bcrypt_cost: bcrypt_cost(values, notes)?,
+        tls: tls::flags(values)?,
         cors: values.list("cors"),
         host_whitelist: values.list("host-whitelist"),
         metrics: match values.text("metrics").as_str() {

@@ -109,8 +109,7 @@ pub(super) fn refuse_unsupported(config: &Config, settings: &Settings) -> Result
         if flag.support == Support::Refused && !is_default {
             let what = match name {
                 "force-new-cluster" => "founding a new cluster from old data",
-                name if name.starts_with("discovery") => "discovery",
-                _ => "TLS",
+                _ => "discovery",
             };
             return Err(format!("--{name}: {what} is not supported yet").into());
         }

@@ -2,8 +2,8 @@
 //!
 //! One idea: three sources, one set of texts ([`settings`]), one typed [`Config`]. Whatever etcd
 //! accepts is accepted, and whatever it refuses is refused with its words and its exit code, so
-//! that manifests and wrappers written for etcd work unchanged. What cannot be honoured yet (TLS,
-//! discovery) is refused clearly rather than ignored.
+//! that manifests and wrappers written for etcd work unchanged. What cannot be honoured yet
+//! (discovery) is refused clearly rather than ignored.
 //!
 //! What it does not do: look at the data directory; say whether the flags of bootstrapping fit
 //! (see [`bootstrap`], only asked on a first start); resolve the default host for
@@ -26,10 +26,12 @@ pub mod flags;
 pub mod help;
 pub mod identity;
 pub mod settings;
+mod tls;
 pub mod to_setup;
 pub mod url;
 
 use settings::{CommandLine, Settings};
+use tls::TlsFlags;
 use url::Url;
 
 use crate::auth::TokenOptions;
@@ -123,6 +125,9 @@ pub struct Config {
     pub auth_token_ttl: Duration,
     /// `--bcrypt-cost`, 4 to 31.
     pub bcrypt_cost: u32,
+
+    /// TLS of clients and members.
+    pub tls: TlsFlags,
 
     /// `--cors`: allowed origins; empty or `*` is all.
     pub cors: Vec<String>,

@@ -4,6 +4,7 @@
 //! only counts if the data directory does not know yet who this member is.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use varve_disk::Disk;
 
@@ -16,8 +17,11 @@ use crate::http::Access;
 use crate::limits;
 use crate::listener::{ListenAddress, ListenOptions};
 use crate::services::RequestLimits;
-use crate::setup::Setup;
+use crate::setup::{Listen, Setup, Speaks};
 use crate::socket::Role;
+use crate::tls::made_up::made_up;
+use crate::tls::source::Use;
+use crate::tls::{TlsOptions, TlsSource};
 use crate::worker::ConnectionOptions;
 
 /// Streams that require a leader end after so many election timeouts without one, as in etcd.
@@ -29,16 +33,20 @@ const LEADERLESS_ELECTIONS: u32 = 3;
 /// Etcd's text if the flags of bootstrapping do not fit each other and the data directory is new.
 pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
     let texts = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect();
-    let addresses = |urls: &[Url]| urls.iter().map(Url::authority).collect();
     Ok(Setup {
         name: config.name.clone(),
         identity: own_identity(config, disk)?,
         data_dir: config.data_dir.clone(),
         wal_dir: config.wal_dir.clone(),
         listen: listen(config)?,
-        listen_peers: addresses(&config.listen_peer_urls),
+        client_tls: client_tls(config, disk)?,
+        listen_peers: config
+            .listen_peer_urls
+            .iter()
+            .map(|url| (url.authority(), url.is_secure()))
+            .collect(),
+        peer_tls: peer_tls(config, disk)?,
         listen_options: ListenOptions { reuse_port: config.socket_reuse_port },
-        client_addresses: addresses(&config.listen_client_urls),
         advertise_client_urls: texts(&config.advertise_client_urls),
         tick: config.heartbeat_interval,
         election_ticks: config.election_ticks(),
@@ -51,8 +59,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
             token: config.auth_token.clone(),
             token_time_to_live: config.auth_token_ttl,
             bcrypt_cost: config.bcrypt_cost,
-            // With TLS.
-            client_cert_auth: false,
+            client_cert_auth: config.tls.clients.client_cert_auth,
         },
         requests: RequestLimits {
             txn_ops_max: config.txn_ops_max,
@@ -92,21 +99,90 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
     })
 }
 
-/// Every address for clients with what it is for.
-fn listen(config: &Config) -> Result<Vec<(ListenAddress, Role)>, String> {
+/// Every address for clients with what it is for. One that stands in the list with and without TLS
+/// is listened on once, for both.
+fn listen(config: &Config) -> Result<Vec<Listen>, String> {
     let clients =
         if config.listen_client_http_urls.is_empty() { Role::Client } else { Role::GrpcOnly };
-    let mut addresses = Vec::new();
+    let mut found: Vec<Listen> = Vec::new();
     for (urls, role) in [
         (&config.listen_client_urls, clients),
         (&config.listen_client_http_urls, Role::HttpOnly),
         (&config.listen_metrics_urls, Role::Metrics),
     ] {
         for url in urls {
-            addresses.push((url.listen_address()?, role));
+            let address = url.listen_address()?;
+            let speaks = if url.is_secure() { Speaks::Tls } else { Speaks::Plain };
+            let same =
+                found.iter_mut().find(|known| known.address == address && known.role == role);
+            match same {
+                Some(known) if known.speaks == speaks => {}
+                Some(_) if matches!(address, ListenAddress::Unix(_)) => {
+                    return Err(format!(
+                        "cannot serve both unix and unixs on the same path: {url}"
+                    ));
+                }
+                Some(known) => known.speaks = Speaks::Either,
+                None => found.push(Listen { address, role, speaks }),
+            }
         }
     }
-    Ok(addresses)
+    Ok(found)
+}
+
+/// The certificates for clients, if any listener has a use for them.
+fn client_tls(config: &Config, disk: &dyn Disk) -> Result<Option<Arc<TlsSource>>, String> {
+    let clients = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
+    if !clients.clone().chain(&config.listen_metrics_urls).any(Url::is_secure) {
+        return Ok(None);
+    }
+    let hosts: Vec<&str> = clients.map(Url::host).collect();
+    let made_up = config.tls.makes_up_clients.then_some(("client", hosts.as_slice()));
+    source(config, &config.tls.clients, made_up, Use::Accept, disk).map(Some)
+}
+
+/// The certificates for members, if any is spoken to with TLS.
+fn peer_tls(config: &Config, disk: &dyn Disk) -> Result<Option<Arc<TlsSource>>, String> {
+    let options = &config.tls.members;
+    let is_spoken = config.initial_cluster.contains("https://")
+        || config.listen_peer_urls.iter().any(Url::is_secure);
+    let is_given = config.tls.makes_up_members
+        || !options.has_no_certificate()
+        || options.trusted_ca_file.is_some();
+    if !is_spoken && !is_given {
+        return Ok(None);
+    }
+    let hosts: Vec<&str> = config.listen_peer_urls.iter().map(Url::host).collect();
+    let made_up = config.tls.makes_up_members.then_some(("peer", hosts.as_slice()));
+    source(config, options, made_up, Use::AcceptAndDial, disk).map(Some)
+}
+
+/// Reads the files, after making those up that are wanted and not given.
+fn source(
+    config: &Config,
+    options: &TlsOptions,
+    wanted: Option<(&str, &[&str])>,
+    used_for: Use,
+    disk: &dyn Disk,
+) -> Result<Arc<TlsSource>, String> {
+    let mut options = options.clone();
+    if let Some((whose, hosts)) = wanted.filter(|_| options.has_no_certificate()) {
+        let directory = config.data_dir.join("fixtures").join(whose);
+        let years = config.tls.made_up_validity_years;
+        let (cert_file, key_file) = made_up(disk, &directory, hosts, years)
+            .map_err(|error| format!("failed to get {whose} self-signed certs: {error}"))?;
+        // As in etcd, nothing else that was said about certificates counts then.
+        options = TlsOptions {
+            cert_file: Some(cert_file),
+            key_file: Some(key_file),
+            is_made_up: true,
+            cipher_suites: options.cipher_suites,
+            version_min: options.version_min,
+            version_max: options.version_max,
+            ..TlsOptions::default()
+        };
+    }
+    TlsSource::load(options, used_for).map(Arc::new)
 }
 
 /// Who the flags say this member is. If the data directory knows better, what is wrong with the

@@ -72,6 +72,11 @@ impl Url {
         Ok(Self { text: text.to_owned(), scheme, host, port })
     }
 
+    /// Whether it is talked to with TLS.
+    pub fn is_secure(&self) -> bool {
+        matches!(self.scheme, Scheme::Https | Scheme::Unixs)
+    }
+
     /// How to talk to it.
     pub fn scheme(&self) -> Scheme {
         self.scheme
@@ -107,14 +112,13 @@ impl Url {
     /// Where to listen.
     ///
     /// # Errors
-    /// If it needs TLS, or the port does not fit.
+    /// The port does not fit.
     pub fn listen_address(&self) -> Result<ListenAddress, String> {
         match self.scheme {
-            Scheme::Https | Scheme::Unixs => {
-                Err(format!("TLS is not supported yet: {}", self.text))
+            Scheme::Unix | Scheme::Unixs => {
+                Ok(ListenAddress::Unix(PathBuf::from(self.authority())))
             }
-            Scheme::Unix => Ok(ListenAddress::Unix(PathBuf::from(self.authority()))),
-            Scheme::Http => {
+            Scheme::Http | Scheme::Https => {
                 let port = self.port().ok_or_else(|| format!("invalid port in {}", self.text))?;
                 Ok(ListenAddress::Tcp { host: self.host.clone(), port })
             }
@@ -197,10 +201,9 @@ mod tests {
         let path = ListenAddress::Unix(PathBuf::from("localhost:m0"));
         assert_eq!(relative.listen_address(), Ok(path));
         let tls = Url::parse("https://127.0.0.1:2379").unwrap();
-        assert_eq!(
-            tls.listen_address(),
-            Err("TLS is not supported yet: https://127.0.0.1:2379".to_owned())
-        );
+        let address = ListenAddress::Tcp { host: "127.0.0.1".to_owned(), port: 2379 };
+        assert_eq!(tls.listen_address(), Ok(address));
+        assert!(tls.is_secure() && !url.is_secure() && !unix.is_secure());
     }
 
     #[test]

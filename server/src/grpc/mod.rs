@@ -31,6 +31,6 @@ pub use counters::GrpcCounters;
 pub use frame::{Encoded, decode, not_unmarshalled};
 pub use incoming::Incoming;
 pub use outgoing::{Closed, Outgoing, TryPartsError, TrySendError};
-pub use request::{PeerAddress, RequestMeta};
+pub use request::{Caller, PeerAddress, RequestMeta};
 pub use router::{Guard, HttpHandler, Origin, Router, RouterOptions};
 pub use status::{Code, Status};

@@ -34,13 +34,24 @@ impl std::fmt::Display for PeerAddress {
     }
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Where it came from.
+    pub address: PeerAddress,
+    /// Whether it speaks TLS.
+    pub is_secure: bool,
+    /// The common name of the certificate with which it has proved who it is; `None` without one,
+    /// or if it has none.
+    pub common_name: Option<Rc<str>>,
+}
+
 /// Metadata of one call.
 #[derive(Debug)]
 pub struct RequestMeta {
     method: &'static Method,
     headers: HeaderMap,
-    peer: Rc<PeerAddress>,
-    common_name: Option<Rc<str>>,
+    caller: Rc<Caller>,
     deadline: Option<Instant>,
 }
 
@@ -52,24 +63,20 @@ impl RequestMeta {
     pub fn new(
         method: &'static Method,
         headers: HeaderMap,
-        peer: Rc<PeerAddress>,
+        caller: Rc<Caller>,
     ) -> Result<Self, Status> {
         let deadline = match headers.get("grpc-timeout") {
             None => None,
             Some(value) => Some(Instant::now() + parse_timeout(value.as_bytes())?),
         };
-        Ok(Self { method, headers, peer, common_name: None, deadline })
+        Ok(Self { method, headers, caller, deadline })
     }
 
-    /// The common name of the certificate with which the client has proved who it is, if it has.
-    pub fn with_common_name(self, common_name: Option<Rc<str>>) -> Self {
-        Self { common_name, ..self }
-    }
-
-    /// See [`RequestMeta::with_common_name`]. None if the call came through the JSON gateway: the
+    /// See [`Caller::common_name`]. None if the call came through the JSON gateway: the
     /// certificate is that of the gateway then.
     pub fn common_name(&self) -> Option<&str> {
-        self.common_name.as_deref().filter(|_| !self.headers.contains_key("grpcgateway-accept"))
+        let is_gateway = self.headers.contains_key("grpcgateway-accept");
+        self.caller.common_name.as_deref().filter(|_| !is_gateway)
     }
 
     /// The method that was called.
@@ -105,7 +112,7 @@ impl RequestMeta {
 
     /// The address of the client.
     pub fn peer(&self) -> &PeerAddress {
-        &self.peer
+        &self.caller.address
     }
 
     /// When the caller stops waiting.

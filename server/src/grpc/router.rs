@@ -26,7 +26,7 @@ use super::frame::{Decoder, Encoded, decode};
 use super::gzip;
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
-use super::request::{PeerAddress, RequestMeta};
+use super::request::{Caller, RequestMeta};
 use super::status::{Code, GRPC_CONTENT_TYPE, Status, append, deadline_exceeded};
 
 /// Header of requests and responses that names their compression.
@@ -52,7 +52,7 @@ pub trait HttpHandler {
     fn call(
         &self,
         request: Request<hyper::body::Incoming>,
-        peer: &Rc<PeerAddress>,
+        caller: &Rc<Caller>,
         origin: Origin,
     ) -> ResponseFuture;
 }
@@ -234,15 +234,15 @@ impl Router {
     pub fn dispatch(
         &self,
         request: Request<hyper::body::Incoming>,
-        peer: &Rc<PeerAddress>,
+        caller: &Rc<Caller>,
     ) -> Dispatch {
         // A POST over HTTP/2 is meant as gRPC; only reads can be meant for the HTTP paths.
         let is_grpc = request.version() == Version::HTTP_2
             && (request.method() == http::Method::POST || is_grpc_content_type(request.headers()));
         if is_grpc {
-            self.dispatch_grpc(request, peer)
+            self.dispatch_grpc(request, caller)
         } else {
-            self.dispatch_http(request, peer, Origin::Client)
+            self.dispatch_http(request, caller, Origin::Client)
         }
     }
 
@@ -250,7 +250,7 @@ impl Router {
     pub fn dispatch_grpc(
         &self,
         request: Request<hyper::body::Incoming>,
-        peer: &Rc<PeerAddress>,
+        caller: &Rc<Caller>,
     ) -> Dispatch {
         if let Some(response) = refuse_transport(&request) {
             return Dispatch::refused(response);
@@ -266,7 +266,7 @@ impl Router {
             Ok(is_gzip) => is_gzip,
             Err(status) => return Dispatch::refused(error_response(&status)),
         };
-        match RequestMeta::new(method, head.headers, Rc::clone(peer)) {
+        match RequestMeta::new(method, head.headers, Rc::clone(caller)) {
             Err(status) => Dispatch::refused(early_abort(StatusCode::BAD_REQUEST, &status)),
             Ok(meta) => Dispatch::Running(route.call(Call {
                 meta,
@@ -284,11 +284,11 @@ impl Router {
     pub fn dispatch_http(
         &self,
         request: Request<hyper::body::Incoming>,
-        peer: &Rc<PeerAddress>,
+        caller: &Rc<Caller>,
         origin: Origin,
     ) -> Dispatch {
         match &self.http {
-            Some(http) => Dispatch::Running(http.call(request, peer, origin)),
+            Some(http) => Dispatch::Running(http.call(request, caller, origin)),
             None => {
                 let mut response = Response::new(ResponseBody::empty());
                 *response.status_mut() = StatusCode::NOT_FOUND;

@@ -20,7 +20,7 @@ mod query;
 use query::Query;
 
 use crate::grpc::router::ResponseFuture;
-use crate::grpc::{HttpHandler, Origin, PeerAddress, ResponseBody};
+use crate::grpc::{Caller, HttpHandler, Origin, ResponseBody};
 use crate::metrics::Metrics;
 use crate::version::ETCD_VERSION;
 
@@ -88,15 +88,18 @@ impl<H: Health> HttpHandler for HttpRoutes<H> {
     fn call(
         &self,
         request: Request<hyper::body::Incoming>,
-        _peer: &Rc<PeerAddress>,
+        caller: &Rc<Caller>,
         origin: Origin,
     ) -> ResponseFuture {
         let inner = Rc::clone(&self.inner);
+        let is_secure = caller.is_secure;
         // The body of a request is never looked at; it is dropped here.
         let (head, _body) = request.into_parts();
         Box::pin(async move {
             match origin {
-                Origin::Client => inner.guarded(&head.method, &head.uri, &head.headers).await,
+                Origin::Client => {
+                    inner.guarded(&head.method, &head.uri, &head.headers, is_secure).await
+                }
                 Origin::Metrics => inner.answer(&head.method, &head.uri, origin).await,
             }
         })
@@ -129,9 +132,16 @@ const READY_CHECKS: &[Check] =
 
 impl<H: Health> Inner<H> {
     /// Answers a request of the client port: checks host and origin first.
-    async fn guarded(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
+    /// Over TLS the certificate has told the client that it has the right host.
+    async fn guarded(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        is_secure: bool,
+    ) -> Reply {
         let host = host_name(uri, headers);
-        if !allows(&self.access.hosts, host) {
+        if !is_secure && !allows(&self.access.hosts, host) {
             tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");
             return error(StatusCode::MISDIRECTED_REQUEST, &unknown_host(host));
         }

@@ -13,7 +13,8 @@ use tokio::time::{sleep, timeout};
 
 use super::frame::{self, FrameError, FrameKind, Hello, LeaseAnswer, LeaseQuestion, StreamKind};
 use super::hash::{HashAnswer, HashQuestion};
-use super::{Context, Peers, hex, node, snapshot, tune};
+use super::stream::{self, PeerStream};
+use super::{Context, PeerListener, Peers, hex, node, snapshot};
 use crate::apply::ToWorker;
 use crate::limits;
 use crate::raft::RaftInput;
@@ -21,7 +22,8 @@ use crate::read_pool::lower_priority;
 use crate::request;
 
 /// Accepts streams for the life of the process.
-pub(super) async fn listen(context: Arc<Context>, peers: Peers, listener: std::net::TcpListener) {
+pub(super) async fn listen(context: Arc<Context>, peers: Peers, listener: PeerListener) {
+    let PeerListener { socket: listener, is_secure } = listener;
     let listener =
         match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
             Ok(listener) => listener,
@@ -37,7 +39,7 @@ pub(super) async fn listen(context: Arc<Context>, peers: Peers, listener: std::n
             Ok((stream, remote)) => {
                 let (context, peers) = (Arc::clone(&context), peers.clone());
                 tokio::spawn(async move {
-                    serve(&context, &peers, stream, remote).await;
+                    serve(&context, &peers, stream, remote, is_secure).await;
                     drop(permit);
                 });
             }
@@ -50,8 +52,22 @@ pub(super) async fn listen(context: Arc<Context>, peers: Peers, listener: std::n
     }
 }
 
-async fn serve(context: &Arc<Context>, peers: &Peers, mut stream: TcpStream, remote: SocketAddr) {
-    tune(&stream, remote);
+async fn serve(
+    context: &Arc<Context>,
+    peers: &Peers,
+    stream: TcpStream,
+    remote: SocketAddr,
+    is_secure: bool,
+) {
+    let tls = context.tls.as_ref().filter(|_| is_secure);
+    assert_eq!(tls.is_some(), is_secure, "a listener with TLS has certificates");
+    let mut stream = match stream::accept(stream, remote, tls).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(remote = %remote, error = %error, "rejected connection on peer endpoint");
+            return;
+        }
+    };
     let outcome = match greet(context, &mut stream).await {
         Ok(hello) if hello.stream == StreamKind::Snapshot => {
             snapshot::receive(context, &mut stream, hello.from).await
@@ -76,7 +92,7 @@ async fn serve(context: &Arc<Context>, peers: &Peers, mut stream: TcpStream, rem
 }
 
 /// Reads the hello and checks that it means this member of this cluster.
-async fn greet(context: &Context, stream: &mut TcpStream) -> Result<Hello, FrameError> {
+async fn greet(context: &Context, stream: &mut PeerStream) -> Result<Hello, FrameError> {
     let payload = timeout(limits::PEER_HELLO_TIMEOUT, frame::expect(stream, FrameKind::Hello))
         .await
         .map_err(|_| FrameError::malformed("a hello", "silence"))??;
@@ -111,7 +127,7 @@ fn is_member(context: &Context, id: u64) -> bool {
 async fn pump(
     context: &Context,
     peers: &Peers,
-    stream: &mut TcpStream,
+    stream: &mut PeerStream,
     from: u64,
 ) -> Result<(), FrameError> {
     let mut stream = tokio::io::BufReader::with_capacity(64 << 10, stream);

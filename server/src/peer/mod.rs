@@ -9,18 +9,18 @@
 //! A full queue drops the message: Raft sends again what matters. Lost connections are dialled
 //! again with growing pauses. Frames and handshake: docs/FORMAT.md section 5.
 //!
-//! What it does not do: TLS (a later issue), and knowing what a message means.
+//! What it does not do: knowing what a message means.
 
 pub mod frame;
 pub mod hash;
 mod inbound;
 mod outbound;
 pub mod snapshot;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,14 +41,24 @@ use crate::metrics::Metrics;
 use crate::peer::frame::{FrameKind, LeaseQuestion, StreamKind};
 use crate::raft::RaftInput;
 use crate::request::BootNonce;
+use crate::tls::TlsSource;
 
-/// Another member, and where it listens for peers ("host:port", tried in order).
+/// Another member, and where it listens for peers (see [`stream`]), tried in order.
 #[derive(Clone, Debug)]
 pub struct PeerAddress {
     /// Its id.
     pub id: u64,
     /// From its advertised peer URLs.
     pub addresses: Vec<String>,
+}
+
+/// Where members connect to.
+#[derive(Debug)]
+pub struct PeerListener {
+    /// Bound, and listening.
+    pub socket: std::net::TcpListener,
+    /// Whether TLS is spoken.
+    pub is_secure: bool,
 }
 
 /// What the peer thread works with.
@@ -63,6 +73,8 @@ pub struct Context {
     pub workers: Vec<Mailbox<ToWorker>>,
     /// Finds the socket thread that waits for a lease answer.
     pub boot_nonce: BootNonce,
+    /// How members are spoken to whose URLs are https.
+    pub tls: Option<Arc<TlsSource>>,
     /// Where files are received.
     pub disk: Arc<dyn Disk>,
     /// A directory for incoming snapshots; emptied at start.
@@ -156,12 +168,7 @@ impl Peers {
 
 impl PeerQueues {
     /// Runs all peer traffic on the calling thread until the process ends.
-    pub async fn run(
-        self,
-        context: Arc<Context>,
-        peers: Peers,
-        listeners: Vec<std::net::TcpListener>,
-    ) {
+    pub async fn run(self, context: Arc<Context>, peers: Peers, listeners: Vec<PeerListener>) {
         for receivers in self.0 {
             let Receivers { peer, small, bulk, snapshots } = receivers;
             tokio::spawn(outbound::run(
@@ -201,7 +208,7 @@ fn node(id: u64) -> NodeId {
 }
 
 /// Socket options of every peer connection.
-fn tune(stream: &tokio::net::TcpStream, _remote: SocketAddr) {
+fn tune(stream: &tokio::net::TcpStream) {
     // Messages are small and latency is what a commit waits for.
     let _ = stream.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new()

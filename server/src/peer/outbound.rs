@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::frame::{self, FrameError, FrameKind, Hello, StreamKind};
-use super::{Context, Outgoing, PeerAddress, hex, node, tune};
+use super::stream::{self, PeerStream};
+use super::{Context, Outgoing, PeerAddress, hex, node};
 use crate::limits;
 use crate::raft::RaftInput;
 
@@ -62,14 +62,11 @@ pub(super) async fn connect(
     context: &Context,
     peer: &PeerAddress,
     kind: StreamKind,
-) -> Result<TcpStream, FrameError> {
+) -> Result<PeerStream, FrameError> {
     let mut failure = FrameError::malformed("a peer address", "none");
     for address in &peer.addresses {
-        match timeout(limits::PEER_DIAL_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(mut stream)) => {
-                if let Ok(remote) = stream.peer_addr() {
-                    tune(&stream, remote);
-                }
+        match stream::dial(address, context.tls.as_deref()).await {
+            Ok(mut stream) => {
                 let hello = Hello {
                     cluster_id: context.cluster.cluster_id,
                     from: context.cluster.member_id,
@@ -79,8 +76,7 @@ pub(super) async fn connect(
                 frame::write(&mut stream, FrameKind::Hello, &hello.encode()).await?;
                 return Ok(stream);
             }
-            Ok(Err(error)) => failure = error.into(),
-            Err(_) => failure = std::io::Error::from(std::io::ErrorKind::TimedOut).into(),
+            Err(error) => failure = error.into(),
         }
     }
     Err(failure)
@@ -90,10 +86,10 @@ pub(super) async fn connect(
 async fn pump(
     context: &Context,
     peer: &PeerAddress,
-    stream: TcpStream,
+    stream: PeerStream,
     queue: &mut mpsc::Receiver<Outgoing>,
 ) -> Result<(), FrameError> {
-    let (mut reader, mut writer) = stream.into_split();
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let mut buffer = BytesMut::with_capacity(limits::PEER_WRITE_BYTES_TARGET);
     let mut received = [0; 1];
     let sent = context.metrics.peer_sent_bytes.with_label_values(&[&hex(peer.id)]);
@@ -114,7 +110,12 @@ async fn pump(
             let Ok((kind, payload)) = queue.try_recv() else { break };
             buffer.extend_from_slice(&frame::encode(kind, &payload));
         }
-        timeout(limits::PEER_WRITE_TIMEOUT, writer.write_all(&buffer))
+        let write = async {
+            writer.write_all(&buffer).await?;
+            // TLS keeps what the socket had no room for.
+            writer.flush().await
+        };
+        timeout(limits::PEER_WRITE_TIMEOUT, write)
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
         sent.inc_by(buffer.len() as u64);
@@ -126,7 +127,7 @@ async fn pump(
 }
 
 /// Why the peer ended the stream, if it said so.
-async fn refusal(reader: &mut tokio::net::tcp::OwnedReadHalf, first: &[u8]) -> FrameError {
+async fn refusal(reader: &mut (impl AsyncRead + Unpin), first: &[u8]) -> FrameError {
     if first.is_empty() {
         return std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into();
     }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use varve_disk::{Disk, File};
@@ -23,6 +22,7 @@ use varve_raftnode::{Message, Node};
 use varve_store::Mark;
 
 use super::frame::{self, Fields, FrameError, FrameKind, StreamKind};
+use super::stream::PeerStream;
 use super::{Context, PeerAddress, hex, node, outbound};
 use crate::background::applied_at;
 use crate::limits;
@@ -132,7 +132,11 @@ pub(super) async fn send(
     Ok(sent_bytes)
 }
 
-async fn send_file(stream: &mut TcpStream, index: u32, content: &Bytes) -> Result<u64, FrameError> {
+async fn send_file(
+    stream: &mut PeerStream,
+    index: u32,
+    content: &Bytes,
+) -> Result<u64, FrameError> {
     let mut offset = 0;
     while offset < content.len() {
         let end = content.len().min(offset + limits::SNAPSHOT_CHUNK_BYTES);
@@ -152,14 +156,14 @@ async fn send_file(stream: &mut TcpStream, index: u32, content: &Bytes) -> Resul
 }
 
 /// Writes a frame; a peer that takes nothing for long has gone.
-async fn write(stream: &mut TcpStream, kind: FrameKind, payload: &[u8]) -> Result<(), FrameError> {
+async fn write(stream: &mut PeerStream, kind: FrameKind, payload: &[u8]) -> Result<(), FrameError> {
     timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::write(stream, kind, payload))
         .await
         .map_err(|_| FrameError::malformed("a peer that takes a snapshot", "silence"))??;
     Ok(())
 }
 
-async fn answer(stream: &mut TcpStream, kind: FrameKind, what: &str) -> Result<Bytes, FrameError> {
+async fn answer(stream: &mut PeerStream, kind: FrameKind, what: &str) -> Result<Bytes, FrameError> {
     timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::expect(stream, kind))
         .await
         .map_err(|_| FrameError::malformed(what, "silence"))?
@@ -224,7 +228,7 @@ fn is_file_name(name: &str) -> bool {
 /// Receives one snapshot and hands it to the Raft thread.
 pub(super) async fn receive(
     context: &Arc<Context>,
-    stream: &mut TcpStream,
+    stream: &mut PeerStream,
     from: u64,
 ) -> Result<(), FrameError> {
     let turn = Turn::take()
@@ -298,7 +302,7 @@ async fn check(context: &Context, staged: Staged, message: &Bytes) -> Result<Sta
 /// Writes the wanted files; returns the Raft message that ends the transfer.
 async fn receive_files(
     context: &Context,
-    stream: &mut TcpStream,
+    stream: &mut PeerStream,
     staged: &Staged,
     files: &[OfferedFile],
     wanted: &[u32],

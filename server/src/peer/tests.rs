@@ -54,6 +54,7 @@ fn side(id: u64) -> Side {
     let (raft, inbox) = bounded(64);
     let (worker, answers) = mailbox(64);
     let context = Context {
+        tls: None,
         cluster: Arc::new(Cluster::new(CLUSTER, id)),
         raft,
         lessor: Arc::new(Lessor::default()),
@@ -91,6 +92,7 @@ impl Side {
     fn listen(&self, peers: Peers) -> String {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let listener = PeerListener { socket: listener, is_secure: false };
         tokio::spawn(inbound::listen(Arc::clone(&self.context), peers, listener));
         address
     }

@@ -1,0 +1,147 @@
+//! Members among each other: three with certificates, one with a wrong one, and made-up ones.
+
+use std::time::Duration;
+
+use varve_tests::certificates::{Authority, SERVER, Wanted, put};
+use varve_tests::grpc_client::Client;
+use varve_tests::process::{Options, Program, Server};
+
+use crate::{CALL_TIMEOUT, Files, block_on, put_key, strings, text, value_of};
+
+/// Three members that speak TLS with each other and plain with clients.
+fn spawn(flags: impl Fn(usize) -> Vec<String>) -> Vec<Server> {
+    let mut members: Vec<Options> = (0..3)
+        .map(|number| Options { name: format!("m{number}"), ..Options::single("tls-member") })
+        .collect();
+    let url = |member: &Options| format!("https://127.0.0.1:{}", member.peer_port);
+    let cluster: Vec<String> =
+        members.iter().map(|member| format!("{}={}", member.name, url(member))).collect();
+    for (number, member) in members.iter_mut().enumerate() {
+        member.initial_cluster = cluster.join(",");
+        let url = url(member);
+        let mut all = strings(&["--listen-peer-urls", &url, "--initial-advertise-peer-urls", &url]);
+        all.extend(flags(number));
+        member.extra_flags = all;
+    }
+    members.into_iter().map(|options| Server::spawn(&Program::varve(), options)).collect()
+}
+
+fn assert_replicates(servers: &[&Server], value: &str) {
+    block_on(async {
+        for (number, server) in servers.iter().enumerate() {
+            let client = Client::new(&server.client_address(), CALL_TIMEOUT);
+            put_key(&client, "a", &format!("{value} {number}")).await.expect("a quorum");
+            for other in servers {
+                let client = Client::new(&other.client_address(), CALL_TIMEOUT);
+                let read = value_of(&client, "a").await.expect("a quorum");
+                assert_eq!(read, format!("{value} {number}"));
+            }
+        }
+    });
+}
+
+fn peer_flags(files: &Files, cert: &str, key: &str) -> Vec<String> {
+    let mut flags = strings(&["--peer-cert-file", cert, "--peer-key-file", key]);
+    flags.extend(strings(&["--peer-client-cert-auth", "--peer-trusted-ca-file", &files.ca]));
+    flags
+}
+
+#[test]
+fn three_members_speak_tls_and_take_new_certificates_while_they_run() {
+    let files = Files::new();
+    let mut servers = spawn(|_| {
+        let mut flags = peer_flags(&files, &files.cert, &files.key);
+        flags.extend(strings(&["--peer-cert-allowed-cn", "server"]));
+        flags
+    });
+    servers.iter().for_each(Server::wait_ready);
+    assert_replicates(&servers.iter().collect::<Vec<_>>(), "first");
+    // A new pair of the same authority: whoever connects anew uses it.
+    files.authority.sign(&SERVER).write(&files.directory, "server");
+    for number in 0..servers.len() {
+        servers[number].kill();
+        servers[number].restart();
+        assert_replicates(&servers.iter().collect::<Vec<_>>(), &format!("after {number}"));
+    }
+}
+
+/// A member with `flags` of its own cannot take part, the two others go on without it, and their
+/// log says why.
+fn assert_left_out(files: &Files, odd_flags: &[String], common: &[&str], why: &str) {
+    let servers = spawn(|number| {
+        let mut flags = match number {
+            2 => odd_flags.to_vec(),
+            _ => peer_flags(files, &files.cert, &files.key),
+        };
+        flags.extend(strings(common));
+        flags
+    });
+    servers[0].wait_ready();
+    servers[1].wait_ready();
+    assert_replicates(&[&servers[0], &servers[1]], "two");
+    assert!(servers[0].wait_for_log(why, Duration::from_secs(20)), "{}", servers[0].log());
+    assert!(!servers[2].log().contains("ready to serve client requests"));
+}
+
+#[test]
+fn a_member_of_another_authority_is_left_out() {
+    let files = Files::new();
+    let other = Authority::new("another");
+    let (cert, key) = other.sign(&SERVER).write(&files.directory, "other");
+    let odd = peer_flags(&files, &text(&cert), &text(&key));
+    assert_left_out(&files, &odd, &[], "rejected connection on peer endpoint");
+}
+
+#[test]
+fn a_member_whose_certificate_is_for_another_address_is_left_out() {
+    let files = Files::new();
+    let wanted = Wanted { names: &["10.1.2.3"], serial: 101, ..SERVER };
+    let (cert, key) = files.authority.sign(&wanted).write(&files.directory, "odd");
+    let odd = peer_flags(&files, &text(&cert), &text(&key));
+    assert_left_out(&files, &odd, &[], "rejected connection on peer endpoint");
+}
+
+#[test]
+fn a_member_with_another_name_or_a_revoked_certificate_is_left_out() {
+    let files = Files::new();
+    let wanted = Wanted { common_name: "eve", serial: 102, ..SERVER };
+    let (cert, key) = files.authority.sign(&wanted).write(&files.directory, "odd");
+    let odd = peer_flags(&files, &text(&cert), &text(&key));
+    let why = "client certificate authentication failed";
+    assert_left_out(&files, &odd, &["--peer-cert-allowed-cn", "server"], why);
+    let list = put(&files.directory, "revoked.crl", &files.authority.revoke(&[102]));
+    assert_left_out(&files, &odd, &["--peer-crl-file", &text(&list)], "Revoked");
+}
+
+#[test]
+fn addresses_are_not_checked_if_a_flag_says_so() {
+    let files = Files::new();
+    // For the host that is dialled, and shown by members that come from elsewhere.
+    let wanted = Wanted { names: &["name.invalid"], serial: 103, ..SERVER };
+    let (cert, key) = files.authority.sign(&wanted).write(&files.directory, "odd");
+    let (cert, key) = (text(&cert), text(&key));
+    let flags = |skips: bool| {
+        let mut flags = peer_flags(&files, &files.cert, &files.key);
+        flags.extend(strings(&["--peer-client-cert-file", &cert, "--peer-client-key-file", &key]));
+        if skips {
+            flags.push("--peer-skip-client-san-verification".to_owned());
+        }
+        flags
+    };
+    let servers = spawn(|_| flags(true));
+    servers.iter().for_each(Server::wait_ready);
+    assert_replicates(&servers.iter().collect::<Vec<_>>(), "skipped");
+    drop(servers);
+    let servers = spawn(|_| flags(false));
+    let why = "does not match any of DNSNames";
+    assert!(servers[0].wait_for_log(why, Duration::from_secs(20)), "{}", servers[0].log());
+}
+
+#[test]
+fn made_up_certificates_are_enough_to_encrypt() {
+    let servers = spawn(|_| strings(&["--peer-auto-tls"]));
+    servers.iter().for_each(Server::wait_ready);
+    assert_replicates(&servers.iter().collect::<Vec<_>>(), "made up");
+    let directory = servers[0].options().data_directory.join("fixtures").join("peer");
+    assert!(directory.join("key.pem").is_file());
+}
