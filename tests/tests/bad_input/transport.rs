@@ -158,6 +158,8 @@ fn bad_calls() -> Vec<BadCall> {
     };
     let unimplemented = BadCall { grpc_status: Code::Unimplemented, ..SOUND };
     let internal = BadCall { grpc_status: Code::Internal, ..SOUND };
+    // As grpc-go of a unary call.
+    let cut_off = BadCall { grpc_status: Code::Unknown, says: "unexpected EOF", ..SOUND };
     vec![
         BadCall { what: "JSON", content_type: Some("application/json"), ..unsupported },
         BadCall { what: "no content type", content_type: None, ..unsupported },
@@ -200,13 +202,8 @@ fn bad_calls() -> Vec<BadCall> {
             says: "unexpected payload format 7",
             ..internal
         },
-        BadCall { what: "half a prefix", body: "\0\0", says: "unexpected EOF", ..internal },
-        BadCall {
-            what: "half a message",
-            body: "\0\0\0\0\x7f\n\x01k",
-            says: "unexpected EOF",
-            ..internal
-        },
+        BadCall { what: "half a prefix", body: "\0\0", ..cut_off },
+        BadCall { what: "half a message", body: "\0\0\0\0\x7f\n\x01k", ..cut_off },
         BadCall {
             what: "a length of 2 GiB",
             body: "\0\x7f\x7f\x7f\x7f\n\x01k",
