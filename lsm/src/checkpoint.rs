@@ -67,19 +67,15 @@ impl Db {
     /// Which of a checkpoint's files are already here: by digest. A file that is stays until the
     /// next [`Writer::install`](crate::Writer::install), even if merges drop it meanwhile.
     pub fn has_file(&self, name: &str, digest: u128) -> bool {
-        let version = Arc::clone(&self.shared.current.load().version);
-        let Some(guard) = find_guard(&version, name, digest) else {
-            return self
-                .shared
-                .pins()
-                .iter()
-                .any(|pin| pin.name() == name && pin.digest() == digest);
-        };
+        // Held from the look to the promise: the file is not removed in between.
         let mut pins = self.shared.pins();
-        if pins.iter().all(|pin| !Arc::ptr_eq(pin, guard)) {
-            pins.push(Arc::clone(guard));
+        if pins.iter().any(|pin| pin.name() == name && pin.digest() == digest) {
+            return true;
         }
-        true
+        let version = Arc::clone(&self.shared.current.load().version);
+        let found = find_guard(&version, name, digest);
+        pins.extend(found.map(Arc::clone));
+        found.is_some()
     }
 
     /// Whether what was received could be installed: the manifest is sound, and each file that it
@@ -143,7 +139,7 @@ fn find_guard<'a>(version: &'a Version, name: &str, digest: u128) -> Option<&'a 
 }
 
 impl Shared {
-    fn pins(&self) -> std::sync::MutexGuard<'_, Vec<Arc<FileGuard>>> {
+    pub(crate) fn pins(&self) -> std::sync::MutexGuard<'_, Vec<Arc<FileGuard>>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

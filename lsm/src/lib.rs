@@ -34,7 +34,7 @@
 //! | worker | [`Db::work`], [`Writer::install`] | a step of background work, disk included |
 //! | publish | [`Writer::commit`] when it freezes, `work` | the swap of one pointer |
 //! | chunks of a memtable | the writer | getting a chunk of memory, about once a MiB |
-//! | pins | [`Db::has_file`], `install` | transfers only |
+//! | pins | [`Db::has_file`], `install`, `work` | transfers, and removing files |
 //! | removals | `work`; whoever drops the last view of an obsolete file | putting its name on a list |
 //!
 //! A commit waits for none of the first four but publish; [`Db::is_writer_ahead`] tells the caller

@@ -163,12 +163,17 @@ impl Worker {
     fn remove(&mut self, shared: &Shared) -> Result<bool> {
         // Off the threads of readers: see `Disk::unmap_let_go`.
         let mut has_removed = shared.place.disk.unmap_let_go() > 0;
+        let names = shared.removals.take();
+        // Held, so that no file is promised to a sender while it goes.
+        let pins = shared.pins();
         let version = Arc::clone(&shared.current.load().version);
-        for name in shared.removals.take() {
+        for name in names {
             assert!(is_data_name(&name), "{name} is no data file");
-            // An installed checkpoint may have brought the file back under the same name.
+            // An installed checkpoint may have brought the file back under the same name, and it
+            // may have been promised for the next one.
             let tables = version.tables().map(|file| &file.guard);
-            let mut needed = tables.chain(version.segments().map(|file| &file.guard));
+            let mut needed =
+                tables.chain(version.segments().map(|file| &file.guard)).chain(pins.iter());
             let path = shared.place.dir.join(&name);
             if needed.any(|guard| guard.name() == name) || !shared.place.disk.exists(&path)? {
                 continue;
