@@ -218,6 +218,7 @@ errors! {
     TIMEOUT = Unavailable "etcdserver: request timed out";
     TIMEOUT_DUE_TO_LEADER_FAIL = Unavailable "etcdserver: request timed out, possibly due to previous leader failure";
     TIMEOUT_DUE_TO_CONNECTION_LOST = Unavailable "etcdserver: request timed out, possibly due to connection lost";
+    TIMEOUT_LEADER_TRANSFER = Unknown "etcdserver: request timed out, leader transfer took too long";
     TIMEOUT_WAIT_APPLIED_INDEX = Unavailable "etcdserver: request timed out, waiting for the applied index took too long";
     UNHEALTHY = Unavailable "etcdserver: unhealthy cluster";
     CORRUPT = DataLoss "etcdserver: corrupt cluster";

@@ -12,6 +12,7 @@
 use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
 use raft::{Ready, StateRole};
 
+use crate::change::change_of;
 use crate::node::Node;
 use crate::snapshot::mark_of;
 use crate::{
@@ -165,10 +166,15 @@ impl Node {
         for entry in entries {
             assert_eq!(entry.index, self.handed_out + 1, "committed entries have a gap");
             self.handed_out = entry.index;
+            let change = change_of(&entry).expect("what is not a change was refused at the door");
+            if let Some(change) = change {
+                self.changes.push_back((entry.index, change));
+            }
             committed.push(Committed {
                 index: Index(entry.index),
                 term: Term(entry.term),
-                payload: entry.data,
+                payload: if change.is_some() { entry.context } else { entry.data },
+                change,
             });
         }
         committed

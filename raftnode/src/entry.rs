@@ -6,8 +6,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use raft::eraftpb::{Entry, EntryType, HardState};
 
+use crate::Result;
 use crate::wire::{Reader, length_u32};
-use crate::{Error, Result};
 
 const ENTRY_VERSION: u8 = 1;
 const ENTRY_HEADER_BYTES: usize = 14;
@@ -87,19 +87,6 @@ pub(crate) fn read_kind(reader: &mut Reader) -> Result<EntryType> {
     }
 }
 
-/// An entry that changes the membership is understood, but nothing here can carry it out yet:
-/// ignoring it would split the group, so that it is refused by name.
-pub(crate) fn refuse_membership_change(entry: &Entry) -> Result<()> {
-    if entry.get_entry_type() == EntryType::EntryNormal {
-        return Ok(());
-    }
-    Err(Error::Malformed {
-        what: "log entry",
-        expected: "a normal entry (this version cannot change the membership)".to_string(),
-        found: format!("a membership change at index {}, term {}", entry.index, entry.term),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,14 +147,5 @@ mod tests {
         let mut long = good.to_vec();
         long.push(0);
         assert!(decode_state(long.into()).is_err());
-    }
-
-    #[test]
-    fn a_membership_change_is_refused_by_name() {
-        let mut change = entry();
-        change.set_entry_type(EntryType::EntryConfChangeV2);
-        let read = decode_entry(7, encode_entry(&change)).unwrap();
-        let error = refuse_membership_change(&read).unwrap_err();
-        assert!(error.to_string().contains("membership change at index 7"), "{error}");
     }
 }

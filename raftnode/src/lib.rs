@@ -59,6 +59,13 @@
 //! | a late rejection moves a follower's next index behind what it acknowledged | `validate.rs` |
 //! | panics if the commit index is above the log or below what is applied after a restart | `storage.rs`, `raised` |
 //! | a sole voter sends its new term to learners before it is durable | `cycle.rs`, `owes` |
+//! | a committed change takes effect only when told to; forgotten, majorities differ | `Node::changed` |
+//! | a second change before the first is applied becomes an empty entry, without a word | `Node::propose_change` |
+//! | changes are parsed by a parser that hostile bytes exhaust | `change.rs`, `validate.rs` |
+//! | a removed leader goes on leading | `Node::changed` |
+//! | a snapshot of before a member was added is refused by it, for ever | `storage.rs`, `snapshot` |
+//! | a change that is confirmed late would undo the configuration of a snapshot | `Node::changed` |
+//! | a node campaigns over changes that it has committed and not applied | `Node::applied` |
 //! | a sole voter with an entry that is not durable panics when it is elected | `Node::tick`, `validate.rs` |
 //! | two nodes that take each other for the leader pass a proposal to and fro | `validate.rs` |
 //! | a storage error panics | `storage.rs`, `nothing_to_read` |
@@ -66,7 +73,8 @@
 //!
 //! # Caveats
 //!
-//! - The membership is what [`Applied`] says; entries that change it are refused by name.
+//! - The membership is what [`Applied`] says, and then what [`Node::changed`] confirms, one member
+//!   at a time. Entries of joint changes are refused by name.
 //! - A proposal that was forwarded may vanish. Whoever waits for it needs a timeout, and a
 //!   payload that may be proposed twice must carry its own identity.
 //! - A follower whose snapshot was sent waits for [`Node::snapshot_sent`], whatever happened.
@@ -75,6 +83,7 @@
 
 use bytes::Bytes;
 
+mod change;
 mod codec;
 mod cycle;
 mod entry;
@@ -124,6 +133,9 @@ pub struct Config {
     pub inflight_messages_max: usize,
     /// Bytes proposed and not yet committed; beyond it proposals are refused.
     pub uncommitted_bytes_max: u64,
+    /// Changes of the membership that the log has when it is opened have no effect here: a
+    /// survivor goes on alone, whatever was under way.
+    pub ignores_changes_found: bool,
 }
 
 /// Where the state machine stands: what it has applied durably, and who votes as of there.
@@ -139,6 +151,26 @@ pub struct Applied {
     pub learners: Vec<NodeId>,
 }
 
+/// A change of the membership: one member at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A new voter, or a learner that becomes one.
+    AddVoter(NodeId),
+    /// A new member without a vote.
+    AddLearner(NodeId),
+    /// Not a member any more.
+    Remove(NodeId),
+}
+
+impl MemberChange {
+    /// Who it is about.
+    pub fn member(self) -> NodeId {
+        match self {
+            Self::AddVoter(member) | Self::AddLearner(member) | Self::Remove(member) => member,
+        }
+    }
+}
+
 /// A committed log entry, in order, handed out exactly once per start of the process.
 #[derive(Clone, Debug)]
 pub struct Committed {
@@ -148,6 +180,9 @@ pub struct Committed {
     pub term: Term,
     /// What was proposed; empty for the entry with which a leader opens its term.
     pub payload: Bytes,
+    /// A change of the membership, which the state machine judges and then confirms or refuses
+    /// with [`Node::changed`].
+    pub change: Option<MemberChange>,
 }
 
 /// A message for another node, framed in our own format.
@@ -209,6 +244,19 @@ pub struct Status {
     pub has_committed_in_term: bool,
 }
 
+/// How far a member is, as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The member.
+    pub id: NodeId,
+    /// Up to here it has the leader's log, durably.
+    pub matched: Index,
+    /// Whether it has a vote.
+    pub is_voter: bool,
+    /// Whether it was heard from lately.
+    pub is_active: bool,
+}
+
 /// Why a proposal was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProposeError {
@@ -216,4 +264,10 @@ pub enum ProposeError {
     NoLeader,
     /// Too many uncommitted bytes, or leadership is being handed over.
     Dropped,
+    /// Only the leader proposes changes of the membership, and this node does not lead.
+    NotLeader,
+    /// A change before this one is not applied yet.
+    ChangePending,
+    /// The change is of member 0, and 0 is nobody's id.
+    Nobody,
 }

@@ -4,13 +4,14 @@
 //! in step with it: the seeded election timeout, and reads that must die with their leader.
 //! What comes out is in `cycle.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
 use raft::{ProgressTracker, RawNode, SnapshotStatus, StateRole};
 use varve_wal::Wal;
 
+use crate::change::{crate_form, entry_of};
 use crate::cycle::Cycle;
 use crate::read::{Contexts, Reads};
 use crate::snapshot::{mark_of, same_mark, snapshot_of};
@@ -18,8 +19,8 @@ use crate::storage::LogStorage;
 use crate::timer::ElectionTimer;
 use crate::validate::{self, View};
 use crate::{
-    Applied, Config, Error, Index, Message, MessageClass, NodeId, ProposeError, Result, Status,
-    Term, codec,
+    Applied, Config, Error, Index, MemberChange, Message, MessageClass, NodeId, Progress,
+    ProposeError, Result, Status, Term, codec,
 };
 
 /// Bytes of committed entries handed out at once; one entry may be larger.
@@ -44,6 +45,10 @@ pub struct Node {
     pub(crate) cycle: Option<Cycle>,
     /// Highest committed index given to the caller.
     pub(crate) handed_out: u64,
+    /// Changes of the membership given to the caller and not confirmed, by index.
+    pub(crate) changes: VecDeque<(u64, MemberChange)>,
+    /// Changes up to here have no effect, see [`Config::ignores_changes_found`].
+    ignored_to: u64,
 }
 
 impl Node {
@@ -62,6 +67,7 @@ impl Node {
         let raft_config = raft_config(&config, &applied);
         raft_config.validate().map_err(invalid)?;
         let storage = LogStorage::open(wal, &applied)?;
+        let ignored_to = if config.ignores_changes_found { storage.last() } else { 0 };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&raft_config, storage, &logger).map_err(invalid)?;
         let mut node = Self {
@@ -73,6 +79,8 @@ impl Node {
             held_reads: BTreeMap::new(),
             cycle: None,
             handed_out: applied.index.0,
+            changes: VecDeque::new(),
+            ignored_to,
         };
         node.settle();
         if applied.voters == [config.id] {
@@ -134,13 +142,67 @@ impl Node {
         if self.is_closed_for_input() || self.raw.raft.leader_id == raft::INVALID_ID {
             return Err(ProposeError::NoLeader);
         }
-        let entry = Entry { data: payload, ..Entry::default() };
+        self.propose_entry(Entry { data: payload, ..Entry::default() })
+    }
+
+    /// Proposes a change of the membership with the command that carries it out in the state
+    /// machine. Committed, it comes out as any entry, and takes effect here when
+    /// [`Node::changed`] says so.
+    ///
+    /// # Errors
+    /// Nothing was proposed: this node does not lead, or an earlier change is not applied yet (or
+    /// might not be: a new leader first applies what it found), or as [`Node::propose`].
+    pub fn propose_change(
+        &mut self,
+        change: MemberChange,
+        command: Bytes,
+    ) -> std::result::Result<(), ProposeError> {
+        if self.is_closed_for_input() || self.raw.raft.state != StateRole::Leader {
+            return Err(ProposeError::NotLeader);
+        }
+        // No log may hold it: who read it back would end.
+        if change.member() == NodeId(0) {
+            return Err(ProposeError::Nobody);
+        }
+        // The crate would make an empty entry of it.
+        if self.raw.raft.has_pending_conf() {
+            return Err(ProposeError::ChangePending);
+        }
+        self.propose_entry(entry_of(change, command))
+    }
+
+    fn propose_entry(&mut self, entry: Entry) -> std::result::Result<(), ProposeError> {
         let mut message = RaftMessage { from: self.id, ..RaftMessage::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.set_entries(vec![entry].into());
         let stepped = self.raw.step(message);
         self.settle();
         stepped.map_err(|_| ProposeError::Dropped)
+    }
+
+    /// The state machine has applied the change of the membership at `index`, the oldest that was
+    /// handed out and not confirmed; it accepted it, or refused it and nothing changes. Until this
+    /// is called for it, the entry does not count as applied: no campaign, no further change.
+    pub fn changed(&mut self, index: Index, is_accepted: bool) {
+        let Some((expected, change)) = self.changes.pop_front() else {
+            panic!("no change was handed out, {index:?} is confirmed")
+        };
+        assert_eq!(expected, index.0, "changes are confirmed in order");
+        // A snapshot has brought its own, later configuration with it.
+        let snapshot = self.raw.raft.raft_log.unstable_snapshot();
+        let is_superseded = snapshot.as_ref().is_some_and(|s| s.get_metadata().index >= index.0);
+        if !is_accepted || is_superseded || index.0 <= self.ignored_to {
+            return;
+        }
+        self.raw
+            .apply_conf_change(&crate_form(change))
+            .expect("the state machine keeps at least one voter");
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader && !raft.prs().conf().voters().contains(self.id) {
+            // It would go on leading a group of others, without a vote of its own.
+            raft.become_follower(raft.term, raft::INVALID_ID);
+        }
+        self.settle();
     }
 
     /// Asks for a linearizable read point for `token`; answered in [`crate::Output::reads`] or
@@ -160,8 +222,11 @@ impl Node {
         );
         // A snapshot's index counts when its cycle is persisted, which does it itself.
         let installs = self.cycle.as_ref().is_some_and(Cycle::installs);
-        if !installs && index.0 > self.raw.raft.raft_log.applied {
-            self.raw.advance_apply_to(index.0);
+        // A change counts as applied when it is confirmed: before, nobody may campaign over it.
+        let change = self.changes.front().map_or(u64::MAX, |(change, _)| *change);
+        let index = index.0.min(change - 1);
+        if !installs && index > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index);
         }
     }
 
@@ -177,7 +242,9 @@ impl Node {
             return Ok(());
         }
         self.applied(flushed.index);
-        self.raw.mut_store().flushed(&flushed, cut.0)
+        // The crate reads again what does not count as applied.
+        let cut = cut.0.min(self.raw.raft.raft_log.applied);
+        self.raw.mut_store().flushed(&flushed, cut)
     }
 
     /// The state machine now holds the snapshot that [`crate::Output::install`] announced
@@ -289,6 +356,27 @@ impl Node {
         // Of equals the one with the lowest id, so that equal inputs give equal outputs.
         let best = candidates.max_by_key(|(id, progress)| (progress.matched, u64::MAX - **id));
         best.map(|(id, _)| NodeId(*id))
+    }
+
+    /// How far every member is, if this node leads; itself included.
+    pub fn progress(&self) -> Option<Vec<Progress>> {
+        if self.raw.raft.state != StateRole::Leader {
+            return None;
+        }
+        let members = self.members();
+        let voters = members.conf().voters().ids();
+        let progress = members.iter().map(|(id, progress)| Progress {
+            id: NodeId(*id),
+            matched: Index(progress.matched),
+            is_voter: voters.contains(*id),
+            is_active: *id == self.id || progress.recent_active,
+        });
+        Some(progress.collect())
+    }
+
+    /// Whether this node belongs to the group's voters, as far as it knows.
+    pub fn is_voter(&self) -> bool {
+        self.members().conf().voters().contains(self.id)
     }
 
     /// What is known about the group now.

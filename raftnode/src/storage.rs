@@ -14,12 +14,11 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use varve_wal::{Batch, Wal};
 
-use crate::entry::{
-    decode_entry, decode_state, encode_entry, encode_state, refuse_membership_change,
-};
+use crate::change::change_of;
+use crate::entry::{decode_entry, decode_state, encode_entry, encode_state};
 use crate::snapshot::{LogView, Opening, opening, snapshot_of};
 use crate::terms::Terms;
-use crate::{Applied, Error, Index, Result};
+use crate::{Applied, Error, Index, NodeId, Result};
 
 /// Bytes read at once while the log is opened.
 const SCAN_BYTES: u64 = 1 << 20;
@@ -140,6 +139,11 @@ impl LogStorage {
         self.failure.borrow().is_some()
     }
 
+    /// Highest index in the log.
+    pub(crate) fn last(&self) -> u64 {
+        self.terms.last()
+    }
+
     /// Bytes of the log's files.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.wal.disk_bytes()
@@ -194,8 +198,12 @@ impl Storage for LogStorage {
         Ok(self.terms.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        if self.mark.index.0 == 0 || self.mark.index.0 < request_index {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // A new member takes no state of before it was one: it would not be in the configuration
+        // that goes with it.
+        let to = NodeId(to);
+        let knows_it = self.mark.voters.contains(&to) || self.mark.learners.contains(&to);
+        if self.mark.index.0 == 0 || self.mark.index.0 < request_index || !knows_it {
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }
         Ok(snapshot_of(&self.mark))
@@ -212,7 +220,7 @@ fn nothing_to_read(context: &GetEntriesContext) -> raft::Result<Vec<Entry>> {
 
 fn read_entry(index: u64, bytes: Bytes) -> Result<Entry> {
     decode_entry(index, bytes)
-        .and_then(|entry| refuse_membership_change(&entry).map(|()| entry))
+        .and_then(|entry| change_of(&entry).map(|_| entry))
         .map_err(|error| Error::LogEntry { index: Index(index), source: Box::new(error) })
 }
 

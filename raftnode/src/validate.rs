@@ -7,7 +7,7 @@
 
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
-use crate::entry::refuse_membership_change;
+use crate::change::change_of;
 use crate::read::CONTEXT_BYTES;
 use crate::{Error, NodeId, Result};
 
@@ -40,7 +40,7 @@ pub(crate) fn check(from: NodeId, message: &Message, view: &View) -> Result<()> 
     check_envelope(from.0, message, view).map_err(refused)?;
     check_contents(message).map_err(refused)?;
     for entry in message.entries.iter() {
-        refuse_membership_change(entry)?;
+        change_of(entry)?;
     }
     // Forwarded proposals end at a leader: two nodes that hold each other for it would otherwise
     // pass them to and fro.
@@ -121,11 +121,16 @@ fn check_contents(message: &Message) -> Verdict {
     require(fits, || format!("a context of {} bytes in {kind:?}", context.len()))
 }
 
-/// An empty payload means the leader's own entry and cannot be proposed.
+/// An empty payload means the leader's own entry and cannot be proposed. A change of the
+/// membership is for the leader itself to propose: it knows who is ready.
 fn check_proposal(message: &Message) -> Verdict {
-    require(message.entries.iter().all(|entry| !entry.data.is_empty()), || {
-        "an empty proposal".to_string()
-    })
+    for entry in message.entries.iter() {
+        require(entry.get_entry_type() == EntryType::EntryNormal, || {
+            "a membership change proposed by another than the leader".to_string()
+        })?;
+        require(!entry.data.is_empty(), || "an empty proposal".to_string())?;
+    }
+    Ok(())
 }
 
 /// Entries follow each other, and their terms never fall. The crate compares terms of indexes

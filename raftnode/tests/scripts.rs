@@ -12,6 +12,9 @@
 //! | `deliver [1->2]`, `drop [1->2]`, `repeat [1->2]` | messages that wait, once |
 //! | `hold 1->2`, `release` | takes waiting messages aside; brings them back |
 //! | `run` | cycles and deliveries until nothing happens |
+//! | `change 1 voter 4`, `change 1 learner 4`, `change 1 remove 4` | the membership |
+//! | `join 4` | starts a node that has nothing |
+//! | `confirms by hand`, `changed 1` | when a change takes effect on a node |
 //! | `propose 1 text`, `read 1 7`, `transfer 1 2` | requests |
 //! | `partition 1 \| 2 3`, `heal` | the network |
 //! | `crash 1`, `restart 1`, `flush 1 [keep]` | the machine; `keep` entries stay in the log |
@@ -28,7 +31,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use varve_raftnode::{Message, MessageClass, NodeId};
+use varve_raftnode::{MemberChange, Message, MessageClass, NodeId};
 
 use cluster::frames::make;
 use cluster::{Cluster, ELECTION_TICKS, Envelope};
@@ -63,6 +66,21 @@ impl Script {
                     cluster.trace.push(format!("not proposed: {error:?}"));
                 }
             }
+            ["change", node, how, other] => {
+                let other = NodeId(id(other));
+                let change = match how {
+                    "voter" => MemberChange::AddVoter(other),
+                    "learner" => MemberChange::AddLearner(other),
+                    "remove" => MemberChange::Remove(other),
+                    _ => panic!("no such change: {line}"),
+                };
+                if let Err(error) = cluster.change(id(node), change) {
+                    cluster.trace.push(format!("not proposed: {error:?}"));
+                }
+            }
+            ["join", node] => cluster.join(id(node)),
+            ["confirms", "by", "hand"] => cluster.confirms_at_once = false,
+            ["changed", node] => cluster.confirm_changes(id(node)),
             ["read", node, token] => cluster.read(id(node), id(token)),
             ["transfer", node, to] => cluster.node(id(node)).transfer_leadership(NodeId(id(to))),
             ["heal"] => cluster.cut.clear(),
@@ -119,7 +137,11 @@ impl Script {
                 self.campaign(node);
             }
         }
-        assert!(self.cluster.status(node).is_leader, "{node} does not lead");
+        assert!(
+            self.cluster.status(node).is_leader,
+            "{node} does not lead:\n{}",
+            self.cluster.trace.join("\n")
+        );
     }
 
     fn partition(&mut self, groups: &[&str]) {
@@ -187,6 +209,14 @@ impl Script {
                     let term = status.term.0;
                     let _ = write!(line, ", term {term} leader {leader} commit {commit}/{last}");
                 }
+            }
+            let (voters, learners) = &member.machine.members;
+            let ids = |ids: &[NodeId]| ids.iter().map(|id| id.0.to_string()).collect::<Vec<_>>();
+            if (voters, learners)
+                != (&self.cluster.founders.voters, &self.cluster.founders.learners)
+            {
+                let (voters, learners) = (ids(voters).join(" "), ids(learners).join(" "));
+                let _ = write!(line, ", voters [{voters}] learners [{learners}]");
             }
             lines.push(line);
         }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use varve_api::error::Status;
 use varve_raftnode::{Applied, Committed, Index};
-use varve_store::{AlarmChange, LeaseChange, LeaseId, Reply, RequestId, Store};
+use varve_store::{AlarmChange, LeaseChange, LeaseId, Member, Reply, RequestId, Store};
 
 use crate::auth::Authenticator;
 use crate::background::Background;
@@ -34,9 +34,11 @@ use crate::lease::{Known, Lessor};
 use crate::limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::peer::call::{Call, CallAnswer};
 use crate::peer::frame::LeaseAnswer;
 use crate::peer::hash::HashAnswer;
 use crate::peer::snapshot::Staged;
+use crate::peer::{Peers, others};
 use crate::raft::RaftInput;
 use crate::request::{self, BootNonce, Budget, Share};
 use crate::watch::batch::EventBatch;
@@ -84,6 +86,15 @@ pub enum ToWorker {
     Lease(LeaseAnswer),
     /// A member's hash.
     Hash(HashAnswer),
+    /// A member asks this one, as the leader, to change the membership.
+    Call {
+        /// Who asks.
+        from: u64,
+        /// What.
+        call: Call,
+    },
+    /// The leader's word on a change of the membership.
+    CallAnswer(CallAnswer),
 }
 
 /// How the apply thread is made.
@@ -106,6 +117,8 @@ pub struct ApplyThread {
     pub auth: Arc<Authenticator>,
     /// Wakes and awaits flushes.
     pub background: Arc<Background>,
+    /// Whom to connect to as members come and go.
+    pub peers: Peers,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Entries after which the memtable is made durable even if it is not full.
@@ -164,6 +177,7 @@ impl ApplyThread {
     pub fn run(mut self) -> Result<(), Error> {
         let mut outbox = Outbox::new(&self);
         self.cluster.publish_applied(self.store.applied().index);
+        self.note_own(&self.store.members());
         while let Some(input) = self.next(&mut outbox) {
             self.take(&mut outbox, input)?;
         }
@@ -225,7 +239,7 @@ impl ApplyThread {
                 self.background.wait_for_flush(|| self.store.is_writer_ahead());
             }
             let started = Instant::now();
-            let applied = self.store.apply(entry.index.0, entry.term.0, &entry.payload)?;
+            let applied = self.apply_entry(entry)?;
             self.warn_if_slow(entry.index, applied.replies.len(), started.elapsed());
             events.extend(applied.events);
             for (id, reply) in applied.replies {
@@ -281,6 +295,44 @@ impl ApplyThread {
         } else {
             count.set(0);
             tracing::warn!(alarm = %name, from = %member, "alarm disarmed");
+        }
+    }
+
+    /// Applies one entry. Raft hears of a change of its own before anybody hears of the entry.
+    fn apply_entry(&mut self, entry: &Committed) -> Result<varve_store::Applied, Error> {
+        let (index, term, payload) = (entry.index.0, entry.term.0, &entry.payload);
+        let applied = match entry.change {
+            None => self.store.apply(index, term, payload)?,
+            Some(change) => {
+                let applied = self.store.apply_change(index, term, payload)?;
+                let is_accepted = applied.members.is_some();
+                tracing::info!(?change, index, is_accepted, "applied a membership change");
+                // The Raft thread never waits for this one.
+                let _ = self.raft.send(RaftInput::Changed { index: entry.index, is_accepted });
+                // A new member needs a snapshot in which it is one.
+                self.store.freeze()?;
+                self.background.wake();
+                applied
+            }
+        };
+        if let Some(members) = &applied.members {
+            self.follow_members(members);
+        }
+        Ok(applied)
+    }
+
+    /// Connects to who is a member now, and ends if this one is none any more.
+    fn follow_members(&self, members: &[Member]) {
+        self.peers.set_members(others(members, self.cluster.member_id));
+        self.note_own(members);
+    }
+
+    /// What this member is itself. One that has joined is nothing until its snapshot is there.
+    fn note_own(&self, members: &[Member]) {
+        let own = members.iter().find(|member| member.id == self.cluster.member_id);
+        self.cluster.publish_learner(own.is_some_and(|member| member.is_learner));
+        if own.is_none() && !members.is_empty() {
+            self.cluster.publish_removed();
         }
     }
 
@@ -346,6 +398,7 @@ impl ApplyThread {
         );
         tracing::info!(index = mark.index, term = mark.term, "applied snapshot");
         outbox.frozen_at = mark.index;
+        self.follow_members(&self.store.members());
         self.cluster.publish_applied(mark.index);
         self.lessor.reset(&leases(&self.store)?);
         self.auth.replaced();

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use varve_lsm::{Db, MERGE_STEP_BYTES, Pace, Work};
-use varve_raftnode::{Applied, Index, Term};
-use varve_store::{Mark, View};
+use varve_raftnode::{Applied, Index, NodeId, Term};
+use varve_store::{Configuration, Mark, Member, View};
 
 use crate::error::Error;
 use crate::limits;
@@ -158,25 +158,43 @@ impl Scrubber {
 /// Tells the Raft thread what is durable, so that it can cut the log and offer snapshots.
 fn report_flushed(db: &Db, view: &View, raft: &Sender<RaftInput>) -> Result<(), Error> {
     let Some(bytes) = db.flushed_mark() else { return Ok(()) };
-    let mark = Mark::decode(&bytes)?;
-    tracing::info!(index = mark.index, term = mark.term, "saved snapshot");
-    let _ = raft.send(RaftInput::Flushed(applied_at(mark, view)?));
+    let mark = applied_at(&bytes, view)?;
+    tracing::info!(index = mark.index.0, term = mark.term.0, "saved snapshot");
+    let _ = raft.send(RaftInput::Flushed(mark));
     Ok(())
 }
 
-/// The mark in Raft's words, with the members that vote as of there.
-pub fn applied_at(mark: Mark, view: &View) -> Result<Applied, Error> {
-    let (learners, voters): (Vec<_>, Vec<_>) =
-        view.members()?.into_iter().partition(|member| member.is_learner);
-    let ids = |members: Vec<varve_store::Member>| {
-        members.iter().map(|member| varve_raftnode::NodeId(member.id)).collect()
+/// A commit's mark in Raft's words, with the members that vote as of there.
+///
+/// # Errors
+/// The bytes are no mark.
+pub fn applied_at(bytes: &[u8], view: &View) -> Result<Applied, Error> {
+    let configuration = match Configuration::decode(bytes)? {
+        Some(configuration) => configuration,
+        // Written when nobody could change who votes.
+        None => configuration_of(&view.members()?),
     };
-    Ok(Applied {
+    Ok(standing(Mark::decode(bytes)?, &configuration))
+}
+
+/// A mark and who votes as of it, in Raft's words.
+pub fn standing(mark: Mark, configuration: &Configuration) -> Applied {
+    let ids = |ids: &[u64]| ids.iter().map(|id| NodeId(*id)).collect();
+    Applied {
         index: Index(mark.index),
         term: Term(mark.term),
-        voters: ids(voters),
-        learners: ids(learners),
-    })
+        voters: ids(&configuration.voters),
+        learners: ids(&configuration.learners),
+    }
+}
+
+/// Who votes, of these members.
+pub fn configuration_of(members: &[Member]) -> Configuration {
+    let ids = |is_learner: bool| {
+        let of_kind = members.iter().filter(move |member| member.is_learner == is_learner);
+        of_kind.map(|member| member.id).collect()
+    };
+    Configuration { voters: ids(false), learners: ids(true) }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use tokio::sync::watch;
 use varve_api::etcdserverpb::ResponseHeader;
 use varve_raftnode::Status;
 
+use crate::peer::frame::REMOVED;
+
 /// Shared, immutable ids and published numbers of this member.
 pub struct Cluster {
     /// Id of the cluster, computed as etcd computes it.
@@ -35,6 +37,10 @@ pub struct Cluster {
     last: AtomicU64,
     /// Written by the Raft thread.
     leader_changes: AtomicU64,
+    /// Written by the apply thread: this member has no vote.
+    is_learner: AtomicBool,
+    /// Written by the apply and peer threads: this member was removed from the cluster.
+    is_removed: watch::Sender<bool>,
     /// Written by the Raft thread. So many bytes of committed entries wait for the apply thread
     /// that requests are refused.
     is_behind: AtomicBool,
@@ -53,6 +59,8 @@ impl Cluster {
             applied: AtomicU64::new(0),
             last: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
+            is_learner: AtomicBool::new(false),
+            is_removed: watch::Sender::new(false),
             is_behind: AtomicBool::new(false),
         }
     }
@@ -79,6 +87,29 @@ impl Cluster {
     /// Publishes whether the apply thread is too far behind; the Raft thread's call.
     pub fn publish_behind(&self, is_behind: bool) {
         self.is_behind.store(is_behind, Ordering::Relaxed);
+    }
+
+    /// Publishes whether this member is a learner; the apply thread's call.
+    pub fn publish_learner(&self, is_learner: bool) {
+        self.is_learner.store(is_learner, Ordering::Relaxed);
+    }
+
+    /// See the field.
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Relaxed)
+    }
+
+    /// This member was removed: the process is going to end.
+    pub fn publish_removed(&self) {
+        if !self.is_removed.send_replace(true) {
+            tracing::warn!(error = REMOVED, "server error");
+            tracing::warn!("data-dir used by this member must be removed");
+        }
+    }
+
+    /// Whether this member was removed, and when it is.
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.is_removed.subscribe()
     }
 
     /// See the field.

@@ -23,8 +23,6 @@ use varve_disk::{DirLock, Disk};
 use varve_store::Member;
 
 use crate::error::Error;
-use crate::peer::PeerAddress;
-use crate::peer::stream::address_of;
 use crate::setup::Setup;
 
 /// Name of the identity file.
@@ -61,8 +59,11 @@ pub struct Identity {
     pub cluster_id: u64,
     /// Id of this member.
     pub member_id: u64,
-    /// The founding members, this one included.
+    /// The founding members, this one included; for a member that joined later, whom it found.
     pub members: Vec<FoundingMember>,
+    /// It joined a running cluster, and gets all it knows from a snapshot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_joined: bool,
 }
 
 /// One founding member.
@@ -79,7 +80,12 @@ pub struct FoundingMember {
 impl Identity {
     /// An identity made from flags.
     pub fn new(cluster_id: u64, member_id: u64, members: Vec<FoundingMember>) -> Self {
-        Self { format: FORMAT, cluster_id, member_id, members }
+        Self { format: FORMAT, cluster_id, member_id, members, has_joined: false }
+    }
+
+    /// The identity of a member that joins a running cluster.
+    pub fn joined(cluster_id: u64, member_id: u64, members: Vec<FoundingMember>) -> Self {
+        Self { has_joined: true, ..Self::new(cluster_id, member_id, members) }
     }
 
     /// The content of the file.
@@ -124,8 +130,13 @@ impl Identity {
         bytes
     }
 
-    /// The founders as the state machine knows them.
+    /// The founders as the state machine knows them; none for a member that joined.
     pub fn founders(&self) -> Vec<Member> {
+        if self.has_joined { Vec::new() } else { self.members() }
+    }
+
+    /// The members that were known when this directory was made.
+    pub fn members(&self) -> Vec<Member> {
         let founder = |member: &FoundingMember| Member {
             id: member.id,
             name: member.name.clone(),
@@ -134,17 +145,6 @@ impl Identity {
             is_learner: false,
         };
         self.members.iter().map(founder).collect()
-    }
-
-    /// Where the other members listen.
-    pub fn others(&self) -> Vec<PeerAddress> {
-        let others = self.members.iter().filter(|member| member.id != self.member_id);
-        others
-            .map(|member| PeerAddress {
-                id: member.id,
-                addresses: member.peer_urls.iter().filter_map(|url| address_of(url)).collect(),
-            })
-            .collect()
     }
 }
 

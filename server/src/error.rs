@@ -24,6 +24,9 @@ pub enum Error {
     /// A read of the state machine failed.
     #[error("cannot read the state machine: {0}")]
     Read(varve_api::Status),
+    /// This member was removed from its cluster.
+    #[error("{}", crate::peer::frame::REMOVED)]
+    Removed,
     /// The state machine failed.
     #[error(transparent)]
     Store(#[from] varve_store::Error),

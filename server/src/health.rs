@@ -26,7 +26,7 @@ impl Health for Services {
     }
 
     fn is_learner(&self) -> bool {
-        false
+        self.cluster.is_learner()
     }
 
     async fn read(&self, consistency: Consistency) -> Result<(), Status> {

@@ -14,6 +14,7 @@ pub mod error;
 pub mod grpc;
 pub mod health;
 pub mod http;
+pub mod join;
 pub mod key_wait;
 pub mod lease;
 pub mod limits;

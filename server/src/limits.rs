@@ -98,6 +98,11 @@ const _: () = assert!(
 
 // --- From request to reply -------------------------------------------------------------------------
 
+/// How long a connection must be up to count for a healthy quorum, as in etcd.
+pub const PEER_HEALTHY_AFTER: Duration = Duration::from_secs(5);
+/// How often a member that answers for its leader looks whether it has applied the change.
+pub const APPLIED_POLL: Duration = Duration::from_millis(10);
+
 /// Inputs that wait for the Raft thread. A full inbox refuses requests ("too many requests") and
 /// drops peers' messages.
 pub const RAFT_INBOX_MAX: usize = 16_384;

@@ -110,6 +110,8 @@ fn run(config: &Config, arguments: &[String], disk: &OsDisk) -> ExitCode {
     };
     let server = match Server::start(setup, Metrics::new(config.metrics)) {
         Ok(server) => server,
+        // As etcd: its own member is told in the log, its process ends well.
+        Err(varve_server::error::Error::Removed) => return ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %error, "failed to start");
             return ExitCode::FAILURE;
@@ -123,8 +125,10 @@ fn run(config: &Config, arguments: &[String], disk: &OsDisk) -> ExitCode {
         }
     };
     tell_systemd();
-    let received = signals.wait();
-    tracing::info!(signal = received, "received signal; shutting down");
+    match signals.wait_or(server.removed()) {
+        Some(received) => tracing::info!(signal = received, "received signal; shutting down"),
+        None => tracing::info!("this member was removed; shutting down"),
+    }
     // A second signal means: now.
     let _impatient = std::thread::Builder::new().name("signals".into()).spawn(move || {
         signals.wait();
@@ -149,6 +153,18 @@ impl Signals {
         let interrupt = signal(SignalKind::interrupt())?;
         drop(context);
         Ok(Self { runtime, terminate, interrupt })
+    }
+
+    /// The name of the next signal; none if the member is removed before one comes.
+    fn wait_or(&mut self, mut removed: tokio::sync::watch::Receiver<bool>) -> Option<&'static str> {
+        let Self { runtime, terminate, interrupt } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => Some("terminated"),
+                _ = interrupt.recv() => Some("interrupt"),
+                _ = removed.wait_for(|removed| *removed) => None,
+            }
+        })
     }
 
     /// The name of the next signal.

@@ -26,7 +26,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use varve_raftnode::{Applied, Index, MessageClass, Node, NodeId, Output, ProposeError, Term};
+use tokio::sync::oneshot;
+use varve_raftnode::{
+    Applied, Index, MemberChange, MessageClass, Node, NodeId, Output, Progress, ProposeError, Term,
+};
 use varve_store::{Command, decode_batch, encode_batch};
 
 use self::backlog::Backlog;
@@ -71,6 +74,26 @@ pub enum RaftInput {
     },
     /// The state machine holds the received snapshot.
     Installed(Applied),
+    /// The state machine has applied a change of the membership.
+    Changed {
+        /// Its entry.
+        index: Index,
+        /// Whether it took effect; Raft follows.
+        is_accepted: bool,
+    },
+    /// The leader is to propose a change of the membership.
+    ProposeChange {
+        /// For Raft.
+        change: MemberChange,
+        /// For the state machine.
+        command: Command,
+        /// Whether it was proposed.
+        taken: oneshot::Sender<Result<(), ProposeError>>,
+    },
+    /// How far the members are, if this node leads.
+    AskProgress(oneshot::Sender<Option<Vec<Progress>>>),
+    /// Hand leadership to this member; for who waits, the published leader tells the end.
+    TransferTo(NodeId),
     /// The state machine is durable up to here.
     Flushed(Applied),
     /// How sending a snapshot ended.
@@ -107,8 +130,8 @@ pub struct RaftThread {
     pub metrics: Arc<Metrics>,
     /// Length of a tick.
     pub tick: Duration,
-    /// Whether there is anybody to hand leadership to.
-    pub has_peers: bool,
+    /// Ticks to be passed over at the start, so that the first election is soon.
+    pub ticks_advanced: usize,
     /// Entries kept in the log behind the flushed index, for slow followers.
     pub catch_up_entries: u64,
 }
@@ -137,6 +160,7 @@ impl RaftThread {
     pub fn run(mut self) -> varve_raftnode::Result<()> {
         let mut turn = Turn::new(self.apply.clone());
         let mut next_tick = Instant::now() + self.tick;
+        (0..self.ticks_advanced).for_each(|_| self.node.tick());
         loop {
             let wait = if turn.backlog.is_waiting() { retry_soon(next_tick) } else { next_tick };
             if let Ok(input) = self.inbox.recv_deadline(wait) {
@@ -199,6 +223,19 @@ impl RaftThread {
             RaftInput::Installed(applied) => {
                 turn.installing = false;
                 self.node.snapshot_installed(applied)?;
+            }
+            RaftInput::Changed { index, is_accepted } => self.node.changed(index, is_accepted),
+            RaftInput::ProposeChange { change, command, taken } => {
+                self.offer(turn);
+                // A receiver that is gone has stopped waiting; the change goes its way.
+                let _ = taken.send(self.node.propose_change(change, encode_batch(&[command])));
+            }
+            RaftInput::AskProgress(answer) => {
+                let _ = answer.send(self.node.progress());
+            }
+            RaftInput::TransferTo(to) => {
+                tracing::info!(to = hex(to), "leadership transfer starting");
+                self.node.transfer_leadership(to);
             }
             RaftInput::Flushed(flushed) => {
                 let cut = Index(flushed.index.0.saturating_sub(self.catch_up_entries));
@@ -347,8 +384,8 @@ impl RaftThread {
     /// Starts handing leadership over, if there is any and somebody to take it. One attempt at a
     /// time: Raft gives an attempt up after an election timeout.
     fn hand_over(&mut self, turn: &mut Turn) {
-        let to = if self.has_peers { self.node.best_transferee() } else { None };
-        if let Some(to) = to.filter(|_| !turn.is_handing_over()) {
+        let to = self.node.best_transferee().filter(|_| !turn.is_handing_over());
+        if let Some(to) = to {
             tracing::info!(to = hex(to), "leadership transfer starting");
             self.node.transfer_leadership(to);
             turn.handed_over = Some(Instant::now());

@@ -35,16 +35,16 @@ use varve_api::health::health_check_response::ServingStatus;
 use varve_disk::Disk;
 use varve_disk::os::OsDisk;
 use varve_lsm::Db;
-use varve_raftnode::{Node, NodeId};
+use varve_raftnode::{Applied, Node, NodeId};
 use varve_store::{CommandKind, Founding, MemberPublish, Store, View};
 
 use crate::apply::{ApplyInput, ApplyThread, ToWorker, leases};
 use crate::auth::Authenticator;
-use crate::background::{Background, applied_at};
+use crate::background::{Background, configuration_of, standing};
 use crate::cluster::Cluster;
 use crate::compactor;
 use crate::corruption::{self, CorruptionChecks};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, Identity};
 use crate::error::{Error, fatal};
 use crate::grpc::{Router, RouterOptions};
 use crate::http::HttpRoutes;
@@ -54,7 +54,7 @@ use crate::limits;
 use crate::listener::{self, Acceptor, Bound};
 use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::metrics::Metrics;
-use crate::peer::{self, PeerListener, Peers};
+use crate::peer::{self, PeerAddress, PeerListener, Peers, others};
 use crate::raft::{RaftInput, RaftThread};
 use crate::random;
 use crate::read_pool::{ReadPool, lower_priority};
@@ -73,6 +73,7 @@ pub struct Server {
     raft: Sender<RaftInput>,
     raft_thread: JoinHandle<()>,
     background: Arc<Background>,
+    cluster: Arc<Cluster>,
     serving: watch::Sender<ServingStatus>,
     _data_dir: DataDir,
 }
@@ -129,7 +130,7 @@ impl Server {
             workers: mailboxes.iter().map(|(sender, _)| sender.clone()).collect(),
         };
         observe(&shared, &setup);
-        let others = data_dir.identity.others();
+        let others = known_members(&recovered.store, &data_dir.identity, setup.force_new_cluster);
         let (peers, peer_queues) = Peers::new(others, Arc::clone(&shared.metrics));
         let raft_thread = start_consensus(&shared, &setup, recovered, raft_inbox, peers.clone())?;
         start_peers(&shared, &setup, &data_dir, peers.clone(), peer_queues, peer_listeners)?;
@@ -138,8 +139,13 @@ impl Server {
         let (ready, is_ready) = bounded(1);
         let owners = mailboxes.into_iter().map(|(_, owner)| owner);
         let workers = start_workers(&shared, &setup, &data_dir, &peers, owners, health, ready)?;
-        // No timeout: without a quorum there is nothing to serve, and etcd waits as well.
-        let _ = is_ready.recv();
+        // No timeout: without a quorum there is nothing to serve, and etcd waits as well. A member
+        // that was removed will never have one.
+        while is_ready.recv_timeout(limits::APPLIED_POLL).is_err_and(|error| error.is_timeout()) {
+            if *shared.cluster.removed().borrow() {
+                return Err(Error::Removed);
+            }
+        }
         let inboxes = workers.iter().map(WorkerHandle::inbox).collect();
         let acceptor = listener::start(bound, inboxes, listener::connection_limit())?;
         serving.send_replace(ServingStatus::Serving);
@@ -151,9 +157,15 @@ impl Server {
             raft,
             raft_thread,
             background: shared.background,
+            cluster: shared.cluster,
             serving,
             _data_dir: data_dir,
         })
+    }
+
+    /// Tells when this member was removed from its cluster: then it is to be stopped.
+    pub fn removed(&self) -> watch::Receiver<bool> {
+        self.cluster.removed()
     }
 
     /// Stops in order; returns when all is quiet.
@@ -209,6 +221,10 @@ impl Recovered {
         let wal = varve_wal::Wal::open(Arc::clone(disk), &data_dir.log, log)?;
         log_backend(&wal);
         let mark = store.applied();
+        let mut applied = standing(mark, &configuration_of(&store.members()));
+        if setup.force_new_cluster {
+            force_sole(&mut applied, identity)?;
+        }
         let node = Node::open(
             varve_raftnode::Config {
                 id: NodeId(identity.member_id),
@@ -220,9 +236,10 @@ impl Recovered {
                 message_bytes_max: limits::APPEND_BYTES_MAX,
                 inflight_messages_max: limits::APPENDS_IN_FLIGHT_MAX,
                 uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
+                ignores_changes_found: setup.force_new_cluster,
             },
             wal,
-            applied_at(mark, &store.view())?,
+            applied,
         )?;
         tracing::info!(
             cluster_id = %format!("{:x}", identity.cluster_id),
@@ -233,6 +250,44 @@ impl Recovered {
         );
         Ok(Self { db, store, node })
     }
+}
+
+/// Whom to connect to at first: who the members are as far as is applied here. A member that has
+/// joined and has nothing yet knows whom it asked.
+fn known_members(store: &Store, identity: &Identity, forced: bool) -> Vec<PeerAddress> {
+    if forced {
+        return Vec::new();
+    }
+    let members = store.members();
+    let members = if members.is_empty() { identity.members() } else { members };
+    others(&members, identity.member_id)
+}
+
+/// `--force-new-cluster`: this member alone votes from now on. What its log has beyond is applied;
+/// the others are removed before anybody is served.
+fn force_sole(applied: &mut Applied, identity: &Identity) -> Result<(), Error> {
+    let own = NodeId(identity.member_id);
+    if !applied.voters.contains(&own) && !applied.learners.contains(&own) {
+        return Err(Error::DataDir(format!(
+            "--force-new-cluster: expected the data of a member, found none of member {:x}",
+            own.0
+        )));
+    }
+    tracing::warn!(
+        local_member_id = %format!("{:x}", own.0),
+        "forcing a new cluster: the other members are removed; those that still run must be \
+         stopped, and their data removed"
+    );
+    applied.voters = vec![own];
+    applied.learners.clear();
+    Ok(())
+}
+
+/// `--initial-election-tick-advance`: the first election comes sooner. Only where asking before
+/// campaigning makes sure that it disturbs no leader whose first heartbeat is on its way.
+fn ticks_advanced(setup: &Setup) -> usize {
+    let advances = setup.election_tick_advance && setup.pre_vote;
+    if advances { setup.election_ticks.saturating_sub(2) } else { 0 }
 }
 
 /// Says how the log makes writes durable, and why.
@@ -304,11 +359,11 @@ fn start_consensus(
         node: recovered.node,
         inbox,
         apply,
-        peers,
+        peers: peers.clone(),
         cluster: Arc::clone(&shared.cluster),
         metrics: Arc::clone(&shared.metrics),
         tick: setup.tick,
-        has_peers: shared.view.members()?.len() > 1,
+        ticks_advanced: ticks_advanced(setup),
         catch_up_entries: setup.snapshot_catchup_entries,
     };
     let apply_thread = ApplyThread {
@@ -321,6 +376,7 @@ fn start_consensus(
         lessor: Arc::clone(&shared.lessor),
         auth: Arc::clone(&shared.auth),
         background: Arc::clone(&shared.background),
+        peers: peers.clone(),
         metrics: Arc::clone(&shared.metrics),
         snapshot_count: setup.snapshot_count,
         warning_duration: setup.warning_apply_duration,
@@ -381,11 +437,7 @@ fn start_workers(
     ready: Sender<()>,
 ) -> Result<Vec<WorkerHandle>, Error> {
     let read_pool = ReadPool::start()?;
-    let publish = MemberPublish {
-        member_id: data_dir.identity.member_id,
-        name: setup.name.clone(),
-        client_urls: setup.advertise_client_urls.clone(),
-    };
+    let publish = Publishing::new(setup, data_dir);
     let mut workers = Vec::new();
     for (number, owner) in owners.enumerate() {
         let (shared, setup, peers) = (shared.clone(), setup.clone(), peers.clone());
@@ -432,8 +484,7 @@ fn start_workers(
                 tokio::task::spawn_local(checkpoint_leases(services.clone()));
                 tokio::task::spawn_local(compactor::run(services.clone(), setup.auto_compaction));
                 spawn_corruption_checks(&services, setup.corruption);
-                let checks = setup.corruption.at_start;
-                tokio::task::spawn_local(self::publish(services, publish, checks, ready));
+                tokio::task::spawn_local(self::publish(services, publish, ready));
             }
             router
         };
@@ -451,9 +502,34 @@ fn spawn_corruption_checks(services: &Services, checks: CorruptionChecks) {
     }
 }
 
-/// Tells the group this member's name and client URLs; its success is the proof of a quorum. With
-/// `checks`, this member serves only if its data is that of the others.
-async fn publish(services: Services, publish: MemberPublish, checks: bool, ready: Sender<()>) {
+/// What the first socket thread does before anybody is served.
+#[derive(Clone)]
+struct Publishing {
+    publish: MemberPublish,
+    /// This member becomes the only one first.
+    is_forced: bool,
+    /// It serves only if its data is that of the others.
+    checks: bool,
+}
+
+impl Publishing {
+    fn new(setup: &Setup, data_dir: &DataDir) -> Self {
+        let publish = MemberPublish {
+            member_id: data_dir.identity.member_id,
+            name: setup.name.clone(),
+            client_urls: setup.advertise_client_urls.clone(),
+        };
+        let (is_forced, checks) = (setup.force_new_cluster, setup.corruption.at_start);
+        Self { publish, is_forced, checks }
+    }
+}
+
+/// Tells the group this member's name and client URLs; its success is the proof of a quorum.
+async fn publish(services: Services, first: Publishing, ready: Sender<()>) {
+    let Publishing { publish, is_forced, checks } = first;
+    if is_forced {
+        rpc::cluster::make_sole(&services).await;
+    }
     let body = publish.encode();
     while let Err(status) = services.propose(CommandKind::MemberPublish, body.clone()).await {
         tracing::warn!(error = %status, "failed to publish local member to cluster through raft");

@@ -28,11 +28,13 @@ use crate::limits;
 use crate::mailbox::MailboxOwner;
 use crate::metrics::Metrics;
 use crate::peer::Peers;
+use crate::peer::call::CallAnswer;
 use crate::peer::frame::LeaseAnswer;
 use crate::peer::hash::HashAnswer;
 use crate::raft::RaftInput;
 use crate::read_pool::ReadPool;
 use crate::request::{Budget, Waiting};
+use crate::rpc;
 use crate::watch::hub::Hub;
 
 /// What flags decide about requests.
@@ -48,6 +50,10 @@ pub struct RequestLimits {
     pub lease_ttl_min: i64,
     /// Streams that require a leader end after this long without one: three election timeouts.
     pub leaderless_max: Duration,
+    /// `--strict-reconfig-check`.
+    pub strict_reconfig_check: bool,
+    /// `--max-learners`.
+    pub learners_max: usize,
     /// `--quota-backend-bytes`; negative is no quota.
     pub quota_bytes: i64,
 }
@@ -104,6 +110,8 @@ pub enum Answer {
     Lease(LeaseAnswer),
     /// A member's hash.
     Hash(HashAnswer),
+    /// The leader's word on a change of the membership.
+    Call(CallAnswer),
 }
 
 impl std::ops::Deref for Services {
@@ -314,6 +322,12 @@ impl Services {
                     ToWorker::Resync(revision) => {
                         self.hub.resync(revision);
                         self.key_waiters.wake_all();
+                    }
+                    ToWorker::Call { from, call } => {
+                        tokio::task::spawn_local(rpc::cluster::answer(self.clone(), from, call));
+                    }
+                    ToWorker::CallAnswer(answer) => {
+                        self.waiting.answer(answer.request, Answer::Call(answer));
                     }
                 }
             }

@@ -45,6 +45,10 @@ pub struct Setup {
     pub election_ticks: usize,
     /// `--pre-vote`.
     pub pre_vote: bool,
+    /// `--initial-election-tick-advance`.
+    pub election_tick_advance: bool,
+    /// `--force-new-cluster`.
+    pub force_new_cluster: bool,
     /// `--snapshot-count`.
     pub snapshot_count: u64,
     /// `--warning-apply-duration`.

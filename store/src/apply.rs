@@ -24,13 +24,14 @@ use varve_api::{Code, Status};
 use varve_lsm::{Db, Writer};
 
 use crate::alarm::{self, AlarmChange};
-use crate::auth::{self, AuthChange, AuthReply};
+use crate::auth::{self, AuthChange, AuthReply, Author};
 use crate::command::{self, Command, CommandKind, RequestId};
 use crate::error::{Failure, Outcome, Result};
 use crate::kv::{self, WriteTxn};
 use crate::lease::{self, LeaseChange, LeaseId};
 use crate::mark::Mark;
 use crate::member::{self, Founding, Member};
+use crate::member_change;
 use crate::state::State;
 use crate::view::View;
 use crate::{compact, quota, txn, validate, version};
@@ -61,6 +62,8 @@ pub struct Applied {
     pub auth: Vec<AuthChange>,
     /// The compacted revision, if the entry has moved it.
     pub compacted: Option<i64>,
+    /// The members, if the entry has changed any of them.
+    pub members: Option<Vec<Member>>,
 }
 
 /// The answer to a command. Headers carry the revision only: the server adds ids and term.
@@ -88,6 +91,8 @@ pub enum Reply {
     Downgraded,
     /// To a `LeaseCheckpoint`.
     LeaseCheckpointed,
+    /// To a `MemberChange`: all members, by id.
+    Members(Vec<Member>),
 }
 
 impl Store {
@@ -115,6 +120,25 @@ impl Store {
     /// Any error is fatal: the process stops, see [`crate::Error`]. What a client did wrong is in
     /// the replies.
     pub fn apply(&mut self, index: u64, term: u64, payload: &Bytes) -> Result<Applied> {
+        self.apply_entry(index, term, payload, false)
+    }
+
+    /// As [`Store::apply`], for an entry that changes Raft's configuration. Whether the change is
+    /// accepted, [`Applied::members`] says; Raft must follow.
+    ///
+    /// # Errors
+    /// As [`Store::apply`].
+    pub fn apply_change(&mut self, index: u64, term: u64, payload: &Bytes) -> Result<Applied> {
+        self.apply_entry(index, term, payload, true)
+    }
+
+    fn apply_entry(
+        &mut self,
+        index: u64,
+        term: u64,
+        payload: &Bytes,
+        is_raft_change: bool,
+    ) -> Result<Applied> {
         let commands = match payload.is_empty() {
             true => Vec::new(),
             false => command::decode_batch(payload)?,
@@ -125,7 +149,7 @@ impl Store {
         applied.events.reserve(commands.len());
         for command in commands {
             let id = command.id;
-            let reply = match self.execute(command, &mut applied) {
+            let reply = match self.execute(command, is_raft_change, &mut applied) {
                 Ok(reply) => Ok(reply),
                 Err(Failure::Refused(status)) => Err(status),
                 Err(Failure::Fatal(error)) => return Err(error),
@@ -175,7 +199,12 @@ impl Store {
     }
 
     /// One command. Refused, it has changed nothing.
-    fn execute(&mut self, command: Command, applied: &mut Applied) -> Outcome<Reply> {
+    fn execute(
+        &mut self,
+        command: Command,
+        is_raft_change: bool,
+        applied: &mut Applied,
+    ) -> Outcome<Reply> {
         let (state, body) = (&mut self.state, command.body);
         alarm::admit(&state.alarms, command.kind)?;
         let author = command.author.as_ref();
@@ -190,22 +219,7 @@ impl Store {
                 state.auth.may_delete(author, &request)?;
                 Reply::DeleteRange(delete_range(state, &request, &mut applied.events)?)
             }
-            CommandKind::Txn => {
-                let request = txn::decode(body).map_err(Status::from)?;
-                if quota::txn_bytes(&request) > 0 {
-                    alarm::admit_growth(&state.alarms)?;
-                }
-                state.auth.may_txn(author, &state.leases, &request)?;
-                let mut write = WriteTxn::begin(state, &mut applied.events);
-                let response = txn::apply(&mut write, request);
-                let is_refused = matches!(response, Err(Failure::Refused(_)));
-                assert!(
-                    !is_refused || write.changes() == 0,
-                    "refused after a change: {response:?}"
-                );
-                write.end();
-                Reply::Txn(response?)
-            }
+            CommandKind::Txn => Reply::Txn(transact(state, author, body, &mut applied.events)?),
             CommandKind::Compact => {
                 let request: CompactionRequest = decode(body)?;
                 state.auth.require_root(author)?;
@@ -224,7 +238,7 @@ impl Store {
                 Reply::LeaseRevoke(lease::revoke(state, &request, events, leases)?)
             }
             CommandKind::MemberPublish => {
-                member::publish(state, &body)?;
+                applied.members = Some(member::publish(state, &body)?);
                 Reply::Published
             }
             CommandKind::Downgrade => {
@@ -241,8 +255,33 @@ impl Store {
                 Reply::Alarm(alarm::apply(state, &request, &mut applied.alarms)?)
             }
             CommandKind::Auth => Reply::Auth(auth::apply(state, author, &body, &mut applied.auth)?),
+            CommandKind::MemberChange => {
+                let members = member_change::apply(state, &body, is_raft_change)?;
+                applied.members = Some(members.clone());
+                Reply::Members(members)
+            }
         })
     }
+}
+
+fn transact(
+    state: &mut State,
+    author: Option<&Author>,
+    body: Bytes,
+    events: &mut Vec<Event>,
+) -> Outcome<TxnResponse> {
+    let request = txn::decode(body).map_err(Status::from)?;
+    if quota::txn_bytes(&request) > 0 {
+        alarm::admit_growth(&state.alarms)?;
+    }
+    state.auth.may_txn(author, &state.leases, &request)?;
+    let mut write = WriteTxn::begin(state, events);
+    let response = txn::apply(&mut write, request);
+    let is_refused = matches!(response, Err(Failure::Refused(_)));
+    let is_unchanged = write.changes() == 0;
+    assert!(!is_refused || is_unchanged, "refused after a change: {response:?}");
+    write.end();
+    response
 }
 
 fn put(state: &mut State, request: PutRequest, events: &mut Vec<Event>) -> Outcome<PutResponse> {

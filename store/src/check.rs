@@ -15,7 +15,7 @@ use crate::apply::Store;
 use crate::auth;
 use crate::error::Result;
 use crate::lease::{LeaseId, LeaseTable};
-use crate::mark::Mark;
+use crate::mark::{Configuration, Mark};
 use crate::member;
 use crate::schema::{self, KeyMeta};
 use crate::version;
@@ -55,6 +55,14 @@ pub fn check_store(store: &Store, db: &Db) -> Result<Vec<String>> {
     same("alarms", alarm::load(&snapshot)? == state.alarms);
     same("users and roles", auth::load(&snapshot)? == *state.auth);
     same("published users and roles", **state.published_auth.load() == *state.auth);
+    same("removed members", member::load_removed(&snapshot)? == state.removed);
+    // A mark of version 1 has none.
+    let configuration = Configuration::decode(snapshot.mark())?;
+    same(
+        "the mark's voters",
+        configuration
+            .is_none_or(|configuration| configuration == member::configuration(&state.members)),
+    );
     same("revision and compaction", {
         (snapshot.visible(), snapshot.compacted()) == (state.revision, state.compacted)
     });

@@ -45,10 +45,12 @@ pub enum CommandKind {
     Downgrade = 10,
     /// `etcdserverpb.LeaseCheckpointRequest`: what leases have left, said by the leader.
     LeaseCheckpoint = 11,
+    /// [`crate::MemberChange`]: who belongs to the cluster, or where a member listens.
+    MemberChange = 12,
 }
 
 /// All kinds, in the order of their numbers.
-const KINDS: [CommandKind; 11] = [
+const KINDS: [CommandKind; 12] = [
     CommandKind::Put,
     CommandKind::DeleteRange,
     CommandKind::Txn,
@@ -60,6 +62,7 @@ const KINDS: [CommandKind; 11] = [
     CommandKind::Auth,
     CommandKind::Downgrade,
     CommandKind::LeaseCheckpoint,
+    CommandKind::MemberChange,
 ];
 
 impl CommandKind {

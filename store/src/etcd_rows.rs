@@ -38,6 +38,9 @@ pub(crate) const AUTH_REVISION: &[u8] = b"authRevision";
 pub(crate) const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
 pub(crate) const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
 
+/// The value of each row of [`MEMBERS_REMOVED`].
+pub(crate) const REMOVED: &[u8] = b"removed";
+
 /// Bytes of a revision.
 const REVISION_BYTES: usize = 17;
 

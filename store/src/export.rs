@@ -7,6 +7,8 @@
 //!
 //! Invariant: buckets come by name and rows by key, both in the order of their bytes.
 
+use std::collections::BTreeSet;
+
 use prost::Message;
 use varve_api::etcdserverpb::AlarmMember;
 use varve_api::mvccpb::KeyValue;
@@ -73,7 +75,7 @@ impl Export {
         self.write_cluster(sink)?;
         self.write_versions(sink)?;
         self.write_leases(sink)?;
-        write_members(&members, sink)?;
+        write_members(&members, &member::load_removed(&self.snapshot)?, sink)?;
         self.write_meta(&members, sink)
     }
 
@@ -178,6 +180,7 @@ impl Export {
 
 fn write_members<S: RowSink>(
     members: &[Member],
+    removed: &BTreeSet<u64>,
     sink: &mut S,
 ) -> std::result::Result<(), S::Error> {
     let row = |member: &Member| (format!("{:x}", member.id), member_json(member).to_string());
@@ -187,7 +190,13 @@ fn write_members<S: RowSink>(
     for (id, json) in rows {
         sink.row(id.as_bytes(), json.as_bytes())?;
     }
-    sink.bucket(etcd_rows::MEMBERS_REMOVED)
+    sink.bucket(etcd_rows::MEMBERS_REMOVED)?;
+    let mut removed: Vec<String> = removed.iter().map(|id| format!("{id:x}")).collect();
+    removed.sort();
+    for id in removed {
+        sink.row(id.as_bytes(), etcd_rows::REMOVED)?;
+    }
+    Ok(())
 }
 
 fn member_json(member: &Member) -> serde_json::Value {

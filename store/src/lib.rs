@@ -30,13 +30,12 @@
 //!
 //! # Who owns which rows
 //!
-//! `schema` has the layout of all rows: `cluster` and `member/` belong to `member`, `lease/` and
-//! `lease_key/` to `lease`, `alarm/` to `alarm`, `downgrade` to `version`, `auth`, `user/` and
-//! `role/` to `auth`. Keys of users have the engine's other keyspace to themselves.
+//! `schema` has the layout of all rows: `cluster`, `member/` and `removed/` belong to `member`,
+//! `lease/` and `lease_key/` to `lease`, `alarm/` to `alarm`, `downgrade` to `version`, `auth`,
+//! `user/` and `role/` to `auth`. Keys of users have the engine's other keyspace to themselves.
 //!
 //! # Caveats
 //!
-//! - Members cannot be added or removed.
 //! - Ranges within a transaction that writes are read by every member, also by those whose client
 //!   did not ask (etcd skips them there).
 //! - A first compaction at revision 0 is accepted, as in etcd, but as often as one likes.
@@ -59,6 +58,7 @@ mod kv;
 mod lease;
 mod mark;
 mod member;
+mod member_change;
 mod range;
 mod schema;
 mod state;
@@ -83,8 +83,9 @@ pub use hash::KvHash;
 pub use history::Events;
 pub use import::{Import, ImportOutcome, Imported};
 pub use lease::{LeaseChange, LeaseId, LeaseInfo};
-pub use mark::Mark;
+pub use mark::{Configuration, Mark};
 pub use member::{Founding, Member, MemberPublish};
+pub use member_change::MemberChange;
 pub use stream::RangeStream;
 pub use txn::{LEVELS_MAX as TXN_LEVELS_MAX, TxnDecodeError, decode as decode_txn};
 pub use version::{Downgrade, Release};

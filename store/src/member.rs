@@ -1,13 +1,14 @@
 //! Who belongs to the cluster, as replicated data.
 //!
-//! One idea: ids and peer URLs are fixed when the cluster is founded; name and client URLs are told
-//! by each member itself once it has started ([`MemberPublish`]), as in etcd. Layout of rows and of
+//! One idea: ids and peer URLs are fixed when the cluster is founded or a member is added
+//! (`member_change.rs`); name and client URLs are told by each member itself once it has started
+//! ([`MemberPublish`]), as in etcd. The id of a removed member stays known for ever. Layout of rows and of
 //! the command: `docs/FORMAT.md`, sections 3.3 and 3.5.
 //!
-//! What it does not do: decide who may vote. That is Raft's configuration, which the server keeps
-//! in step with these rows.
+//! What it does not do: count votes. Raft's configuration follows from these rows and stands in the
+//! mark of every commit ([`Configuration`]), so that the two cannot be apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use varve_api::Code;
@@ -16,7 +17,8 @@ use varve_api::error as api;
 use varve_lsm::{Delta, Snapshot};
 
 use crate::error::{Error, Outcome, Result};
-use crate::schema::{self, MEMBER_PREFIX};
+use crate::mark::Configuration;
+use crate::schema::{self, MEMBER_PREFIX, REMOVED_PREFIX};
 use crate::state::{self, State};
 use crate::wire::{self, Cursor, Malformed};
 
@@ -40,7 +42,7 @@ pub struct Member {
 pub struct Founding {
     /// The cluster's id.
     pub cluster_id: u64,
-    /// The first members.
+    /// The first members; none if this member joins a cluster and gets all from a snapshot.
     pub members: Vec<Member>,
 }
 
@@ -94,8 +96,8 @@ impl MemberPublish {
     }
 }
 
-/// Applies a [`MemberPublish`].
-pub(crate) fn publish(state: &mut State, body: &[u8]) -> Outcome<()> {
+/// Applies a [`MemberPublish`]; all members.
+pub(crate) fn publish(state: &mut State, body: &[u8]) -> Outcome<Vec<Member>> {
     // The same bytes fail on every member: a reply, not an end.
     let publish = MemberPublish::decode(body)
         .map_err(|error| Status::new(Code::InvalidArgument, error.to_string()))?;
@@ -103,7 +105,7 @@ pub(crate) fn publish(state: &mut State, body: &[u8]) -> Outcome<()> {
     member.name = publish.name;
     member.client_urls = publish.client_urls;
     store(state, member);
-    Ok(())
+    Ok(state.members.values().cloned().collect())
 }
 
 /// Writes a member's row and remembers it.
@@ -112,6 +114,36 @@ pub(crate) fn store(state: &mut State, member: Member) {
     let delta = if is_new { Delta::Plus } else { Delta::Zero };
     state.put_row(&schema::id_row(MEMBER_PREFIX, member.id), delta, &encode(&member));
     state.members.insert(member.id, member);
+    state.configuration = configuration(&state.members);
+}
+
+/// Removes a member's row; its id is not used again.
+pub(crate) fn remove(state: &mut State, id: u64) {
+    state.delete_row(&schema::id_row(MEMBER_PREFIX, id));
+    state.put_row(&schema::id_row(REMOVED_PREFIX, id), Delta::Plus, &[schema::ROW_VERSION]);
+    state.members.remove(&id);
+    state.removed.insert(id);
+    state.configuration = configuration(&state.members);
+}
+
+/// Who votes, of these members.
+pub(crate) fn configuration(members: &BTreeMap<u64, Member>) -> Configuration {
+    let ids = |is_learner: bool| {
+        let of_kind = members.values().filter(move |member| member.is_learner == is_learner);
+        of_kind.map(|member| member.id).collect()
+    };
+    Configuration { voters: ids(false), learners: ids(true) }
+}
+
+/// Reads the ids of all removed members.
+pub(crate) fn load_removed(snapshot: &Snapshot) -> Result<BTreeSet<u64>> {
+    let mut removed = BTreeSet::new();
+    state::for_each_row(snapshot, REMOVED_PREFIX, |row, value| {
+        schema::decode_row(row, value, |_| Ok(()))?;
+        removed.insert(schema::row_id(REMOVED_PREFIX, row)?);
+        Ok(())
+    })?;
+    Ok(removed)
 }
 
 /// Reads all members.

@@ -5,6 +5,7 @@
 //! kv        the user's key                        the user's value            kv
 //! sys       cluster                               version, cluster id         state
 //! sys       member/   id (8, big-endian)          version, member             member
+//! sys       removed/  id (8, big-endian)          version                     member
 //! sys       lease/    id (8, big-endian)          version, TTL in seconds     lease
 //! sys       lease_left/ id (8, big-endian)        version, seconds left       lease
 //! sys       lease_key/ id (8, big-endian) / key   nothing                     lease
@@ -28,6 +29,8 @@ use crate::wire::{self, Cursor, Malformed};
 pub(crate) const CLUSTER_ROW: &[u8] = b"cluster";
 /// In front of a member's id.
 pub(crate) const MEMBER_PREFIX: &[u8] = b"member/";
+/// In front of the id of a member that was removed.
+pub(crate) const REMOVED_PREFIX: &[u8] = b"removed/";
 /// In front of a lease's id.
 pub(crate) const LEASE_PREFIX: &[u8] = b"lease/";
 /// In front of the id of a lease whose remaining time was agreed upon.

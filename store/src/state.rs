@@ -8,9 +8,10 @@
 //! - `revision >= 1`, and it is the newest revision that any key has, or that was ever made;
 //! - `compacted <= revision`;
 //! - `leases` holds exactly the `lease/` and `lease_key/` rows, `members` the `member/` rows,
-//!   `alarms` the `alarm/` rows, `auth` those of users and roles.
+//!   `alarms` the `alarm/` rows, `auth` those of users and roles, `removed` the `removed/` rows;
+//!   `configuration` follows from `members`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,7 +22,7 @@ use crate::alarm::{self, Alarms};
 use crate::auth::{self, Auth};
 use crate::error::{Error, Result};
 use crate::lease::LeaseTable;
-use crate::mark::Mark;
+use crate::mark::{Configuration, Mark};
 use crate::member::{self, Founding, Member};
 use crate::schema;
 use crate::version::{self, Release};
@@ -41,6 +42,10 @@ pub(crate) struct State {
     pub published_auth: Arc<ArcSwap<Auth>>,
     /// The release that the cluster goes back to.
     pub downgrade: Option<Release>,
+    /// Ids that are never used again.
+    pub removed: BTreeSet<u64>,
+    /// Who votes, for the mark.
+    pub configuration: Configuration,
     /// The entry being applied, or applied last.
     mark: Mark,
     /// Changes of rows so far by the entry being applied.
@@ -51,12 +56,16 @@ impl State {
     /// Founds an empty engine, see [`crate::Store::open`].
     pub fn found(writer: Writer, founding: &Founding) -> Result<Self> {
         let mut state = Self::begin_founding(writer, founding);
+        // Who joins a cluster has nothing until a snapshot comes, and writes nothing.
+        if founding.members.is_empty() {
+            return Ok(state);
+        }
         state.commit()?;
         state.writer.freeze()?;
         Ok(state)
     }
 
-    /// As [`State::found`], without the commit: the first entry is under way.
+    /// As [`State::found`], without the commit: the first entry is under way, if there are members.
     pub fn begin_founding(writer: Writer, founding: &Founding) -> Self {
         let mut state = Self {
             writer,
@@ -68,9 +77,14 @@ impl State {
             auth: Arc::default(),
             published_auth: Arc::default(),
             downgrade: None,
+            removed: BTreeSet::new(),
+            configuration: Configuration::default(),
             mark: Mark { index: 0, term: 0 },
             row_changes: 0,
         };
+        if founding.members.is_empty() {
+            return state;
+        }
         state.begin(Mark { index: 1, term: 1 });
         let cluster = schema::encode_number(founding.cluster_id);
         state.put_row(schema::CLUSTER_ROW, Delta::Plus, &cluster);
@@ -89,6 +103,8 @@ impl State {
         let alarms = alarm::load(committed)?;
         let auth = Arc::new(auth::load(committed)?);
         let downgrade = version::load(committed)?;
+        let removed = member::load_removed(committed)?;
+        let configuration = member::configuration(&members);
         let (revision, compacted) = (committed.visible(), committed.compacted());
         if revision < 1 || compacted > revision {
             let found = format!("revision {revision}, compacted {compacted}");
@@ -104,6 +120,8 @@ impl State {
             published_auth: Arc::new(ArcSwap::new(Arc::clone(&auth))),
             auth,
             downgrade,
+            removed,
+            configuration,
             mark,
             row_changes: 0,
         })
@@ -119,6 +137,8 @@ impl State {
         self.auth = Arc::new(auth::load(committed)?);
         self.published_auth.store(Arc::clone(&self.auth));
         self.downgrade = version::load(committed)?;
+        self.removed = member::load_removed(committed)?;
+        self.configuration = member::configuration(&self.members);
         (self.revision, self.compacted) = (committed.visible(), committed.compacted());
         Ok(())
     }
@@ -148,7 +168,7 @@ impl State {
             self.published_auth.store(Arc::clone(&self.auth));
         }
         self.writer.commit(Commit {
-            mark: self.mark.encode(),
+            mark: self.mark.encode(&self.configuration),
             kv_visible: self.revision,
             compacted: self.compacted,
         })?;

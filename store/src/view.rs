@@ -206,6 +206,11 @@ impl View {
         self.lease_numbers(schema::LEASE_LEFT_PREFIX)
     }
 
+    /// Whether this was a member once and is none any more.
+    pub fn is_removed_member(&self, id: u64) -> Result<bool, Status> {
+        Ok(member::load_removed(&self.db.snapshot())?.contains(&id))
+    }
+
     /// All leases with their granted time-to-live in seconds, by id (negative ones last).
     pub fn leases(&self) -> Result<Vec<(LeaseId, i64)>, Status> {
         self.lease_numbers(schema::LEASE_PREFIX)

@@ -12,10 +12,6 @@
 //! Notes `differs:` are written for Debian's etcdctl 3.4. With a newer client they are held
 //! against nothing: then the peer must be a current etcd, and both must agree.
 //!
-//! `differential/not_yet/` holds the scripts of what varve does not do yet. They run with etcd on
-//! both sides, which shows that they are sound; and with varve on one side they must find
-//! differences: a script that finds none belongs one directory up.
-//!
 //! What it does not do: tests of what etcdctl cannot ask for; see `go_client` and `rust_client`.
 
 use std::path::{Path, PathBuf};
@@ -33,8 +29,6 @@ use varve_tests::process::{Options, Program, Server, skip_or_fail};
 const SCRIPTS_AT_ONCE: usize = 3;
 /// Scripts that varve must pass.
 const DIRECTORY: &str = "differential";
-/// Scripts of what it does not do yet.
-const NOT_YET: &str = "differential/not_yet";
 /// What the scripts promise together.
 const CALLS_MIN: usize = 200;
 
@@ -71,8 +65,7 @@ fn peer_and_client() -> Option<(Side, PathBuf)> {
 
 #[test]
 fn scripts_make_at_least_200_calls() {
-    let both = [DIRECTORY, NOT_YET].into_iter().flat_map(scripts);
-    let calls: usize = both.map(|(_, script)| script.calls()).sum();
+    let calls: usize = scripts(DIRECTORY).iter().map(|(_, script)| script.calls()).sum();
     println!("{calls} calls of etcdctl");
     assert!(calls >= CALLS_MIN, "{calls}");
 }
@@ -113,23 +106,6 @@ fn member_and_cluster_ids_are_those_etcd_computes() {
     let theirs = list(&peer.program, "one");
     assert!(theirs.contains("cluster_id") && theirs.contains("member_id"), "{theirs}");
     assert_eq!(list(&Program::varve(), "two"), theirs);
-}
-
-#[test]
-fn what_is_not_supported_yet_is_proven_with_etcd_and_missed_in_varve() {
-    let Some((peer, etcdctl)) = peer_and_client() else { return };
-    let varve = Side::of(Program::varve());
-    for (name, mut script) in scripts(NOT_YET) {
-        // Two of the same kind agree, notes or not.
-        script.drop_notes();
-        let report = differences(&script, &etcdctl, &peer, &peer);
-        assert!(report.is_empty(), "{name}: etcd against etcd:\n{}", report.join("\n"));
-        if varve.program.is_varve() {
-            let report = differences(&script, &etcdctl, &varve, &peer);
-            assert!(!report.is_empty(), "{name} is supported now: move it to {DIRECTORY}");
-            println!("NOT SUPPORTED YET: {name}, {} calls differ", report.len());
-        }
-    }
 }
 
 #[test]

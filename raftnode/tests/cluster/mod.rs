@@ -14,14 +14,15 @@
 pub mod frames;
 pub mod machine;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use varve_disk::sim::SimDisk;
 use varve_raftnode::{
-    Applied, Config, Index, Message, MessageClass, Node, NodeId, Output, ProposeError, Status, Term,
+    Applied, Config, Index, MemberChange, Message, MessageClass, Node, NodeId, Output,
+    ProposeError, Status, Term,
 };
 use varve_wal::{Options, Wal};
 
@@ -47,6 +48,8 @@ pub struct Member {
     /// Content that came before a snapshot's message, by its index.
     pub staged: BTreeMap<u64, Machine>,
     pub asked_to_install: Option<Applied>,
+    /// Changes that the machine has judged and not confirmed: index, whether accepted.
+    pub unconfirmed: VecDeque<(u64, bool)>,
     pub boots: u64,
     pub seen: Option<Status>,
 }
@@ -67,8 +70,10 @@ pub struct Cluster {
     pub trace: Vec<String>,
     /// Whether snapshots are installed as soon as they are announced.
     pub installs_at_once: bool,
+    /// Whether changes of the membership are confirmed as soon as they are applied.
+    pub confirms_at_once: bool,
     pub seed: u64,
-    founders: Applied,
+    pub founders: Applied,
 }
 
 impl Cluster {
@@ -91,24 +96,37 @@ impl Cluster {
             failed_reads: Vec::new(),
             trace: Vec::new(),
             installs_at_once: true,
+            confirms_at_once: true,
             seed,
             founders,
         };
         for id in voters.iter().chain(learners) {
-            let member = Member {
-                disk: SimDisk::new(seed ^ id),
-                node: None,
-                machine: Machine::new(cluster.founders.clone()),
-                staged: BTreeMap::new(),
-                asked_to_install: None,
-                boots: 0,
-                seen: None,
-            };
-            cluster.members.insert(*id, member);
-            cluster.restart(*id).expect("a fresh node starts");
+            cluster.add(*id, cluster.founders.clone());
         }
         cluster.trace.clear();
         cluster
+    }
+
+    /// Starts a node that has nothing and waits for a snapshot.
+    pub fn join(&mut self, id: u64) {
+        let nothing =
+            Applied { index: Index(0), term: Term(0), voters: Vec::new(), learners: Vec::new() };
+        self.add(id, nothing);
+    }
+
+    fn add(&mut self, id: u64, start: Applied) {
+        let member = Member {
+            disk: SimDisk::new(self.seed ^ id),
+            node: None,
+            machine: Machine::new(start),
+            staged: BTreeMap::new(),
+            asked_to_install: None,
+            unconfirmed: VecDeque::new(),
+            boots: 0,
+            seen: None,
+        };
+        self.members.insert(id, member);
+        self.restart(id).expect("a fresh node starts");
     }
 
     pub fn member(&mut self, id: u64) -> &mut Member {
@@ -120,7 +138,7 @@ impl Cluster {
     }
 
     pub fn is_up(&self, id: u64) -> bool {
-        self.members[&id].node.is_some()
+        self.members.get(&id).is_some_and(|member| member.node.is_some())
     }
 
     pub fn status(&self, id: u64) -> Status {
@@ -150,6 +168,7 @@ impl Cluster {
         member.machine.lose_volatile();
         member.staged.clear();
         member.asked_to_install = None;
+        member.unconfirmed.clear();
         let config = Config {
             id: NodeId(id),
             election_ticks: ELECTION_TICKS,
@@ -160,6 +179,7 @@ impl Cluster {
             message_bytes_max: 4 << 10,
             inflight_messages_max: 8,
             uncommitted_bytes_max: 16 << 10,
+            ignores_changes_found: false,
         };
         let node = Node::open(config, wal, member.machine.flushed.clone())
             .map_err(|error| error.to_string())?;
@@ -185,6 +205,22 @@ impl Cluster {
         let result = self.node(id).propose(Bytes::copy_from_slice(payload.as_bytes()));
         self.look(id);
         result
+    }
+
+    pub fn change(&mut self, id: u64, change: MemberChange) -> Result<(), ProposeError> {
+        let result = self.node(id).propose_change(change, Bytes::from(format!("{change:?}")));
+        self.look(id);
+        result
+    }
+
+    /// Confirms what the machine of a node has judged so far.
+    pub fn confirm_changes(&mut self, id: u64) {
+        while let Some((index, is_accepted)) = self.member(id).unconfirmed.pop_front() {
+            self.node(id).changed(Index(index), is_accepted);
+        }
+        let applied = Index(self.members[&id].machine.applied());
+        self.node(id).applied(applied);
+        self.look(id);
     }
 
     pub fn read(&mut self, id: u64, token: u64) {
@@ -274,6 +310,7 @@ impl Cluster {
 
     /// Installs the snapshot that a node asked its state machine to install.
     pub fn install(&mut self, id: u64) {
+        self.confirm_changes(id);
         let member = self.member(id);
         let mark = member.asked_to_install.clone().expect("something is to be installed");
         let content = member.staged.remove(&mark.index.0).expect("the content came before");
@@ -299,7 +336,18 @@ impl Cluster {
             assert_eq!(known, entry, "{id} applies another entry at {index}");
             let text = String::from_utf8_lossy(&entry.1);
             self.trace.push(format!("{id} applies {index}/{} {text}", entry.0));
-            self.member(id).machine.apply(index, entry.0, entry.1);
+            let machine = &mut self.member(id).machine;
+            machine.apply(index, entry.0, entry.1);
+            if let Some(change) = committed.change {
+                let is_accepted = machine.change(change);
+                if !is_accepted {
+                    self.trace.push(format!("{id} refuses {change:?}"));
+                }
+                self.member(id).unconfirmed.push_back((index, is_accepted));
+            }
+            if self.confirms_at_once {
+                self.confirm_changes(id);
+            }
             self.node(id).applied(committed.index);
         }
         for (token, index) in output.reads {

@@ -60,6 +60,7 @@ fn start(mailbox_length: usize) -> Applying {
         lessor: Arc::default(),
         auth: Arc::new(authenticator),
         background: Arc::default(),
+        peers: Peers::new(Vec::new(), Metrics::new(Detail::Basic)).0,
         metrics: Metrics::new(Detail::Basic),
         snapshot_count: SNAPSHOT_COUNT,
         warning_duration: Duration::MAX,
@@ -77,8 +78,12 @@ impl Applying {
         let (kind, body) = (CommandKind::Put, body.encode_to_vec().into());
         let command = Command { id, kind, author: None, body };
         let index = self.thread.store.applied().index + 1;
-        let entry =
-            Committed { index: Index(index), term: Term(1), payload: encode_batch(&[command]) };
+        let entry = Committed {
+            index: Index(index),
+            term: Term(1),
+            payload: encode_batch(&[command]),
+            change: None,
+        };
         self.thread.take(&mut self.outbox, ApplyInput::Committed(vec![entry])).unwrap();
     }
 
@@ -104,6 +109,7 @@ impl Applying {
                 ToWorker::Resync(revision) => format!("resync {revision}"),
                 ToWorker::Lease(_) => "lease".to_owned(),
                 ToWorker::Hash(_) => "hash".to_owned(),
+                ToWorker::Call { .. } | ToWorker::CallAnswer(_) => "call".to_owned(),
             })
             .collect()
     }

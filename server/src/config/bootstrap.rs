@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use varve_api::etcdserverpb::Member as JoinedMember;
+
 use super::url::{self, Url};
 use super::{Config, identity};
+use crate::data_dir::FoundingMember;
 
 /// The founding members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +114,38 @@ pub fn verify_existing(config: &Config) -> Result<InitialCluster, String> {
         return Err(format!("initial cluster {cluster} has duplicate url"));
     }
     Ok(cluster)
+}
+
+/// The members that the flags name, with the ids that the cluster has given them.
+///
+/// # Errors
+/// Etcd's text: the flags name others than there are.
+pub fn assign_ids(
+    named: &InitialCluster,
+    existing: &[JoinedMember],
+) -> Result<Vec<FoundingMember>, String> {
+    let refused = |reason: String| Err(format!("error validating peerURLs: {reason}"));
+    if named.members.len() != existing.len() {
+        return refused("member count is unequal".to_owned());
+    }
+    let mut members = Vec::new();
+    for (name, urls) in &named.members {
+        let urls: Vec<String> = urls.iter().map(|url| url.as_str().to_owned()).collect();
+        let is_same = |member: &&JoinedMember| {
+            let mut theirs = member.peer_urls.clone();
+            theirs.sort();
+            theirs == urls
+        };
+        let Some(member) = existing.iter().find(is_same) else {
+            let theirs: Vec<_> = existing.iter().flat_map(|member| &member.peer_urls).collect();
+            return refused(format!(
+                "unmatched member while checking PeerURLs: {name} with {urls:?} is not among {theirs:?}"
+            ));
+        };
+        members.push(FoundingMember { id: member.id, name: name.clone(), peer_urls: urls });
+    }
+    members.sort_by_key(|member| member.id);
+    Ok(members)
 }
 
 fn own_urls<'a>(config: &Config, cluster: &'a InitialCluster) -> Result<&'a [Url], String> {

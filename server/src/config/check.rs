@@ -107,11 +107,7 @@ pub(super) fn refuse_unsupported(config: &Config, settings: &Settings) -> Result
             _ => value == flag.default,
         };
         if flag.support == Support::Refused && !is_default {
-            let what = match name {
-                "force-new-cluster" => "founding a new cluster from old data",
-                _ => "discovery",
-            };
-            return Err(format!("--{name}: {what} is not supported yet").into());
+            return Err(format!("--{name}: discovery is not supported yet").into());
         }
     }
     for url in bound_urls(config) {

@@ -14,6 +14,7 @@ use crate::auth::AuthOptions;
 use crate::corruption::CorruptionChecks;
 use crate::data_dir::{FoundingMember, Identity};
 use crate::http::Access;
+use crate::join;
 use crate::limits;
 use crate::listener::{ListenAddress, ListenOptions};
 use crate::services::RequestLimits;
@@ -33,9 +34,10 @@ const LEADERLESS_ELECTIONS: u32 = 3;
 /// Etcd's text if the flags of bootstrapping do not fit each other and the data directory is new.
 pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
     let texts = |urls: &[Url]| urls.iter().map(|url| url.as_str().to_owned()).collect();
+    let peer_tls = peer_tls(config, disk)?;
     Ok(Setup {
         name: config.name.clone(),
-        identity: own_identity(config, disk)?,
+        identity: own_identity(config, peer_tls.as_deref(), disk)?,
         data_dir: config.data_dir.clone(),
         wal_dir: config.wal_dir.clone(),
         listen: listen(config)?,
@@ -45,28 +47,27 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
             .iter()
             .map(|url| (url.authority(), url.is_secure()))
             .collect(),
-        peer_tls: peer_tls(config, disk)?,
+        peer_tls,
         listen_options: ListenOptions { reuse_port: config.socket_reuse_port },
         advertise_client_urls: texts(&config.advertise_client_urls),
         tick: config.heartbeat_interval,
         election_ticks: config.election_ticks(),
         pre_vote: config.pre_vote,
+        election_tick_advance: config.initial_election_tick_advance,
+        force_new_cluster: config.force_new_cluster,
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         log_backend: config.log_backend,
         log_compress_bytes_min: config.log_compress_bytes_min,
-        auth: AuthOptions {
-            token: config.auth_token.clone(),
-            token_time_to_live: config.auth_token_ttl,
-            bcrypt_cost: config.bcrypt_cost,
-            client_cert_auth: config.tls.clients.client_cert_auth,
-        },
+        auth: auth(config),
         requests: RequestLimits {
             txn_ops_max: config.txn_ops_max,
             request_bytes_max: config.request_bytes_max,
             request_timeout: config.request_timeout(),
             lease_ttl_min: config.lease_ttl_min_seconds(),
             leaderless_max: config.election_timeout * LEADERLESS_ELECTIONS,
+            strict_reconfig_check: config.strict_reconfig_check,
+            learners_max: config.learners_max,
             quota_bytes: config
                 .quota_bytes
                 .map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
@@ -97,6 +98,15 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         progress_interval: config.watch_progress_notify_interval,
         engine: varve_lsm::Options::default(),
     })
+}
+
+fn auth(config: &Config) -> AuthOptions {
+    AuthOptions {
+        token: config.auth_token.clone(),
+        token_time_to_live: config.auth_token_ttl,
+        bcrypt_cost: config.bcrypt_cost,
+        client_cert_auth: config.tls.clients.client_cert_auth,
+    }
 }
 
 /// Every address for clients with what it is for. One that stands in the list with and without TLS
@@ -187,18 +197,38 @@ fn source(
 
 /// Who the flags say this member is. If the data directory knows better, what is wrong with the
 /// flags does not matter.
-fn own_identity(config: &Config, disk: &dyn Disk) -> Result<Identity, String> {
-    match founded(config) {
+fn own_identity(
+    config: &Config,
+    tls: Option<&TlsSource>,
+    disk: &dyn Disk,
+) -> Result<Identity, String> {
+    let outcome = match config.initial_cluster_state {
+        ClusterState::New => founded(config),
+        // Nobody needs to be asked on a restart.
+        ClusterState::Existing if is_initialized(&config.data_dir, disk)? => Err(String::new()),
+        ClusterState::Existing => joining(config, tls),
+    };
+    match outcome {
         Err(_) if is_initialized(&config.data_dir, disk)? => Ok(Identity::new(0, 0, Vec::new())),
         outcome => outcome,
     }
 }
 
+/// Who the members of a running cluster say this member is.
+fn joining(config: &Config, tls: Option<&TlsSource>) -> Result<Identity, String> {
+    let named = bootstrap::verify_existing(config)?;
+    let own_urls = &config.initial_advertise_peer_urls;
+    let others = named.members.iter().filter(|(name, _)| **name != config.name);
+    let others: Vec<&Url> = others.flat_map(|(_, urls)| urls).collect();
+    let others = others.into_iter().filter(|url| !own_urls.contains(url));
+    let cluster = join::ask_members(others, tls)?;
+    let members = bootstrap::assign_ids(&named, &cluster.members)?;
+    let own = members.iter().find(|member| member.name == config.name);
+    let own = own.ok_or("this member is not among the members of the cluster")?.id;
+    Ok(Identity::joined(cluster.cluster_id, own, members))
+}
+
 fn founded(config: &Config) -> Result<Identity, String> {
-    if config.initial_cluster_state == ClusterState::Existing {
-        bootstrap::verify_existing(config)?;
-        return Err("--initial-cluster-state=existing is not supported yet".to_owned());
-    }
     let founders = bootstrap::verify_new(config)?;
     let own = founders.iter().find(|founder| founder.name == config.name);
     let own = own.ok_or("this member is not among the founders")?;

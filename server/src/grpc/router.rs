@@ -69,6 +69,9 @@ pub enum Origin {
 /// What is asked before a handler is called: who calls, and the encoded request.
 pub type Guard = Rc<dyn Fn(RequestMeta, Bytes) -> GuardFuture>;
 
+/// Asked before anything else of a call: whether this member takes calls of a method now.
+type Gate = dyn Fn(&'static Method) -> Result<(), Status>;
+
 /// Gives back what it was given, or refuses the call.
 pub type GuardFuture = Pin<Box<dyn Future<Output = Result<(RequestMeta, Bytes), Status>>>>;
 
@@ -80,6 +83,7 @@ pub struct Router {
     routes: Vec<Option<Box<dyn Route>>>,
     http: Option<Box<dyn HttpHandler>>,
     guard: Option<Guard>,
+    gate: Option<Box<Gate>>,
     options: RouterOptions,
 }
 
@@ -109,7 +113,13 @@ impl<F: Fn(Call) -> ResponseFuture> Route for F {
 impl Router {
     /// A router without services: everything is `Unimplemented`, plain HTTP is 404.
     pub fn new(options: RouterOptions) -> Self {
-        Self { routes: METHODS.iter().map(|_| None).collect(), http: None, guard: None, options }
+        Self {
+            routes: METHODS.iter().map(|_| None).collect(),
+            http: None,
+            guard: None,
+            gate: None,
+            options,
+        }
     }
 
     /// Registers a unary method.
@@ -217,6 +227,15 @@ impl Router {
         self
     }
 
+    /// Sets who decides, before any call is read, whether its method may be called now.
+    pub fn gate(
+        &mut self,
+        gate: impl Fn(&'static Method) -> Result<(), Status> + 'static,
+    ) -> &mut Self {
+        self.gate = Some(Box::new(gate));
+        self
+    }
+
     fn register(
         &mut self,
         method: &'static Method,
@@ -266,6 +285,12 @@ impl Router {
             Ok(is_gzip) => is_gzip,
             Err(status) => return Dispatch::refused(error_response(&status)),
         };
+        if let Some(Err(status)) = self.gate.as_ref().map(|gate| gate(method)) {
+            let mut record = CallRecord::start(&self.options.counters, method);
+            let response = error_response(&status);
+            record.handled(&Err(status));
+            return Dispatch::refused(response);
+        }
         match RequestMeta::new(method, head.headers, Rc::clone(caller)) {
             Err(status) => Dispatch::refused(early_abort(StatusCode::BAD_REQUEST, &status)),
             Ok(meta) => Dispatch::Running(route.call(Call {

@@ -13,6 +13,8 @@ use crate::limits;
 pub const MAGIC: [u8; 8] = *b"varvpeer";
 /// Version of the stream format.
 pub const VERSION: u16 = 1;
+/// What a member that was removed is told, here and in its log: etcd's words.
+pub const REMOVED: &str = "the member has been permanently removed from the cluster";
 /// Bytes before the payload.
 const HEADER_BYTES: usize = 9;
 
@@ -40,6 +42,12 @@ pub enum FrameKind {
     SnapshotDone = 9,
     /// The other side refuses; carries a sentence that says why.
     Refused = 10,
+    /// Asks the leader to change the membership: [`super::call::Call`].
+    Call = 11,
+    /// The leader's answer: [`super::call::CallAnswer`].
+    CallAnswer = 12,
+    /// Who belongs to the cluster: an `etcdserverpb.MemberListResponse`.
+    Members = 13,
     /// Asks for the hash of a member's keys: [`super::hash::HashQuestion`].
     HashQuestion = 14,
     /// The answer: [`super::hash::HashAnswer`].
@@ -59,6 +67,9 @@ impl FrameKind {
             8 => Self::SnapshotEnd,
             9 => Self::SnapshotDone,
             10 => Self::Refused,
+            11 => Self::Call,
+            12 => Self::CallAnswer,
+            13 => Self::Members,
             14 => Self::HashQuestion,
             15 => Self::HashAnswer,
             _ => return None,
@@ -76,6 +87,8 @@ pub enum StreamKind {
     Bulk = 2,
     /// One snapshot transfer.
     Snapshot = 3,
+    /// Somebody who is no member yet asks who the members are; ids in the hello are 0.
+    Members = 4,
 }
 
 /// Who opens a stream to whom, and what for.
@@ -126,6 +139,9 @@ pub enum FrameError {
         /// What arrived.
         found: String,
     },
+    /// The other side is no member any more.
+    #[error("{REMOVED}")]
+    Removed,
     /// The other side gave a reason.
     #[error("the peer refuses: {0}")]
     Refused(String),
@@ -172,7 +188,7 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(FrameKind, B
     let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
     let crc = u32::from_le_bytes([header[5], header[6], header[7], header[8]]);
     let kind = FrameKind::from_byte(header[4])
-        .ok_or_else(|| FrameError::malformed("a frame kind from 1 to 10", header[4].to_string()))?;
+        .ok_or_else(|| FrameError::malformed("a frame kind from 1 to 15", header[4].to_string()))?;
     if length > limits::PEER_FRAME_BYTES_MAX {
         return Err(FrameError::malformed(
             format!("a frame of at most {} bytes", limits::PEER_FRAME_BYTES_MAX),
@@ -244,8 +260,9 @@ impl Hello {
             1 => StreamKind::Small,
             2 => StreamKind::Bulk,
             3 => StreamKind::Snapshot,
+            4 => StreamKind::Members,
             other => {
-                return Err(FrameError::malformed("a stream kind from 1 to 3", other.to_string()));
+                return Err(FrameError::malformed("a stream kind from 1 to 4", other.to_string()));
             }
         };
         Ok(Self { cluster_id, from, to, stream })

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use varve_api::etcdserverpb::MemberListResponse;
 
+use super::call::{Call, CallAnswer};
 use super::frame::{self, FrameError, FrameKind, Hello, LeaseAnswer, LeaseQuestion, StreamKind};
 use super::hash::{HashAnswer, HashQuestion};
 use super::stream::{self, PeerStream};
@@ -68,7 +71,10 @@ async fn serve(
             return;
         }
     };
-    let outcome = match greet(context, &mut stream).await {
+    let outcome = match greet(context, peers, &mut stream).await {
+        Ok(hello) if hello.stream == StreamKind::Members => {
+            tell_members(context, &mut stream).await
+        }
         Ok(hello) if hello.stream == StreamKind::Snapshot => {
             snapshot::receive(context, &mut stream, hello.from).await
         }
@@ -92,11 +98,19 @@ async fn serve(
 }
 
 /// Reads the hello and checks that it means this member of this cluster.
-async fn greet(context: &Context, stream: &mut PeerStream) -> Result<Hello, FrameError> {
+async fn greet(
+    context: &Context,
+    peers: &Peers,
+    stream: &mut PeerStream,
+) -> Result<Hello, FrameError> {
     let payload = timeout(limits::PEER_HELLO_TIMEOUT, frame::expect(stream, FrameKind::Hello))
         .await
         .map_err(|_| FrameError::malformed("a hello", "silence"))??;
     let hello = Hello::decode(&payload)?;
+    // Whoever wants to join knows nobody yet.
+    if hello.stream == StreamKind::Members {
+        return Ok(hello);
+    }
     let cluster = &context.cluster;
     if hello.cluster_id != cluster.cluster_id {
         return Err(FrameError::malformed(
@@ -110,18 +124,33 @@ async fn greet(context: &Context, stream: &mut PeerStream) -> Result<Hello, Fram
             format!("a stream to member {:x}", hello.to),
         ));
     }
-    if hello.from == cluster.member_id || !is_member(context, hello.from) {
-        return Err(FrameError::malformed(
-            "a stream from another member of the cluster",
-            format!("a stream from {:x}", hello.from),
-        ));
-    }
+    require_member(context, peers, hello.from)?;
     Ok(hello)
 }
 
-fn is_member(context: &Context, id: u64) -> bool {
-    // A member that cannot read its own members refuses everybody.
-    context.view.members().is_ok_and(|members| members.iter().any(|member| member.id == id))
+fn require_member(context: &Context, peers: &Peers, id: u64) -> Result<(), FrameError> {
+    if peers.is_known(id) {
+        return Ok(());
+    }
+    // A member that cannot read its own state refuses everybody.
+    if context.view.is_removed_member(id).unwrap_or(false) {
+        return Err(FrameError::Removed);
+    }
+    Err(FrameError::malformed(
+        "a stream from another member of the cluster",
+        format!("a stream from {id:x}"),
+    ))
+}
+
+/// Answers somebody who wants to join.
+async fn tell_members(context: &Context, stream: &mut PeerStream) -> Result<(), FrameError> {
+    let members =
+        context.view.members().map_err(|status| FrameError::Own(status.message.into()))?;
+    let members = members.into_iter().map(crate::rpc::cluster::wire_member).collect();
+    let header = Some(context.cluster.header(0));
+    let response = MemberListResponse { header, members };
+    frame::write(stream, FrameKind::Members, &response.encode_to_vec()).await?;
+    Ok(())
 }
 
 async fn pump(
@@ -136,8 +165,22 @@ async fn pump(
     loop {
         let (kind, payload) = frame::read(&mut stream).await?;
         received.inc_by(payload.len() as u64);
+        require_member(context, peers, from)?;
         match kind {
             FrameKind::Raft => raft(context, from, payload)?,
+            FrameKind::Call => {
+                let call = Call::decode(&payload)?;
+                // No room: the asker waits for its timeout.
+                let _ = context.workers[0].post_one(ToWorker::Call { from, call });
+            }
+            FrameKind::CallAnswer => {
+                let answer = CallAnswer::decode(&payload)?;
+                if let Some(worker) =
+                    request::worker_of(answer.request, context.boot_nonce, context.workers.len())
+                {
+                    let _ = context.workers[worker].post_one(ToWorker::CallAnswer(answer));
+                }
+            }
             FrameKind::LeaseQuestion => {
                 let question = LeaseQuestion::decode(&payload)?;
                 let answer = answer(context, question);
@@ -165,7 +208,10 @@ async fn pump(
                 }
             }
             other => {
-                return Err(FrameError::malformed("a Raft or lease frame", format!("{other:?}")));
+                return Err(FrameError::malformed(
+                    "a frame of Raft, leases, hashes or calls",
+                    format!("{other:?}"),
+                ));
             }
         }
     }

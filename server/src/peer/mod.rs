@@ -11,6 +11,7 @@
 //!
 //! What it does not do: knowing what a message means.
 
+pub mod call;
 pub mod frame;
 pub mod hash;
 mod inbound;
@@ -22,7 +23,8 @@ mod tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -30,7 +32,7 @@ use tokio::sync::mpsc;
 use varve_disk::Disk;
 use varve_lsm::Db;
 use varve_raftnode::{Message, MessageClass, NodeId};
-use varve_store::View;
+use varve_store::{Member, View};
 
 use crate::apply::ToWorker;
 use crate::cluster::Cluster;
@@ -38,6 +40,7 @@ use crate::lease::Lessor;
 use crate::limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
+use crate::peer::call::{Call, CallAnswer};
 use crate::peer::frame::{FrameKind, LeaseQuestion, StreamKind};
 use crate::raft::RaftInput;
 use crate::request::BootNonce;
@@ -59,6 +62,17 @@ pub struct PeerListener {
     pub socket: std::net::TcpListener,
     /// Whether TLS is spoken.
     pub is_secure: bool,
+}
+
+/// Where all members but `own` listen.
+pub fn others(members: &[Member], own: u64) -> Vec<PeerAddress> {
+    let others = members.iter().filter(|member| member.id != own);
+    others
+        .map(|member| PeerAddress {
+            id: member.id,
+            addresses: member.peer_urls.iter().filter_map(|url| stream::address_of(url)).collect(),
+        })
+        .collect()
 }
 
 /// What the peer thread works with.
@@ -87,17 +101,35 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
 }
 
-/// Queues to every other member; cheap to clone, used from any thread.
+/// Queues to every other member; cheap to clone, used from any thread. Members come and go
+/// ([`Peers::set_members`]); a message to an unknown one is dropped.
 #[derive(Clone)]
 pub struct Peers {
-    queues: Arc<HashMap<u64, Queues>>,
+    queues: Arc<RwLock<HashMap<u64, Queues>>>,
+    added: mpsc::UnboundedSender<Receivers>,
     metrics: Arc<Metrics>,
 }
 
 struct Queues {
+    addresses: Vec<String>,
     small: mpsc::Sender<Outgoing>,
     bulk: mpsc::Sender<Outgoing>,
     snapshots: mpsc::Sender<Message>,
+    connected: Connected,
+}
+
+/// Since when the stream for small messages is up.
+#[derive(Clone, Default)]
+struct Connected(Arc<Mutex<Option<Instant>>>);
+
+impl Connected {
+    fn set(&self, is_up: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = is_up.then(Instant::now);
+    }
+
+    fn get(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A frame to be sent.
@@ -108,45 +140,82 @@ struct Receivers {
     small: mpsc::Receiver<Outgoing>,
     bulk: mpsc::Receiver<Outgoing>,
     snapshots: mpsc::Receiver<Message>,
+    connected: Connected,
 }
 
-/// The receiving ends, to be run.
-pub struct PeerQueues(Vec<Receivers>);
+/// The receiving ends of members as they come, to be run.
+pub struct PeerQueues(mpsc::UnboundedReceiver<Receivers>);
 
 impl Peers {
     /// Queues for these members.
     pub fn new(peers: Vec<PeerAddress>, metrics: Arc<Metrics>) -> (Self, PeerQueues) {
-        let mut queues = HashMap::new();
-        let mut receivers = Vec::new();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "bounded by the members that are added while the process lives"
+        )]
+        let (added, receivers) = mpsc::unbounded_channel();
+        let this = Self { queues: Arc::default(), added, metrics };
+        this.set_members(peers);
+        (this, PeerQueues(receivers))
+    }
+
+    /// From now on these are the others. Queues to the rest are closed, and what is in them still
+    /// goes out; a member that moved gets new ones.
+    pub fn set_members(&self, peers: Vec<PeerAddress>) {
+        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |id: &u64, known: &mut Queues| {
+            peers.iter().any(|peer| peer.id == *id && peer.addresses == known.addresses)
+        };
+        queues.retain(is_same);
         for peer in peers {
+            if queues.contains_key(&peer.id) {
+                continue;
+            }
             let (small_sender, small) = mpsc::channel(limits::PEER_SMALL_QUEUE_MAX);
             let (bulk_sender, bulk) = mpsc::channel(limits::PEER_BULK_QUEUE_MAX);
             let (snapshot_sender, snapshots) = mpsc::channel(1);
-            queues.insert(
-                peer.id,
-                Queues { small: small_sender, bulk: bulk_sender, snapshots: snapshot_sender },
-            );
-            receivers.push(Receivers { peer, small, bulk, snapshots });
+            let connected = Connected::default();
+            let known = Queues {
+                addresses: peer.addresses.clone(),
+                small: small_sender,
+                bulk: bulk_sender,
+                snapshots: snapshot_sender,
+                connected: connected.clone(),
+            };
+            queues.insert(peer.id, known);
+            // Nobody receives when the process ends, or in a test without a peer thread.
+            let _ = self.added.send(Receivers { peer, small, bulk, snapshots, connected });
         }
-        (Self { queues: Arc::new(queues), metrics }, PeerQueues(receivers))
+    }
+
+    /// Whether this is one of the others.
+    pub fn is_known(&self, member: u64) -> bool {
+        self.with(member, |_| ()).is_some()
+    }
+
+    /// Since when this member has a connection to that one; none if it has not.
+    pub fn connected_since(&self, member: u64) -> Option<Instant> {
+        self.with(member, |queues| queues.connected.get()).flatten()
     }
 
     /// Queues a Raft message; dropped when the queue is full or the member unknown.
     pub fn send(&self, message: Message) {
-        let Some(queues) = self.queues.get(&message.to.0) else { return };
-        let queue = match message.class {
-            MessageClass::Bulk => &queues.bulk,
-            MessageClass::Small | MessageClass::Snapshot => &queues.small,
-        };
-        if queue.try_send((FrameKind::Raft, message.bytes)).is_err() {
+        let is_lost = self.with(message.to.0, |queues| {
+            let queue = match message.class {
+                MessageClass::Bulk => &queues.bulk,
+                MessageClass::Small | MessageClass::Snapshot => &queues.small,
+            };
+            queue.try_send((FrameKind::Raft, message.bytes.clone())).is_err()
+        });
+        if is_lost == Some(true) {
             self.metrics.peer_sent_failures.with_label_values(&[&hex(message.to.0)]).inc();
         }
     }
 
     /// Starts sending a snapshot; false if one is under way to that member, or it is unknown.
     pub fn send_snapshot(&self, message: Message) -> bool {
-        let queues = self.queues.get(&message.to.0);
-        queues.is_some_and(|queues| queues.snapshots.try_send(message).is_ok())
+        let to = message.to.0;
+        self.with(to, |queues| queues.snapshots.try_send(message).is_ok()) == Some(true)
     }
 
     /// Asks a member about a lease; no answer comes when its queue is full.
@@ -159,42 +228,53 @@ impl Peers {
         self.send_frame(member, FrameKind::HashQuestion, question.encode());
     }
 
+    /// Asks a member, the leader, to change the membership; no answer comes when its queue is full.
+    pub fn call(&self, member: u64, call: &Call) {
+        self.send_frame(member, FrameKind::Call, call.encode());
+    }
+
+    /// Answers a member's call.
+    pub fn answer_call(&self, member: u64, answer: &CallAnswer) {
+        self.send_frame(member, FrameKind::CallAnswer, answer.encode());
+    }
+
     fn send_frame(&self, member: u64, kind: FrameKind, payload: Bytes) {
-        if let Some(queues) = self.queues.get(&member) {
+        self.with(member, |queues| {
             let _ = queues.small.try_send((kind, payload));
-        }
+        });
+    }
+
+    fn with<T>(&self, member: u64, work: impl FnOnce(&Queues) -> T) -> Option<T> {
+        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        queues.get(&member).map(work)
     }
 }
 
 impl PeerQueues {
     /// Runs all peer traffic on the calling thread until the process ends.
-    pub async fn run(self, context: Arc<Context>, peers: Peers, listeners: Vec<PeerListener>) {
-        for receivers in self.0 {
-            let Receivers { peer, small, bulk, snapshots } = receivers;
-            tokio::spawn(outbound::run(
-                Arc::clone(&context),
-                peer.clone(),
-                StreamKind::Small,
-                small,
-            ));
-            tokio::spawn(outbound::run(Arc::clone(&context), peer.clone(), StreamKind::Bulk, bulk));
-            tokio::spawn(snapshot::send_all(Arc::clone(&context), peer, snapshots));
-        }
-        let mut tasks = Vec::new();
+    pub async fn run(mut self, context: Arc<Context>, peers: Peers, listeners: Vec<PeerListener>) {
         for listener in listeners {
-            tasks.push(tokio::spawn(inbound::listen(
-                Arc::clone(&context),
-                peers.clone(),
-                listener,
-            )));
+            tokio::spawn(inbound::listen(Arc::clone(&context), peers.clone(), listener));
         }
-        for task in tasks {
-            if let Err(error) = task.await {
-                tracing::error!(error = %error, "a peer listener ended");
-            }
+        // `peers` keeps the sending end: this ends with the process.
+        while let Some(receivers) = self.0.recv().await {
+            let Receivers { peer, small, bulk, snapshots, connected } = receivers;
+            let context = || Arc::clone(&context);
+            let small = Stream { kind: StreamKind::Small, connected, queue: small };
+            let bulk =
+                Stream { kind: StreamKind::Bulk, connected: Connected::default(), queue: bulk };
+            tokio::spawn(outbound::run(context(), peer.clone(), small));
+            tokio::spawn(outbound::run(context(), peer.clone(), bulk));
+            tokio::spawn(snapshot::send_all(context(), peer, snapshots));
         }
-        std::future::pending::<()>().await;
     }
+}
+
+/// One outgoing stream: what it carries, and from where.
+struct Stream {
+    kind: StreamKind,
+    connected: Connected,
+    queue: mpsc::Receiver<Outgoing>,
 }
 
 /// For log lines: how ids are written everywhere.

@@ -14,17 +14,13 @@ use tokio::time::{sleep, timeout};
 
 use super::frame::{self, FrameError, FrameKind, Hello, StreamKind};
 use super::stream::{self, PeerStream};
-use super::{Context, Outgoing, PeerAddress, hex, node};
+use super::{Context, Outgoing, PeerAddress, Stream, hex, node};
 use crate::limits;
 use crate::raft::RaftInput;
 
-/// Runs for the life of the process.
-pub(super) async fn run(
-    context: Arc<Context>,
-    peer: PeerAddress,
-    kind: StreamKind,
-    mut queue: mpsc::Receiver<Outgoing>,
-) {
+/// Runs until the member is none any more and its queue is empty.
+pub(super) async fn run(context: Arc<Context>, peer: PeerAddress, stream: Stream) {
+    let Stream { kind, connected, mut queue } = stream;
     let mut pause = limits::PEER_REDIAL_MIN;
     let mut was_up = true;
     loop {
@@ -32,13 +28,18 @@ pub(super) async fn run(
             Ok(stream) => {
                 let connected_at = Instant::now();
                 was_up = true;
+                connected.set(true);
                 tracing::info!(peer = hex(peer.id), stream = ?kind, "established a peer stream");
                 match pump(&context, &peer, stream, &mut queue).await {
                     Ok(()) => return,
                     Err(error) => {
                         tracing::warn!(peer = hex(peer.id), stream = ?kind, error = %error, "lost a peer stream");
+                        if matches!(error, FrameError::Removed) {
+                            context.cluster.publish_removed();
+                        }
                     }
                 }
+                connected.set(false);
                 // A peer that accepts and then refuses is dialled as rarely as one that is away.
                 if connected_at.elapsed() > limits::PEER_REDIAL_MAX {
                     pause = limits::PEER_REDIAL_MIN;
@@ -52,6 +53,9 @@ pub(super) async fn run(
         }
         let _ = context.raft.try_send(RaftInput::Unreachable(node(peer.id)));
         while queue.try_recv().is_ok() {}
+        if queue.is_closed() {
+            return;
+        }
         sleep(pause).await;
         pause = (pause * 2).min(limits::PEER_REDIAL_MAX);
     }
@@ -133,6 +137,7 @@ async fn refusal(reader: &mut (impl AsyncRead + Unpin), first: &[u8]) -> FrameEr
     }
     let mut whole = tokio::io::AsyncReadExt::chain(first, reader);
     match timeout(Duration::from_secs(1), frame::expect(&mut whole, FrameKind::Refused)).await {
+        Ok(Ok(reason)) if reason == frame::REMOVED.as_bytes() => FrameError::Removed,
         Ok(Ok(reason)) => FrameError::Refused(String::from_utf8_lossy(&reason).into_owned()),
         Ok(Err(error)) => error,
         Err(_) => std::io::Error::from(std::io::ErrorKind::TimedOut).into(),

@@ -106,10 +106,8 @@ pub(super) async fn send(
     message: &Message,
 ) -> Result<u64, FrameError> {
     let checkpoint = context.db.checkpoint();
-    let mark = Mark::decode(&checkpoint.mark).map_err(own_state)?;
-    let message =
-        Node::snapshot_message(message, &applied_at(mark, &context.view).map_err(own_state)?)
-            .map_err(own_state)?;
+    let mark = applied_at(&checkpoint.mark, &context.view).map_err(own_state)?;
+    let message = Node::snapshot_message(message, &mark).map_err(own_state)?;
     let mut stream = outbound::connect(context, peer, StreamKind::Snapshot).await?;
     let offer = encode_offer(&checkpoint);
     write(&mut stream, FrameKind::SnapshotOffer, &offer).await?;

@@ -106,6 +106,11 @@ impl Side {
     }
 }
 
+/// A member that may dial, and is not dialled.
+fn unreachable(id: u64) -> PeerAddress {
+    PeerAddress { id, addresses: Vec::new() }
+}
+
 /// Raft's word that member 2 needs a snapshot (docs/FORMAT.md, section 4).
 fn announcement(mark: Mark) -> Message {
     let mut bytes = vec![1, 10, 2, 0];
@@ -197,7 +202,7 @@ fn a_snapshot_that_is_cut_off_or_garbled_anywhere_changes_nothing_and_the_next_o
         (0..200).for_each(|number| from.put(number));
         from.flush();
         to.flush();
-        let (peers, _) = Peers::new(Vec::new(), Arc::clone(&to.context.metrics));
+        let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
         let address = to.listen(peers);
 
         let (outcome, whole_bytes) = transfer(&from, &address, Harm::None).await;
@@ -236,7 +241,7 @@ fn a_question_about_a_lease_is_answered_by_who_leads_and_by_nobody_else() {
     run(async {
         let (asker, asked) = (side(1), side(2));
         // Each dials the other; addresses are known only after both listen.
-        let (unused, _) = Peers::new(Vec::new(), Arc::clone(&asked.context.metrics));
+        let (unused, _) = Peers::new(vec![unreachable(2)], Arc::clone(&asked.context.metrics));
         let asker_address = asker.listen(unused);
         let back = PeerAddress { id: 1, addresses: vec![asker_address] };
         let (answering, answers) = Peers::new(vec![back], Arc::clone(&asked.context.metrics));
@@ -246,21 +251,25 @@ fn a_question_about_a_lease_is_answered_by_who_leads_and_by_nobody_else() {
         tokio::spawn(questions.run(Arc::clone(&asker.context), asking.clone(), Vec::new()));
 
         let mut request = u64::from(asker.context.boot_nonce.0) << 48;
-        let mut ask = async |lease: i64, renew: bool| loop {
+        let mut ask = async |lease: i64, renew: bool| {
             // A queue is emptied while the peer is dialled: asked again, as by the service.
-            request += 1;
-            asking.ask_about_lease(2, &LeaseQuestion { request, lease, renew });
-            let mut posted = Vec::new();
-            if timeout(Duration::from_secs(1), asker.answers.drain(&mut posted)).await.is_err() {
-                continue;
-            }
-            for answer in posted {
-                if let ToWorker::Lease(answer) = answer
-                    && answer.request == request
+            for _ in 0..PATIENCE.as_secs() {
+                request += 1;
+                asking.ask_about_lease(2, &LeaseQuestion { request, lease, renew });
+                let mut posted = Vec::new();
+                if timeout(Duration::from_secs(1), asker.answers.drain(&mut posted)).await.is_err()
                 {
-                    return Answer::from_wire(answer.seconds);
+                    continue;
+                }
+                for answer in posted {
+                    if let ToWorker::Lease(answer) = answer
+                        && answer.request == request
+                    {
+                        return Answer::from_wire(answer.seconds);
+                    }
                 }
             }
+            panic!("no answer");
         };
         asked.context.lessor.granted(5, 100);
         assert_eq!(ask(5, true).await, Answer::NotLeading);

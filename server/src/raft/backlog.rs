@@ -90,7 +90,7 @@ mod tests {
 
     fn entry(index: u64, bytes: usize) -> Committed {
         let payload = Bytes::from(vec![0; bytes]);
-        Committed { index: Index(index), term: Term(1), payload }
+        Committed { index: Index(index), term: Term(1), payload, change: None }
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn start(queue_length: usize) -> Running {
         message_bytes_max: limits::APPEND_BYTES_MAX,
         inflight_messages_max: limits::APPENDS_IN_FLIGHT_MAX,
         uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
+        ignores_changes_found: false,
     };
     let founded = Applied {
         index: Index(1),
@@ -57,7 +58,7 @@ fn start(queue_length: usize) -> Running {
         cluster: Arc::clone(&cluster),
         metrics,
         tick: Duration::from_millis(10),
-        has_peers: false,
+        ticks_advanced: 0,
         catch_up_entries: 10,
     };
     let thread = std::thread::spawn(move || thread.run());

@@ -1,15 +1,67 @@
-//! `etcdserverpb.Cluster`: MemberList. Changing the members is not supported yet.
+//! `etcdserverpb.Cluster`: who the members are, and changing that.
+//!
+//! One idea: a change is judged and proposed by the leader, whichever member was asked. It alone
+//! knows who is connected, who has caught up, and whether an earlier change is done. What all
+//! members must judge alike is judged when the change is applied (`varve_store::MemberChange`).
+//!
+//! Invariants: a change that may have been proposed is never proposed again by itself; who answers
+//! a client has applied the change.
 
-use varve_api::etcdserverpb::{Member, MemberListRequest, MemberListResponse};
-use varve_api::{Status, method};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout_at};
+use varve_api::etcdserverpb::{
+    Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
+    MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
+    MemberUpdateRequest, MemberUpdateResponse,
+};
+use varve_api::{Code, Status, error, method};
+use varve_raftnode::{MemberChange as RaftChange, NodeId, Progress, ProposeError};
+use varve_store::{Command, CommandKind, MemberChange, RequestId};
 
+use crate::config::identity;
+use crate::config::url::Url;
 use crate::grpc::Router;
-use crate::services::Services;
+use crate::limits;
+use crate::peer::call::{Call, CallAnswer};
+use crate::raft::RaftInput;
+use crate::services::{Answer, Services};
+
+/// A learner is promoted when it has nine tenths of the leader's log, as in etcd.
+const READY_TENTHS: u64 = 9;
 
 /// Registers the service.
 pub fn register(router: &mut Router, services: &Services) {
     let s = services.clone();
     router.unary(&method::CLUSTER_MEMBER_LIST, move |_, request| member_list(s.clone(), request));
+    let s = services.clone();
+    router.unary(&method::CLUSTER_MEMBER_ADD, move |_, request| member_add(s.clone(), request));
+    let s = services.clone();
+    router
+        .unary(&method::CLUSTER_MEMBER_REMOVE, move |_, request| member_remove(s.clone(), request));
+    let s = services.clone();
+    router
+        .unary(&method::CLUSTER_MEMBER_UPDATE, move |_, request| member_update(s.clone(), request));
+    let s = services.clone();
+    router.unary(&method::CLUSTER_MEMBER_PROMOTE, move |_, request| {
+        member_promote(s.clone(), request)
+    });
+}
+
+/// A member as clients see it.
+pub fn wire_member(member: varve_store::Member) -> Member {
+    Member {
+        id: member.id,
+        name: member.name,
+        peer_urls: member.peer_urls,
+        client_urls: member.client_urls,
+        is_learner: member.is_learner,
+    }
+}
+
+/// All members as clients see them.
+fn wire_members(services: &Services) -> Result<Vec<Member>, Status> {
+    Ok(services.view.members()?.into_iter().map(wire_member).collect())
 }
 
 async fn member_list(
@@ -19,17 +71,347 @@ async fn member_list(
     if request.linearizable {
         services.read_barrier().await?;
     }
-    let members = services.view.members()?;
-    let members = members
-        .into_iter()
-        .map(|member| Member {
-            id: member.id,
-            name: member.name,
-            peer_urls: member.peer_urls,
-            client_urls: member.client_urls,
-            is_learner: member.is_learner,
-        })
-        .collect();
     // etcd's cluster responses carry no revision.
-    Ok(MemberListResponse { header: Some(services.cluster.header(0)), members })
+    Ok(MemberListResponse {
+        header: Some(services.cluster.header(0)),
+        members: wire_members(&services)?,
+    })
+}
+
+async fn member_add(
+    services: Services,
+    request: MemberAddRequest,
+) -> Result<MemberAddResponse, Status> {
+    let peer_urls = peer_urls(&request.peer_urls)?;
+    let texts: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // The time makes the id a new one even for a URL that was a member's before.
+    let id = identity::member_id_of_texts(&texts, "", Some(now.map_or(0, |since| since.as_secs())));
+    let change = MemberChange::Add {
+        id,
+        peer_urls: peer_urls.clone(),
+        is_learner: request.is_learner,
+        learners_max: services.limits.learners_max as u64,
+    };
+    change_members(&services, change).await?;
+    let member = Member { id, peer_urls, is_learner: request.is_learner, ..Member::default() };
+    Ok(MemberAddResponse {
+        header: Some(services.cluster.header(0)),
+        member: Some(member),
+        members: wire_members(&services)?,
+    })
+}
+
+async fn member_remove(
+    services: Services,
+    request: MemberRemoveRequest,
+) -> Result<MemberRemoveResponse, Status> {
+    change_members(&services, MemberChange::Remove { id: request.id }).await?;
+    let members = wire_members(&services)?;
+    Ok(MemberRemoveResponse { header: Some(services.cluster.header(0)), members })
+}
+
+async fn member_update(
+    services: Services,
+    request: MemberUpdateRequest,
+) -> Result<MemberUpdateResponse, Status> {
+    let peer_urls = peer_urls(&request.peer_urls)?;
+    change_members(&services, MemberChange::Update { id: request.id, peer_urls }).await?;
+    let members = wire_members(&services)?;
+    Ok(MemberUpdateResponse { header: Some(services.cluster.header(0)), members })
+}
+
+async fn member_promote(
+    services: Services,
+    request: MemberPromoteRequest,
+) -> Result<MemberPromoteResponse, Status> {
+    change_members(&services, MemberChange::Promote { id: request.id }).await?;
+    let members = wire_members(&services)?;
+    Ok(MemberPromoteResponse { header: Some(services.cluster.header(0)), members })
+}
+
+/// Checked and sorted, as etcd keeps them.
+fn peer_urls(texts: &[String]) -> Result<Vec<String>, Status> {
+    let parsed: Result<Vec<Url>, String> = texts.iter().map(|text| Url::parse(text)).collect();
+    let mut urls = parsed.map_err(|_| error::MEMBER_BAD_URLS)?;
+    if urls.is_empty() {
+        return Err(error::MEMBER_BAD_URLS.into());
+    }
+    urls.sort();
+    Ok(urls.iter().map(|url| url.as_str().to_owned()).collect())
+}
+
+/// Gets a change done by whoever leads, and waits until it is applied here.
+async fn change_members(services: &Services, change: MemberChange) -> Result<(), Status> {
+    let deadline = Instant::now() + services.limits.request_timeout;
+    loop {
+        let outcome = match services.cluster.leader() {
+            0 => Err(error::NOT_LEADER.into()),
+            leader if leader == services.cluster.member_id => {
+                change_here(services, &change, deadline).await
+            }
+            leader => ask_leader(services, leader, &change, deadline).await,
+        };
+        match outcome {
+            Ok(index) => return wait_until_applied(services, index, deadline).await,
+            // Nothing was proposed.
+            Err(status) if is_not_leader(&status) => {}
+            Err(status) => return Err(status),
+        }
+        if Instant::now() >= deadline {
+            return Err(error::TIMEOUT.into());
+        }
+        sleep(limits::READ_RETRY_PAUSE).await;
+    }
+}
+
+fn is_not_leader(status: &Status) -> bool {
+    let not_leader: Status = error::NOT_LEADER.into();
+    *status == not_leader
+}
+
+async fn ask_leader(
+    services: &Services,
+    leader: u64,
+    change: &MemberChange,
+    deadline: Instant,
+) -> Result<u64, Status> {
+    let mut ticket = services.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
+    let call = Call { request: ticket.id, change: change.encode() };
+    services.peers.call(leader, &call);
+    let mut removed = services.cluster.removed();
+    let answer = tokio::select! {
+        answer = timeout_at(deadline, ticket.answer()) => answer,
+        // Its own removal: the leader does not know this member any more and answers nobody.
+        _ = removed.wait_for(|removed| *removed) => return Ok(services.cluster.applied()),
+    };
+    match answer {
+        Ok(Some(Answer::Call(answer))) => answer.outcome,
+        Ok(Some(Answer::LeaderFailed)) => Err(error::TIMEOUT_DUE_TO_LEADER_FAIL.into()),
+        Ok(_) => Err(error::STOPPED.into()),
+        Err(_) => Err(error::TIMEOUT.into()),
+    }
+}
+
+/// A member asks this one because it leads.
+pub async fn answer(services: Services, from: u64, call: Call) {
+    let deadline = Instant::now() + services.limits.request_timeout;
+    let outcome = match MemberChange::decode(&call.change) {
+        Ok(change) => change_here(&services, &change, deadline).await,
+        Err(error) => Err(Status::new(Code::InvalidArgument, error.to_string())),
+    };
+    services.peers.answer_call(from, &CallAnswer { request: call.request, outcome });
+}
+
+/// Judges and proposes a change as the leader; the index by which it is applied.
+///
+/// # Errors
+/// `NOT_LEADER` if nothing was proposed because this member does not lead (any more).
+async fn change_here(
+    services: &Services,
+    change: &MemberChange,
+    deadline: Instant,
+) -> Result<u64, Status> {
+    let progress = progress(services).await?;
+    judge(services, change, &progress)?;
+    let raft_change = match change {
+        MemberChange::Add { id, is_learner: true, .. } => RaftChange::AddLearner(NodeId(*id)),
+        MemberChange::Add { id, .. } | MemberChange::Promote { id } => {
+            RaftChange::AddVoter(NodeId(*id))
+        }
+        MemberChange::Remove { id } => {
+            if *id == services.cluster.member_id && hand_over(services, &progress).await {
+                return Err(error::NOT_LEADER.into());
+            }
+            RaftChange::Remove(NodeId(*id))
+        }
+        MemberChange::Update { .. } => {
+            services.propose(CommandKind::MemberChange, change.encode()).await?;
+            return Ok(services.cluster.applied());
+        }
+    };
+    propose(services, raft_change, change.encode(), deadline).await?;
+    Ok(services.cluster.applied())
+}
+
+/// Proposes a change of Raft's; waits for its turn and for its reply.
+async fn propose(
+    services: &Services,
+    change: RaftChange,
+    body: Bytes,
+    deadline: Instant,
+) -> Result<(), Status> {
+    let mut ticket = services.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
+    loop {
+        let kind = CommandKind::MemberChange;
+        let command = Command { id: RequestId(ticket.id), kind, author: None, body: body.clone() };
+        let (taken, is_taken) = oneshot::channel();
+        let input = RaftInput::ProposeChange { change, command, taken };
+        services.raft.try_send(input).map_err(|_| error::TOO_MANY_REQUESTS)?;
+        match is_taken.await.map_err(|_| error::STOPPED)? {
+            Ok(()) => break,
+            Err(ProposeError::NoLeader | ProposeError::NotLeader) => {
+                return Err(error::NOT_LEADER.into());
+            }
+            Err(ProposeError::Nobody) => return Err(error::MEMBER_NOT_FOUND.into()),
+            // One at a time.
+            Err(ProposeError::ChangePending | ProposeError::Dropped) => {}
+        }
+        if Instant::now() >= deadline {
+            return Err(error::TIMEOUT.into());
+        }
+        sleep(limits::READ_RETRY_PAUSE).await;
+    }
+    match timeout_at(deadline, ticket.answer()).await {
+        Ok(Some(Answer::Reply(reply))) => reply.map(drop),
+        Ok(Some(Answer::LeaderFailed)) => Err(error::TIMEOUT_DUE_TO_LEADER_FAIL.into()),
+        Ok(_) => Err(error::STOPPED.into()),
+        Err(_) => Err(error::TIMEOUT.into()),
+    }
+}
+
+/// How far all members are, if this one leads.
+async fn progress(services: &Services) -> Result<Vec<Progress>, Status> {
+    let (answer, progress) = oneshot::channel();
+    services.raft.try_send(RaftInput::AskProgress(answer)).map_err(|_| error::TOO_MANY_REQUESTS)?;
+    let progress = progress.await.map_err(|_| error::STOPPED)?;
+    progress.ok_or_else(|| error::NOT_LEADER.into())
+}
+
+/// Etcd's checks that only a leader can make: that the change leaves a quorum of members that
+/// started and are connected, and that a learner has caught up.
+fn judge(services: &Services, change: &MemberChange, progress: &[Progress]) -> Result<(), Status> {
+    let is_strict = services.limits.strict_reconfig_check;
+    let members = services.view.members()?;
+    // A change of nobody is not worth an entry.
+    if let MemberChange::Remove { id } | MemberChange::Promote { id } = change
+        && !members.iter().any(|member| member.id == *id)
+    {
+        return Err(error::MEMBER_NOT_FOUND.into());
+    }
+    let voters = || members.iter().filter(|member| !member.is_learner);
+    let has_started = |member: &&varve_store::Member| !member.name.is_empty();
+    let quorum = |count: usize| count / 2 + 1;
+    match change {
+        MemberChange::Add { is_learner, .. } if is_strict => {
+            let (count, started) = (voters().count(), voters().filter(has_started).count());
+            // Of a sole member, so that a lost cluster can be built up again from it.
+            let is_sole = count == 1;
+            let is_harmless = *is_learner || is_sole && started == 1;
+            if !is_harmless && started < quorum(count + 1) {
+                return Err(error::MEMBER_NOT_ENOUGH_STARTED.into());
+            }
+            if !is_sole && connected(services, voters()) < quorum(count + 1) {
+                return Err(error::UNHEALTHY.into());
+            }
+        }
+        MemberChange::Remove { id } if is_strict => {
+            if members.iter().any(|member| member.id == *id && member.is_learner) {
+                return Ok(());
+            }
+            let rest = || voters().filter(|member| member.id != *id);
+            if rest().filter(has_started).count() < quorum(rest().count()) {
+                return Err(error::MEMBER_NOT_ENOUGH_STARTED.into());
+            }
+            // One that is down takes nothing away from the quorum.
+            let is_own = *id == services.cluster.member_id;
+            if !is_own && services.peers.connected_since(*id).is_none() {
+                return Ok(());
+            }
+            let others = voters().count().saturating_sub(1);
+            if connected(services, voters()).saturating_sub(1) < 1 + others / 2 {
+                return Err(error::UNHEALTHY.into());
+            }
+        }
+        MemberChange::Promote { id } => {
+            let matched =
+                |id: u64| progress.iter().find(|one| one.id.0 == id).map(|one| one.matched.0);
+            let theirs = matched(*id).ok_or(error::MEMBER_NOT_FOUND)?;
+            let own = matched(services.cluster.member_id).unwrap_or(0);
+            if theirs * 10 < own * READY_TENTHS {
+                return Err(error::LEARNER_NOT_READY.into());
+            }
+            let (count, started) = (voters().count() + 1, voters().filter(has_started).count() + 1);
+            if is_strict && started < quorum(count) {
+                return Err(error::MEMBER_NOT_ENOUGH_STARTED.into());
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// How many of these this member has been connected to for a while, itself included.
+fn connected<'a>(
+    services: &Services,
+    members: impl Iterator<Item = &'a varve_store::Member>,
+) -> usize {
+    let is_connected = |member: &&varve_store::Member| {
+        let since = services.peers.connected_since(member.id);
+        member.id == services.cluster.member_id
+            || since.is_some_and(|since| since.elapsed() > limits::PEER_HEALTHY_AFTER)
+    };
+    members.filter(is_connected).count()
+}
+
+/// A leader that is to be removed lets another lead first, so that nobody waits for an election.
+/// Whether another does.
+async fn hand_over(services: &Services, progress: &[Progress]) -> bool {
+    let own = services.cluster.member_id;
+    let others = progress.iter().filter(|one| one.is_voter && one.is_active && one.id.0 != own);
+    let Some(best) = others.max_by_key(|one| one.matched) else { return false };
+    transfer(services, best.id.0).await
+}
+
+/// Hands leadership to `to`; whether this member has stopped leading in time.
+pub async fn transfer(services: &Services, to: u64) -> bool {
+    let mut leader = services.cluster.leader_changed();
+    if services.raft.try_send(RaftInput::TransferTo(NodeId(to))).is_err() {
+        return false;
+    }
+    let deadline = Instant::now() + limits::LEADER_TRANSFER_TIMEOUT;
+    let own = services.cluster.member_id;
+    let moved = leader.wait_for(|leader| *leader != 0 && *leader != own);
+    timeout_at(deadline, moved).await.is_ok()
+}
+
+/// Makes this member the only one, whoever else its state names, before it serves anybody. Raft
+/// counts it alone already (`--force-new-cluster`).
+pub async fn make_sole(services: &Services) {
+    let own = services.cluster.member_id;
+    loop {
+        let members = services.view.members().unwrap_or_default();
+        let is_learner = members.iter().any(|member| member.id == own && member.is_learner);
+        let other = members.iter().find(|member| member.id != own);
+        let (raft_change, change) = match other {
+            _ if is_learner => {
+                (RaftChange::AddVoter(NodeId(own)), MemberChange::Promote { id: own })
+            }
+            Some(other) => {
+                let id = other.id;
+                (RaftChange::Remove(NodeId(id)), MemberChange::Remove { id })
+            }
+            None => return,
+        };
+        let deadline = Instant::now() + services.limits.request_timeout;
+        match propose(services, raft_change, change.encode(), deadline).await {
+            Ok(()) => tracing::info!(?change, "changed the members of the forced cluster"),
+            // Not the leader yet, most likely.
+            Err(_) => sleep(limits::READ_RETRY_PAUSE).await,
+        }
+    }
+}
+
+async fn wait_until_applied(
+    services: &Services,
+    index: u64,
+    deadline: Instant,
+) -> Result<(), Status> {
+    while services.cluster.applied() < index {
+        if Instant::now() >= deadline {
+            return Err(error::TIMEOUT.into());
+        }
+        sleep(limits::APPLIED_POLL).await;
+    }
+    Ok(())
 }

@@ -47,6 +47,9 @@ pub fn require_leader(services: &Services, meta: &RequestMeta) -> Result<(), Sta
 
 async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
     let request: RangeRequest = decode(body)?;
+    if services.cluster.is_learner() && !request.serializable {
+        return Err(error::NOT_SUPPORTED_FOR_LEARNER.into());
+    }
     require_leader(&services, &meta)?;
     validate::range(&request)?;
     if !request.serializable {

@@ -61,7 +61,7 @@ async fn status(services: Services, _: StatusRequest) -> Result<StatusResponse, 
         raft_applied_index: cluster.applied(),
         errors,
         db_size_in_use: i64::try_from(sizes.logical_bytes()).unwrap_or(i64::MAX),
-        is_learner: false,
+        is_learner: cluster.is_learner(),
         storage_version: format!("{}.0", cluster_release(downgrade)),
         db_size_quota: services.limits.quota_bytes,
         downgrade_info: Some(DowngradeInfo {

@@ -8,10 +8,14 @@ mod concurrency;
 pub mod election;
 pub mod health;
 pub mod kv;
+pub mod leadership;
 pub mod lease;
 pub mod lock;
 pub mod maintenance;
 pub mod watch;
+
+use varve_api::method::{self, Method};
+use varve_api::{Status, error};
 
 use crate::grpc::Router;
 use crate::services::Services;
@@ -23,7 +27,21 @@ pub fn register(router: &mut Router, services: &Services) {
     lease::register(router, services);
     auth::register(router, services);
     cluster::register(router, services);
+    leadership::register(router, services);
     maintenance::register(router, services);
     lock::register(router, services);
     election::register(router, services);
+    let s = services.clone();
+    router.gate(move |method| learner_may(&s, method));
+}
+
+/// A learner answers what needs no vote of its own: its status, snapshots of what it has, and
+/// (`kv`) serializable ranges.
+fn learner_may(services: &Services, method: &'static Method) -> Result<(), Status> {
+    const ALLOWED: [&Method; 3] =
+        [&method::MAINTENANCE_STATUS, &method::MAINTENANCE_SNAPSHOT, &method::KV_RANGE];
+    if services.cluster.is_learner() && !ALLOWED.iter().any(|known| known.index == method.index) {
+        return Err(error::NOT_SUPPORTED_FOR_LEARNER.into());
+    }
+    Ok(())
 }

@@ -11,7 +11,10 @@ use bytes::Bytes;
 use varve_disk::sim::SimDisk;
 use varve_lsm::db::Work;
 use varve_lsm::{Db, Options, Writer};
-use varve_store::{Applied, Command, Founding, Mark, Member, Store, View, check, encode_batch};
+use varve_store::{
+    Applied, Command, CommandKind, Founding, Mark, Member, MemberChange, Store, View, check,
+    decode_batch, encode_batch,
+};
 
 const DIRECTORY: &str = "/varve/engine";
 const TERM: u64 = 2;
@@ -114,9 +117,22 @@ impl Machine {
             self.work();
         }
         let index = self.store.applied().index + 1;
-        let applied = self.store.apply(index, TERM, payload).unwrap();
+        let applied = match is_raft_change(payload) {
+            true => self.store.apply_change(index, TERM, payload).unwrap(),
+            false => self.store.apply(index, TERM, payload).unwrap(),
+        };
         assert_eq!(self.store.applied(), Mark { index, term: TERM });
         applied
+    }
+}
+
+/// Whether the server would have proposed this entry as a change of Raft's configuration.
+fn is_raft_change(payload: &Bytes) -> bool {
+    match decode_batch(payload).as_deref() {
+        Ok([command]) if command.kind == CommandKind::MemberChange => {
+            MemberChange::decode(&command.body).is_ok_and(|change| change.is_of_raft())
+        }
+        _ => false,
     }
 }
 

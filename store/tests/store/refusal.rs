@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use varve_lsm::Options;
-use varve_store::{Command, CommandKind, Mark, RequestId, Store, encode_batch};
+use varve_store::{Command, CommandKind, Configuration, Mark, RequestId, Store, encode_batch};
 
 use crate::machine::{Machine, founding};
 
@@ -25,7 +25,9 @@ fn a_founding_is_durable_after_one_step_of_background_work() {
     let machine = machine();
     assert_eq!(machine.db.flushed_mark(), None);
     machine.db.work().unwrap();
-    assert_eq!(machine.db.flushed_mark(), Some(Mark { index: 1, term: 1 }.encode()));
+    let configuration = Configuration { voters: vec![1, 2], learners: Vec::new() };
+    let mark = Mark { index: 1, term: 1 }.encode(&configuration);
+    assert_eq!(machine.db.flushed_mark(), Some(mark));
 }
 
 #[test]

@@ -22,6 +22,7 @@ const LEASE_QUESTION: u8 = 3;
 const SNAPSHOT_OFFER: u8 = 5;
 const SNAPSHOT_END: u8 = 8;
 const REFUSED: u8 = 10;
+const CALL: u8 = 11;
 
 const SMALL: u8 = 1;
 const SNAPSHOT: u8 = 3;
@@ -127,12 +128,12 @@ fn strangers_on_the_peer_port_are_closed_with_a_reason_and_the_member_stays_up()
         (
             "noise",
             (1..200).map(|n| n | 0x80).collect(),
-            "expected a frame kind from 1 to 10".into(),
+            "expected a frame kind from 1 to 15".into(),
         ),
         (
             "an HTTP request",
             b"GET /version HTTP/1.1\r\n\r\n".to_vec(),
-            "a frame kind from 1 to 10, found 47".into(),
+            "a frame kind from 1 to 15, found 47".into(),
         ),
         ("an oversize frame", oversize, "expected a frame of at most 67108864 bytes".into()),
         ("a wrong checksum", wrong_checksum, "expected checksum".into()),
@@ -249,7 +250,11 @@ fn a_member_that_lies_after_its_hello_is_refused_and_the_group_goes_on() {
     let after_hello = |frames: &[u8]| [&greeting, frames].concat();
 
     for (what, bytes, reason) in [
-        ("a second hello", greeting.clone(), "expected a Raft or lease frame, found Hello"),
+        (
+            "a second hello",
+            greeting.clone(),
+            "expected a frame of Raft, leases, hashes or calls, found Hello",
+        ),
         ("a chunk on a small stream", frame(7, &[0; 40]), "found SnapshotChunk"),
         (
             "half a question",
@@ -273,6 +278,9 @@ fn a_member_that_lies_after_its_hello_is_refused_and_the_group_goes_on() {
         stream.write_all(&frame(RAFT, &message)).expect("the member reads");
         assert!(server.wait_for_log(reason, CALL_TIMEOUT), "{reason:?} in\n{}", server.log());
     }
+    for change in changes_of_nobody() {
+        stream.write_all(&frame(CALL, &change)).expect("the member reads");
+    }
     drop(stream);
     for server in &cluster.servers {
         assert_keys(server, &keys);
@@ -286,6 +294,14 @@ fn a_member_that_lies_after_its_hello_is_refused_and_the_group_goes_on() {
         assert_keys(server, &keys);
         assert_no_panic(&server.log());
     }
+}
+
+/// Calls to add (as a voter, as a learner), remove and promote member 0, which is nobody: such an
+/// entry in the log would stop every member at every start.
+fn changes_of_nobody() -> [Vec<u8>; 4] {
+    let call = |kind: u8, rest: &[u8]| [&[7; 8], &[1, kind][..], &[0; 8], rest].concat();
+    let add = |is_learner: u8| call(1, &[&[is_learner, 1, 1, 10], &b"http://a:1"[..]].concat());
+    [add(0), add(1), call(2, &[]), call(3, &[])]
 }
 
 /// Messages to a leader that no correct member sends, and what the leader says about each.

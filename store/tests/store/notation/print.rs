@@ -87,6 +87,7 @@ fn reply(reply: &Reply) -> String {
             format!("alarms{}", each.collect::<String>())
         }
         Reply::Auth(done) => auth::reply(done),
+        Reply::Members(members) => format!("{} members", members.len()),
     }
 }
 
