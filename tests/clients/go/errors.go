@@ -20,7 +20,7 @@ var errorCases = []testCase{
 	{name: "requests that are too large are refused", run: largeRequests},
 	{name: "unknown methods are unimplemented", run: unknownMethods},
 	{name: "a deadline is kept", run: deadlines},
-	{name: "cluster and maintenance errors are etcd's", run: clusterErrors, notYet: true},
+	{name: "cluster and maintenance errors are etcd's", run: clusterErrors},
 }
 
 func badRequests(e *env) error {
