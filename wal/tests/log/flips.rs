@@ -2,7 +2,7 @@
 //! log is refused. There is no third answer.
 //!
 //! The reference log has closed segments, a recycled one with stale frames behind the new ones, a
-//! spare, a frame of more than one block, and at its end a frame whose write was never acknowledged:
+//! spare, frames of more than one block, some of them compressed, and at its end a frame whose write was never acknowledged:
 //! its disk failed, and it is there all the same. Where a bit lies says what must happen, and the
 //! places are computed from `docs/FORMAT.md` alone:
 //!
@@ -27,6 +27,9 @@ use varve_wal::{Error, check};
 use crate::model::{DIR, IDENTITY, Model, Operation, Shape, to_batch};
 
 const SHAPE: Shape = Shape { segment_bytes: 32 << 10, block_bytes: 512, compress_bytes_min: None };
+/// The batches that are written with compression, about half of which it makes shorter: few, for
+/// every opening decompresses them again.
+const COMPRESSED: std::ops::Range<u64> = 100..116;
 const REFERENCE_BYTES_MIN: usize = 256 << 10;
 /// The short run flips one bit of one in so many bytes.
 const SAMPLE_BYTES: usize = 97;
@@ -65,6 +68,8 @@ fn every_flipped_bit_is_refused_or_provably_means_nothing() {
     let reference = reference();
     let total: usize = reference.files.values().map(Vec::len).sum();
     assert!(total >= REFERENCE_BYTES_MIN, "{total} bytes");
+    let compressed = compressed_frames(&reference.files);
+    assert!(compressed >= 4, "{compressed} compressed frames");
     let newest = newest_sequence(&reference.files);
     let tallies: Vec<Tally> = std::thread::scope(|scope| {
         let halves = [0, 1].map(|half| {
@@ -85,7 +90,7 @@ fn every_flipped_bit_is_refused_or_provably_means_nothing() {
         *tally.entry((class, effect)).or_default() += count;
     }
     let flips: u64 = tally.values().sum();
-    println!("{flips} bits of {total} bytes flipped:");
+    println!("{flips} bits of {total} bytes flipped, {compressed} frames compressed:");
     for ((class, effect), count) in &tally {
         println!("{count:>9} {class:?}: {effect:?}");
     }
@@ -184,6 +189,11 @@ fn reference() -> Reference {
         if is_long_enough {
             break;
         }
+        if index == COMPRESSED.start || index == COMPRESSED.end {
+            let compress_bytes_min = COMPRESSED.contains(&index).then_some(600);
+            drop(wal);
+            wal = Shape { compress_bytes_min, ..SHAPE }.open(&disk).expect("a sound log opens");
+        }
         let operation = batch(&mut random, index);
         wal.append(&to_batch(&operation)).expect("the disk works");
         model.apply(&operation);
@@ -248,11 +258,24 @@ fn frames(bytes: &[u8]) -> Vec<(usize, usize, u64)> {
 }
 
 fn newest_sequence(files: &Files) -> u64 {
-    let is_segment = |path: &Path| path.to_string_lossy().ends_with(".wal");
-    let segments = files.iter().filter(|(path, _)| is_segment(path));
-    let segments = segments.filter(|(path, _)| !path.to_string_lossy().contains("spare"));
-    let sequences = segments.flat_map(|(_, bytes)| frames(bytes)).map(|(_, _, sequence)| sequence);
-    sequences.max().expect("a log has frames")
+    let frames = segments(files).flat_map(|bytes| frames(bytes));
+    frames.map(|(_, _, sequence)| sequence).max().expect("a log has frames")
+}
+
+fn compressed_frames(files: &Files) -> usize {
+    let is_compressed = |bytes: &[u8], offset: usize| bytes[offset + 6] != 0;
+    let count = |bytes: &Vec<u8>| {
+        frames(bytes).into_iter().filter(|(offset, ..)| is_compressed(bytes, *offset)).count()
+    };
+    segments(files).map(count).sum()
+}
+
+fn segments(files: &Files) -> impl Iterator<Item = &Vec<u8>> {
+    let is_segment = |path: &Path| {
+        let path = path.to_string_lossy();
+        path.ends_with(".wal") && !path.contains("spare")
+    };
+    files.iter().filter(move |(path, _)| is_segment(path)).map(|(_, bytes)| bytes)
 }
 
 fn number(bytes: &[u8], offset: usize, length: usize) -> u64 {
