@@ -55,7 +55,8 @@ pub fn record(kind: u8, index: u64, payload: &[u8]) -> Vec<u8> {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&record);
     hasher.update(payload);
-    record.extend(hasher.finalize().to_le_bytes());
+    let masked = hasher.finalize().rotate_right(15).wrapping_add(0xa282_ead8);
+    record.extend(masked.to_le_bytes());
     record.extend(payload);
     record
 }

@@ -123,7 +123,7 @@ impl Builder {
         }
         let frame = &mut self.bytes[self.offset..end];
         frame[..4].copy_from_slice(b"VWLF");
-        frame[4..6].copy_from_slice(&1_u16.to_le_bytes());
+        frame[4..6].copy_from_slice(&2_u16.to_le_bytes());
         frame[8..16].copy_from_slice(&1_u64.to_le_bytes());
         frame[16..24].copy_from_slice(&1_u64.to_le_bytes());
         frame[24..32].copy_from_slice(&self.sequence.to_le_bytes());

@@ -106,16 +106,16 @@ pub enum Error {
         found: u16,
     },
 
-    /// The file was written by a newer varve.
+    /// The file was written by a newer varve, or by one from before the first release.
     #[error(
-        "{} has format version {found}, this program knows up to {expected}; run the newer \
-         program",
+        "{} has format version {found}, this program reads version {expected}; run the program \
+         that wrote it",
         path.display()
     )]
     UnknownVersion {
         /// The file.
         path: PathBuf,
-        /// The newest version that this program knows.
+        /// The version that this program reads.
         expected: u32,
         /// The version in the file.
         found: u32,

@@ -22,8 +22,8 @@ pub(crate) const HEADER_BYTES: usize = 64;
 /// Largest frame, header and padding included: 1 GiB, so that offsets fit in 32 bits.
 pub(crate) const FRAME_BYTES_MAX: u64 = 1 << 30;
 
-/// The version that is written, and the newest that can be read.
-pub(crate) const VERSION: u16 = 1;
+/// The version that is written, and the only one that is read: version 1 was never released.
+pub(crate) const VERSION: u16 = 2;
 
 /// The newest coding that can be read.
 pub(crate) const CODING_MAX: u16 = CODING_ZSTD;
@@ -196,6 +196,7 @@ fn checksum(segment: &SegmentHeader, frame: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{self, Kind, encode};
     use crate::segment::SegmentId;
 
     fn segment() -> SegmentHeader {
@@ -246,6 +247,22 @@ mod tests {
         for other in others {
             assert!(verify(&bytes, 0, &other).is_none(), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_whole_record_of_other_content_is_noticed() {
+        let of = |kind, index| {
+            let mut payload = Vec::new();
+            encode(&mut payload, Kind::State, 0, b"what a recycled segment held, too");
+            encode(&mut payload, kind, index, b"");
+            frame(&payload)
+        };
+        let (new, old) = (of(Kind::State, 0), of(Kind::Entry, 2));
+        let mut torn = new.clone();
+        let last = new.len() - record::HEADER_BYTES;
+        torn[last..].copy_from_slice(&old[last..]);
+        assert!(verify(&new, 0, &segment()).is_some());
+        assert!(verify(&torn, 0, &segment()).is_none());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A record is a 20-byte header and opaque bytes, without padding, one directly after the other.
 //! The layout is in `docs/FORMAT.md`, section 1.4. Its checksum makes a single entry verifiable when
 //! it is read back later without its frame; recovery relies on the checksum of the whole frame instead
-//! and need not compute this one.
+//! and need not compute this one. It is stored masked: see [`masked`].
 //!
 //! What it does not do: it gives records no meaning; that is `image.rs`.
 
@@ -162,7 +162,16 @@ fn checksum(head: &[u8; CRC_AT], payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(head);
     hasher.update(payload);
-    hasher.finalize()
+    masked(hasher.finalize())
+}
+
+/// A checksum that can stand in what another one covers.
+///
+/// The frame's checksum is of the same kind and covers this one. Unmasked, bytes with their own
+/// CRC-32 behind them add the same to a CRC-32 whatever they are: a frame that was torn so that a
+/// whole record is an older one of the same length would verify. The mask is `LevelDB`'s.
+fn masked(crc: u32) -> u32 {
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 #[cfg(test)]

@@ -251,7 +251,7 @@ mod tests {
             let walked = walk(&bytes, &segment(), Path::new("x"), &mut chain, |_, _| Ok(()));
             let error = walked.unwrap_err();
             let is_told = match field {
-                4 => matches!(error, Error::UnknownVersion { expected: 1, found: 9, .. }),
+                4 => matches!(error, Error::UnknownVersion { expected: 2, found: 9, .. }),
                 _ => matches!(error, Error::UnknownCoding { offset: 512, found: 9, .. }),
             };
             assert!(is_told, "{error}");

@@ -144,7 +144,7 @@ fn what_a_newer_program_wrote_is_not_called_damaged() {
     segment(&dir, 1).write_at(0, &sector).unwrap();
     let (code, said) = check(&dir);
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("format version 2, this program knows up to 1"), "{said}");
+    assert!(said.contains("format version 2, this program reads version 1"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The format, pinned: a log that is written today is equal to the golden one byte for byte, and
-//! the golden logs of all versions open and hold what they held.
+//! the golden logs of all versions open and hold what they held; but version 1, which was never
+//! released, is refused by its number.
 //!
 //! `VARVE_BLESS=1 cargo test -p varve-wal golden` writes the current version's files anew. Only for
 //! a format that was never released: a released one gets a new version and a new directory.
@@ -9,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use varve_disk::sim::SimDisk;
-use varve_wal::check;
+use varve_wal::{Error, check};
 
 use crate::model::{DIR, IDENTITY, Model, Operation, Shape, to_batch};
 
-const CURRENT: &str = "v1";
+const CURRENT: &str = "v2";
 
 /// Smallest segments, so that the files stay small; both block sizes.
 const SHAPES: [(&str, Shape); 2] = [
@@ -48,14 +49,14 @@ fn golden_a_log_is_written_byte_for_byte_as_specified() {
 }
 
 #[test]
-fn golden_logs_of_every_version_open() {
+fn golden_logs_open_and_hold_what_they_held() {
     let (name, shape) = COMPRESSED;
     if std::env::var_os("VARVE_BLESS").is_some() {
         bless(&golden_dir(CURRENT, name), &written(shape).0);
     }
     for (name, shape) in SHAPES.into_iter().chain([COMPRESSED]) {
         let (_, model) = written(shape);
-        let files = read_golden(&golden_dir("v1", name));
+        let files = read_golden(&golden_dir(CURRENT, name));
         let disk = SimDisk::from_files(1, &files).unwrap();
         let report = check(&disk, Path::new(DIR), &IDENTITY).unwrap();
         assert_eq!(report.violations, Vec::<String>::new());
@@ -65,8 +66,18 @@ fn golden_logs_of_every_version_open() {
 }
 
 #[test]
+fn golden_logs_of_version_1_are_refused_by_their_number() {
+    let (name, shape) = SHAPES[1];
+    let files = read_golden(&golden_dir("v1", name));
+    let disk = SimDisk::from_files(1, &files).unwrap();
+    let error = shape.open(&disk).err().unwrap();
+    assert!(matches!(error, Error::UnknownVersion { expected: 2, found: 1, .. }), "{error}");
+    assert_eq!(disk.current_files(), files);
+}
+
+#[test]
 fn golden_compressed_frames_are_of_coding_1() {
-    let files = read_golden(&golden_dir("v1", COMPRESSED.0));
+    let files = read_golden(&golden_dir(CURRENT, COMPRESSED.0));
     let mut codings = [0, 0];
     for bytes in files.values() {
         for block in bytes.chunks(512).filter(|block| block.starts_with(b"VWLF")) {
