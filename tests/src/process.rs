@@ -37,6 +37,8 @@ const START_ATTEMPTS_MAX: usize = 3;
 pub struct Options {
     /// `--name`.
     pub name: String,
+    /// The address it listens on and advertises.
+    pub host: String,
     /// Port of `--listen-client-urls`.
     pub client_port: u16,
     /// Port of `--listen-peer-urls`.
@@ -64,6 +66,7 @@ impl Options {
         let peer_port = free_port();
         let name = "default".to_owned();
         Options {
+            host: "127.0.0.1".into(),
             client_port: free_port(),
             peer_port,
             data_directory: fresh_directory(label),
@@ -77,10 +80,15 @@ impl Options {
         }
     }
 
+    /// The URL other members use.
+    pub fn peer_url(&self) -> String {
+        format!("http://{}:{}", self.host, self.peer_port)
+    }
+
     /// The command line without the program.
     pub fn flags(&self) -> Vec<String> {
-        let client = format!("http://127.0.0.1:{}", self.client_port);
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let client = format!("http://{}:{}", self.host, self.client_port);
+        let peer = self.peer_url();
         let mut flags = Vec::new();
         for (flag, value) in [
             ("--name", self.name.as_str()),
@@ -276,7 +284,7 @@ impl Server {
 
     /// The address clients use, without a scheme: `127.0.0.1:port`.
     pub fn client_address(&self) -> String {
-        format!("127.0.0.1:{}", self.options.client_port)
+        format!("{}:{}", self.options.host, self.options.client_port)
     }
 
     /// The URL clients use.
