@@ -168,7 +168,7 @@ impl Shared {
     fn value(&self) -> String {
         let number = self.values.fetch_add(1, Ordering::Relaxed);
         // Some are long enough to be kept apart from their keys.
-        let padding = if number % 8 == 0 { 600 } else { 10 };
+        let padding = if number.is_multiple_of(8) { 600 } else { 10 };
         format!("value {number} {}", "x".repeat(padding))
     }
 
