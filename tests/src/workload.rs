@@ -125,14 +125,15 @@ impl<'a> Workload<'a> {
             }
             // Through every member, so that each one has what all others were told.
             let mut last = 0;
-            for number in 0..shared.addresses.len() {
-                last = insist(&shared, number).await.unwrap_or_else(|error| {
+            let addresses = group.addresses();
+            for (number, address) in addresses.iter().enumerate() {
+                last = insist(&shared, address).await.unwrap_or_else(|error| {
                     panic!("m{number} does not serve in the end: {error}\n{}", group.logs())
                 });
             }
             let mut replicas = Vec::new();
-            for number in 0..shared.addresses.len() {
-                let replica = replica(&shared.addresses[number], number, last).await;
+            for (number, address) in addresses.iter().enumerate() {
+                let replica = replica(address, last).await;
                 replicas.push(replica.unwrap_or_else(|error| {
                     panic!("m{number} does not have {last}: {error}\n{}", group.logs())
                 }));
@@ -351,11 +352,11 @@ fn change(event: &Event) -> Change {
 
 /// A write through one member, tried until it is acknowledged; its revision. Each attempt is an
 /// operation of the history.
-async fn insist(shared: &Shared, number: usize) -> Result<i64, tonic::Status> {
+async fn insist(shared: &Shared, address: &str) -> Result<i64, tonic::Status> {
     let began = Instant::now();
     loop {
-        let client = Client::new(&shared.addresses[number], CALL_TIMEOUT);
-        let asked = Asked::Put { keys: vec![format!("kz-end-{number}")], value: shared.value() };
+        let client = Client::new(address, CALL_TIMEOUT);
+        let asked = Asked::Put { keys: vec![format!("kz-end-{address}")], value: shared.value() };
         match shared.call(&client, asked).await {
             (Told::Written { revision, .. }, _) => return Ok(revision),
             (_, Some(error)) if began.elapsed() > SETTLE_TIMEOUT => return Err(error),
@@ -365,7 +366,10 @@ async fn insist(shared: &Shared, number: usize) -> Result<i64, tonic::Status> {
 }
 
 /// Everything a member has up to a revision, asked for until it has it.
-async fn replica(address: &str, number: usize, last: i64) -> Result<Replica, tonic::Status> {
+///
+/// # Errors
+/// What it says instead in the end.
+pub async fn replica(address: &str, last: i64) -> Result<Replica, tonic::Status> {
     let client = Client::new(address, SETTLE_TIMEOUT);
     // A serializable read of a revision that is not there yet is refused: so this waits for it.
     let began = Instant::now();
@@ -393,7 +397,7 @@ async fn replica(address: &str, number: usize, last: i64) -> Result<Replica, ton
     // What else is written later is of nobody: calls whose clients have given up.
     changes.retain(|change| change.revision <= last);
     let hash = Group::hash(&client, last).await?;
-    Ok(Replica { name: format!("m{number}"), changes, state, hash })
+    Ok(Replica { name: address.into(), changes, state, hash })
 }
 
 fn create(from: &str, to: &str, start_revision: i64) -> WatchCreateRequest {
