@@ -147,6 +147,10 @@ pub trait File: Send + Sync {
     /// [`File::sync`] has less to do.
     fn write_out(&self, _end: u64) {}
 
+    /// Hints that what was written in this range is final: the system begins to write it out, so
+    /// that a later [`File::sync`] has less to do, and keeps it in memory. Says nothing of durability.
+    fn begin_write_out(&self, _offset: u64, _length_bytes: u64) {}
+
     /// The length in bytes.
     fn len(&self) -> Result<u64>;
 

@@ -251,6 +251,20 @@ impl File for OsFile {
         };
     }
 
+    fn begin_write_out(&self, offset: u64, length_bytes: u64) {
+        let to_off = |number: u64| libc::off64_t::try_from(number).unwrap_or(0);
+        // A hint, so whatever it answers is fine; a failed write shows at the sync.
+        // SAFETY: the descriptor is open for as long as `self.file` lives; no memory is passed.
+        let _ = unsafe {
+            libc::sync_file_range(
+                self.file.as_raw_fd(),
+                to_off(offset),
+                to_off(length_bytes),
+                libc::SYNC_FILE_RANGE_WRITE,
+            )
+        };
+    }
+
     fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().map_err(|error| self.fail("measure", error))?.len())
     }

@@ -16,7 +16,9 @@ use bytes::Bytes;
 
 use crate::db::{Db, Shared};
 use crate::files::{FileGuard, map_verified, segment_name, table_name};
+use crate::flush::FlushJob;
 use crate::manifest::{self, Manifest, State, manifest_name};
+use crate::merge::MergeJob;
 use crate::version::Version;
 use crate::worker::Worker;
 use crate::{Error, Result};
@@ -154,9 +156,9 @@ impl Worker {
     ) -> Result<Arc<Version>> {
         let mut state = manifest::parse(&staged.join("manifest"), manifest)?;
         self.take_files(shared, &state, staged)?;
-        if let Some(job) = self.job.take() {
-            job.abandon().into_iter().for_each(|name| shared.removals.add(name));
-        }
+        let merge = self.job.take().map(MergeJob::abandon);
+        let flush = self.flush.take().map(FlushJob::abandon);
+        merge.into_iter().chain(flush).flatten().for_each(|name| shared.removals.add(name));
         let old = Arc::clone(&shared.current.load().version);
         let version = Arc::new(Version::open(&state, &shared.opener())?);
         let ids = state.tables.iter().map(|table| table.info.id);

@@ -23,7 +23,7 @@ use crate::memtable::MemtableWriter;
 use crate::output::Place;
 use crate::scrub::Scrub;
 use crate::version::{SuperVersion, Version};
-use crate::worker::Worker;
+use crate::worker::{LEVEL0_EXCESS, STEP_BYTES, Worker};
 use crate::writer::committed_of;
 use crate::{Error, Result};
 
@@ -47,7 +47,8 @@ pub struct Options {
     pub origin: u32,
     /// A memtable is frozen when it holds this many bytes.
     pub memtable_bytes: usize,
-    /// Frozen memtables waiting for their flush; the writer must wait beyond it.
+    /// Frozen memtables waiting for their flush. Beyond it the active one grows, and the writer must
+    /// wait once so many and one more are to be written.
     pub frozen_memtables_max: usize,
     /// Level-0 tables that start a merge.
     pub level0_tables: usize,
@@ -57,6 +58,8 @@ pub struct Options {
     pub table_bytes: u64,
     /// Values up to this length are stored beside their key.
     pub inline_value_bytes_max: usize,
+    /// Bytes that one step of a flush or a merge handles, about.
+    pub step_bytes: u64,
 }
 
 /// Offsets in segments are `u32`, and the last value may reach beyond the limit.
@@ -73,6 +76,7 @@ impl Default for Options {
             segment_bytes: 64 << 20,
             table_bytes: 8 << 20,
             inline_value_bytes_max: 128,
+            step_bytes: STEP_BYTES,
         }
     }
 }
@@ -82,6 +86,8 @@ impl Default for Options {
 pub enum Work {
     /// There was nothing to do.
     Idle,
+    /// A part of a frozen memtable was written.
+    Flushing,
     /// A frozen memtable became files; the log may be cut up to [`Db::flushed_mark`].
     Flushed,
     /// Tables were merged, or values relocated.
@@ -178,7 +184,14 @@ impl Db {
             identity,
             current: ArcSwap::from_pointee(current),
             publish: Mutex::new(()),
-            worker: Mutex::new(Worker { manifest, ids, job: None, scrub: Scrub::default() }),
+            worker: Mutex::new(Worker {
+                manifest,
+                ids,
+                flush: None,
+                job: None,
+                was_merge: false,
+                scrub: Scrub::default(),
+            }),
             removals,
             pins: Mutex::default(),
             _lock: lock,
@@ -203,8 +216,8 @@ impl Db {
         self.shared.current.load().version.mark.clone()
     }
 
-    /// Does one bounded step of background work: flush first, then merge, then removal.
-    /// One caller at a time (a second one waits).
+    /// Does one bounded step of background work: flush first, then merge, then removal
+    /// ([`Options::step_bytes`]; the last step of a flush or merge also syncs). One caller at a time (a second one waits).
     ///
     /// # Errors
     /// All are final: the process stops. Nothing is written after a failed sync.
@@ -224,11 +237,30 @@ impl Db {
         worker.work(&self.shared, false)
     }
 
-    /// Whether the writer should wait for [`Db::work`] before the next batch.
+    /// Whether the writer must wait for [`Db::work`] before the next batch. A writer with a
+    /// [`Brake`](crate::Brake) gets here only if background work stands still.
     pub fn is_writer_ahead(&self) -> bool {
         let current = self.shared.current.load();
         current.frozen.len() >= self.shared.options.frozen_memtables_max
-            && current.active.used_bytes() >= self.shared.options.memtable_bytes
+            && self.memory_pressure(&current) >= 1.0
+    }
+
+    /// How far the writer is ahead of background work, for its [`Brake`](crate::Brake): the fuller
+    /// one of memory (1: [`Db::is_writer_ahead`]) and level 0 (1: nothing is flushed any more until
+    /// it is merged).
+    pub fn pressure(&self) -> f64 {
+        let current = self.shared.current.load();
+        let level0_max = self.shared.options.level0_tables.max(1) * LEVEL0_EXCESS;
+        let level0 = current.version.level0_tables_max() as f64 / level0_max as f64;
+        self.memory_pressure(&current).max(level0)
+    }
+
+    fn memory_pressure(&self, current: &SuperVersion) -> f64 {
+        let options = &self.shared.options;
+        let capacity = options.memtable_bytes * (options.frozen_memtables_max + 1);
+        let memtables = std::iter::once(&current.active).chain(&current.frozen);
+        let bytes: usize = memtables.map(|memtable| memtable.unflushed_bytes()).sum();
+        bytes as f64 / capacity as f64
     }
 
     /// Sizes for metrics and quotas.

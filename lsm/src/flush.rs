@@ -5,108 +5,175 @@
 //! `kv` those whose successor is at or below the compacted revision *of this memtable's last
 //! commit*, which becomes durable in the same manifest edit; for `sys` all but the newest.
 //!
+//! A [`FlushJob`] goes in bounded steps, as merges do, and tells the memtable how far it is: that
+//! is what the writer's brake goes by (`brake.rs`).
+//!
 //! What it does not do: it makes no name durable and edits no manifest; see `worker.rs`.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::files::FileIds;
+use crate::files::{FileIds, segment_name, table_name};
 use crate::garbage::{self, Fold};
 use crate::manifest::{Level, TableRecord};
-use crate::memtable::{Memtable, RecordRef};
+use crate::memtable::{ALL_RECORDS, Memtable, MemtableCursor, RecordRef};
 use crate::output::{Place, SegmentOutput, TableOutput};
 use crate::segment::SegmentInfo;
 use crate::table::{Row, ValueRef};
-use crate::{Delta, Error, Keyspace, Kind, Options, Result};
+use crate::{Error, Keyspace, Kind, Options, Result};
+
+/// What a record takes in a memtable beside its value, about.
+const RECORD_BYTES: u64 = 100;
 
 /// The files that came out of a memtable.
-#[derive(Default)]
 pub(crate) struct Flushed {
     pub tables: Vec<TableRecord>,
     pub segments: Vec<SegmentInfo>,
 }
 
-/// Writes a frozen memtable into new files; their contents are durable on return.
-pub(crate) fn flush(
-    memtable: &Arc<Memtable>,
-    place: &Place,
-    options: &Options,
-    ids: &mut FileIds,
-) -> Result<Flushed> {
-    let compacted = memtable.committed().compacted;
-    let segments = SegmentOutput::new(place.clone(), options.segment_bytes);
-    let mut output = Output { place, options, ids, segments };
-    let mut tables = Vec::new();
-    for keyspace in [Keyspace::Kv, Keyspace::Sys] {
-        tables.extend(output.flush_keyspace(memtable, keyspace, compacted)?);
-    }
-    Ok(Flushed { tables, segments: output.segments.finish()? })
-}
-
-struct Output<'a> {
-    place: &'a Place,
-    options: &'a Options,
-    ids: &'a mut FileIds,
+/// A flush under way.
+///
+/// Invariants: `cursor` walks `keyspace`, whose rows go to `tables`; `key` is the cursor's key from
+/// its first row to its last, and `fold` is empty between keys.
+pub(crate) struct FlushJob {
+    memtable: Arc<Memtable>,
+    place: Place,
+    inline_value_bytes_max: usize,
+    keyspace: Keyspace,
+    cursor: MemtableCursor,
+    key: Option<Bytes>,
+    fold: Fold<Row>,
+    tables: TableOutput,
     segments: SegmentOutput,
+    /// Tables of the keyspace that is through.
+    finished: Vec<TableRecord>,
 }
 
-impl Output<'_> {
-    fn flush_keyspace(
-        &mut self,
-        memtable: &Arc<Memtable>,
-        keyspace: Keyspace,
-        compacted: u64,
-    ) -> Result<Vec<TableRecord>> {
-        // One table, however large: level 0 is ordered by age, not by key.
-        let mut tables = TableOutput::new(self.place.clone(), keyspace, Level::Zero, u64::MAX);
-        let mut fold = Fold::new(garbage::floor(keyspace, compacted));
-        let mut next = memtable.first(keyspace);
-        while let Some(newest) = next {
-            let key = Bytes::copy_from_slice(newest.key());
-            let mut record = Some(newest);
-            while let Some(version) = record {
-                let (revision, kind, delta) = (version.revision(), version.kind(), version.delta());
-                if let Some(version) = fold.push(revision, kind, delta, version) {
-                    self.write(&mut tables, &key, version, delta)?;
-                }
-                record = version.previous();
-            }
-            let oldest = fold.end_key().map_err(|sum| {
-                let found = format!("{sum} for key {key:02x?}");
-                Error::corrupt(&self.place.dir, 0, "deltas of a key within -1..=1", found)
-            })?;
-            if let Some((version, delta)) = oldest {
-                self.write(&mut tables, &key, version, delta)?;
-            }
-            tables.end_key()?;
-            next = newest.next_key();
+impl FlushJob {
+    /// Begins to write a frozen memtable.
+    pub(crate) fn new(memtable: &Arc<Memtable>, place: &Place, options: &Options) -> Self {
+        let keyspace = Keyspace::Kv;
+        Self {
+            memtable: Arc::clone(memtable),
+            place: place.clone(),
+            inline_value_bytes_max: options.inline_value_bytes_max,
+            keyspace,
+            cursor: cursor_of(memtable, keyspace),
+            key: None,
+            fold: fold_of(memtable, keyspace),
+            tables: tables_of(place, keyspace),
+            segments: SegmentOutput::new(place.clone(), options.segment_bytes),
+            finished: Vec::new(),
         }
-        tables.finish()
     }
 
-    fn write(
-        &mut self,
-        tables: &mut TableOutput,
-        key: &Bytes,
-        version: RecordRef<'_>,
-        delta: Delta,
-    ) -> Result<()> {
-        let value = match version.kind() {
-            Kind::Delete => ValueRef::None,
-            Kind::Put if version.value().len() <= self.options.inline_value_bytes_max => {
-                ValueRef::Inline(Bytes::copy_from_slice(version.value()))
-            }
-            Kind::Put => ValueRef::Stored(self.segments.add(self.ids, version.value())?),
-        };
-        let row = Row {
-            key: key.clone(),
-            revision: version.revision(),
-            kind: version.kind(),
-            delta,
-            meta: version.meta(),
-            value,
-        };
-        tables.add(self.ids, &row)
+    /// The memtable that is written.
+    pub(crate) fn memtable(&self) -> &Arc<Memtable> {
+        &self.memtable
     }
+
+    /// Goes on for about `budget_bytes`. Returns whether all records are through.
+    pub(crate) fn step(&mut self, ids: &mut FileIds, budget_bytes: u64) -> Result<bool> {
+        let mut spent_bytes = 0;
+        while spent_bytes < budget_bytes {
+            let Some(record) = self.cursor.record() else {
+                if self.keyspace == Keyspace::Sys {
+                    return Ok(true);
+                }
+                self.begin_sys()?;
+                continue;
+            };
+            let (revision, kind, delta) = (record.revision(), record.kind(), record.delta());
+            let record_bytes = RECORD_BYTES + record.value().len() as u64;
+            spent_bytes += record_bytes;
+            self.memtable.add_flushed_bytes(record_bytes as usize);
+            let key = self.key.get_or_insert_with(|| Bytes::copy_from_slice(record.key()));
+            if !self.fold.shadow(revision, delta) {
+                // Its value may go to a segment now: a put that is not shadowed stays.
+                let value = value_of(record, self.inline_value_bytes_max, &mut self.segments, ids)?;
+                let (key, meta) = (key.clone(), record.meta());
+                let row = Row { key, revision, kind, delta, meta, value };
+                if let Some(row) = self.fold.push(revision, kind, delta, row) {
+                    self.tables.add(ids, &row)?;
+                }
+            }
+            if !self.cursor.advance_version() {
+                self.end_key(ids)?;
+                self.cursor.advance_key();
+            }
+        }
+        Ok(false)
+    }
+
+    fn end_key(&mut self, ids: &mut FileIds) -> Result<()> {
+        let key = self.key.take();
+        let oldest = self.fold.end_key().map_err(|sum| {
+            let found = format!("{sum} for key {key:02x?}");
+            Error::corrupt(&self.place.dir, 0, "deltas of a key within -1..=1", found)
+        })?;
+        if let Some((mut row, delta)) = oldest {
+            row.delta = delta;
+            self.tables.add(ids, &row)?;
+        }
+        self.tables.end_key()
+    }
+
+    /// The first keyspace is through.
+    fn begin_sys(&mut self) -> Result<()> {
+        self.keyspace = Keyspace::Sys;
+        self.cursor = cursor_of(&self.memtable, self.keyspace);
+        self.fold = fold_of(&self.memtable, self.keyspace);
+        let tables =
+            std::mem::replace(&mut self.tables, tables_of(&self.place, self.keyspace)).finish()?;
+        self.finished.extend(tables);
+        Ok(())
+    }
+
+    /// The result, after the last step. Contents of the files are durable on return.
+    pub(crate) fn finish(mut self) -> Result<Flushed> {
+        assert!(self.cursor.record().is_none() && self.key.is_none(), "the flush is through");
+        self.finished.extend(self.tables.finish()?);
+        Ok(Flushed { tables: self.finished, segments: self.segments.finish()? })
+    }
+
+    /// Gives up: the names of the files that were begun.
+    pub(crate) fn abandon(self) -> Vec<String> {
+        let finished = self.finished.iter().map(|table| table_name(table.info.id));
+        let tables = self.tables.started().iter().map(|id| table_name(*id));
+        let segments = self.segments.started().iter().map(|id| segment_name(*id));
+        finished.chain(tables).chain(segments).collect()
+    }
+}
+
+/// A cursor at the newest record of the first key.
+fn cursor_of(memtable: &Arc<Memtable>, keyspace: Keyspace) -> MemtableCursor {
+    let mut cursor = memtable.cursor(keyspace, ALL_RECORDS);
+    cursor.seek(b"");
+    cursor
+}
+
+fn fold_of(memtable: &Memtable, keyspace: Keyspace) -> Fold<Row> {
+    Fold::new(garbage::floor(keyspace, memtable.committed().compacted))
+}
+
+/// One table, however large: level 0 is ordered by age, not by key.
+fn tables_of(place: &Place, keyspace: Keyspace) -> TableOutput {
+    TableOutput::new(place.clone(), keyspace, Level::Zero, u64::MAX)
+}
+
+fn value_of(
+    record: RecordRef<'_>,
+    inline_bytes_max: usize,
+    segments: &mut SegmentOutput,
+    ids: &mut FileIds,
+) -> Result<ValueRef> {
+    let value = record.value();
+    Ok(match record.kind() {
+        Kind::Delete => ValueRef::None,
+        Kind::Put if value.len() <= inline_bytes_max => {
+            ValueRef::Inline(Bytes::copy_from_slice(value))
+        }
+        Kind::Put => ValueRef::Stored(segments.add(ids, value)?),
+    })
 }

@@ -58,22 +58,28 @@ impl<R> Fold<R> {
         delta: Delta,
         row: R,
     ) -> Option<R> {
-        match &mut self.pivot {
-            Some(pivot) => {
-                assert!(
-                    revision < pivot.revision,
-                    "versions come newest first: {revision:?} after {:?}",
-                    pivot.revision
-                );
-                pivot.delta_sum += delta as i64;
-                None
-            }
-            None if revision.main > self.floor => Some(row),
-            None => {
-                self.pivot = Some(Pivot { row, revision, kind, delta_sum: delta as i64 });
-                None
-            }
+        if self.shadow(revision, delta) {
+            return None;
         }
+        if revision.main > self.floor {
+            return Some(row);
+        }
+        self.pivot = Some(Pivot { row, revision, kind, delta_sum: delta as i64 });
+        None
+    }
+
+    /// Whether the next older version of the current key is dropped for certain; then it was taken.
+    /// Otherwise it is for [`Fold::push`], and if it is a put it comes out of there or of
+    /// [`Fold::end_key`].
+    pub(crate) fn shadow(&mut self, revision: Revision, delta: Delta) -> bool {
+        let Some(pivot) = &mut self.pivot else { return false };
+        assert!(
+            revision < pivot.revision,
+            "versions come newest first: {revision:?} after {:?}",
+            pivot.revision
+        );
+        pivot.delta_sum += delta as i64;
+        true
     }
 
     /// Ends the key: the oldest version that stays, with the delta that it has from now on.

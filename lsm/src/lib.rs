@@ -37,8 +37,9 @@
 //! | pins | [`Db::has_file`], `install`, `work` | transfers, and removing files |
 //! | removals | `work`; whoever drops the last view of an obsolete file | putting its name on a list |
 //!
-//! A commit waits for none of the first four but publish; [`Db::is_writer_ahead`] tells the caller
-//! when it should let background work catch up.
+//! A commit waits for none of the first four but publish. What background work cannot keep up with
+//! shows as [`Db::pressure`], and a [`Brake`] makes short pauses of it, long before the writer would
+//! have to stop ([`Db::is_writer_ahead`]).
 //!
 //! # Reading
 //!
@@ -66,6 +67,7 @@ pub mod db;
 pub mod entry;
 
 mod backup;
+mod brake;
 mod check;
 mod checkpoint;
 mod error;
@@ -88,6 +90,7 @@ mod version;
 mod worker;
 mod writer;
 
+pub use brake::Brake;
 pub use check::{Report, check_directory};
 pub use db::{
     Checkpoint, CheckpointFile, Commit, Db, Direction, History, Options, Range, Rows, Sizes,
@@ -98,7 +101,7 @@ pub use error::{Error, Result};
 pub use pace::Pace;
 pub use row::RowRef;
 pub use scrub::Scrubbed;
-pub use worker::MERGE_STEP_BYTES;
+pub use worker::STEP_BYTES;
 
 /// Two ordered maps that share one manifest and one atomic batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -155,6 +155,11 @@ impl Version {
         &self.levels[keyspace as usize]
     }
 
+    /// Level-0 tables of the keyspace that has more of them.
+    pub(crate) fn level0_tables_max(&self) -> usize {
+        self.levels.iter().map(|levels| levels.level0.len()).max().unwrap_or(0)
+    }
+
     /// All tables of both keyspaces.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<TableFile>> {
         self.levels.iter().flat_map(Levels::tables)

@@ -7,15 +7,19 @@
 //! 3. the new version is swapped in; readers of the old one keep it;
 //! 4. files that the edit dropped are unlinked when their last reader is gone.
 //!
+//! What is most urgent goes first, and nothing for long: flushes release memory, so they go before
+//! merges; when level 0 has grown all the same, the two take turns; far beyond that, merges go first,
+//! and the writer is slowed down by the memory that fills up (`brake.rs`).
+//!
 //! Invariants: one thread at a time works (the lock around [`Worker`]); the published version is
-//! never ahead of the manifest.
+//! never ahead of the manifest; a flush under way is that of the oldest frozen memtable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::db::{Shared, Work};
 use crate::files::{FileIds, FileOpener, is_data_name};
-use crate::flush::flush;
+use crate::flush::{FlushJob, Flushed};
 use crate::manifest::{Edit, Manifest, TableRecord};
 use crate::memtable::Memtable;
 use crate::merge::{MergeJob, Merged};
@@ -25,16 +29,21 @@ use crate::segment::SegmentInfo;
 use crate::version::{SuperVersion, Version};
 use crate::{Keyspace, Result};
 
-/// Bytes that one step of a merge handles at most, about: some tens of milliseconds.
-pub const MERGE_STEP_BYTES: u64 = 8 << 20;
+/// Bytes that one step of a flush or merge handles at most, about: some milliseconds.
+pub const STEP_BYTES: u64 = 1 << 20;
+/// With this many times the tables that start a merge, merging and flushing take turns.
+const LEVEL0_TURNS: usize = 4;
 /// With this many times the tables that start a merge, merging goes before flushing.
-const LEVEL0_EXCESS: usize = 4;
+pub(crate) const LEVEL0_EXCESS: usize = 8;
 
 /// The state of background work.
 pub(crate) struct Worker {
     pub manifest: Manifest,
     pub ids: FileIds,
+    pub flush: Option<FlushJob>,
     pub job: Option<MergeJob>,
+    /// Whether the last step was one of a merge.
+    pub was_merge: bool,
     pub scrub: Scrub,
 }
 
@@ -42,18 +51,19 @@ impl Worker {
     /// Does the most urgent step; merges that can wait only `with_merges`.
     pub(crate) fn work(&mut self, shared: &Shared, with_merges: bool) -> Result<Work> {
         let current = shared.current.load_full();
-        let levels = [Keyspace::Kv, Keyspace::Sys].map(|of| current.version.levels(of));
-        let level0_max = shared.options.level0_tables.max(1) * LEVEL0_EXCESS;
-        // Flushes release memory, so they go first, unless level 0 grows without bound.
-        let is_excessive = levels.iter().any(|levels| levels.level0.len() >= level0_max);
-        if is_excessive && self.merge(shared, &current.version)? {
+        let level0 = current.version.level0_tables_max() / shared.options.level0_tables.max(1);
+        let is_turn = level0 >= LEVEL0_TURNS && !self.was_merge;
+        if (is_turn || level0 >= LEVEL0_EXCESS) && self.merge(shared, &current.version)? {
+            self.was_merge = true;
             return Ok(Work::Merged);
         }
+        self.was_merge = false;
         if let Some(oldest) = current.frozen.last() {
-            self.flush(shared, oldest)?;
-            return Ok(Work::Flushed);
+            let is_through = self.flush(shared, oldest)?;
+            return Ok(if is_through { Work::Flushed } else { Work::Flushing });
         }
         if with_merges && self.merge(shared, &current.version)? {
+            self.was_merge = true;
             return Ok(Work::Merged);
         }
         drop(current);
@@ -63,8 +73,16 @@ impl Worker {
         Ok(Work::Idle)
     }
 
-    fn flush(&mut self, shared: &Shared, memtable: &Arc<Memtable>) -> Result<()> {
-        let flushed = flush(memtable, &shared.place, &shared.options, &mut self.ids)?;
+    /// Goes on with the flush of `memtable`, the oldest one. Returns whether it is in files.
+    fn flush(&mut self, shared: &Shared, memtable: &Arc<Memtable>) -> Result<bool> {
+        let begin = || FlushJob::new(memtable, &shared.place, &shared.options);
+        let mut job = self.flush.take().unwrap_or_else(begin);
+        assert!(Arc::ptr_eq(job.memtable(), memtable), "memtables are flushed oldest first");
+        if !job.step(&mut self.ids, shared.options.step_bytes)? {
+            self.flush = Some(job);
+            return Ok(false);
+        }
+        let Flushed { tables, segments } = job.finish()?;
         let committed = memtable.committed();
         let edit = Edit {
             mark: Some(committed.mark.clone()),
@@ -72,14 +90,15 @@ impl Worker {
             compacted: committed.compacted,
             ..Edit::default()
         };
-        let next = self.commit(shared, edit, flushed.tables, flushed.segments)?;
+        let next = self.commit(shared, edit, tables, segments)?;
         shared.publish(|current| {
             let mut frozen = current.frozen.clone();
             let oldest = frozen.pop().expect("only a flush takes frozen memtables away");
             assert!(Arc::ptr_eq(&oldest, memtable), "memtables are flushed oldest first");
             SuperVersion { active: Arc::clone(&current.active), frozen, version: next }
         });
-        self.rotate_if_long(shared)
+        self.rotate_if_long(shared)?;
+        Ok(true)
     }
 
     /// Goes on with a merge, or begins one if that is worth it. False: there is nothing to merge.
@@ -91,7 +110,7 @@ impl Worker {
                 None => return Ok(false),
             },
         };
-        if !job.step(&mut self.ids, MERGE_STEP_BYTES)? {
+        if !job.step(&mut self.ids, shared.options.step_bytes)? {
             self.job = Some(job);
             return Ok(true);
         }

@@ -27,6 +27,7 @@ fn scaled_options() -> Options {
         segment_bytes: 128 << 10,
         table_bytes: 16 << 10,
         inline_value_bytes_max: 128,
+        step_bytes: 64 << 10,
         ..small_options()
     }
 }

@@ -132,7 +132,7 @@ fn a_crash_during_an_installation_leaves_the_old_state_or_the_new_one() {
         commit(&mut sender_writer, batch, number + 1).unwrap();
         if number == 120 || number == 219 {
             sender_writer.freeze().unwrap();
-            while sender_db.work().unwrap() == Work::Flushed {}
+            while matches!(sender_db.work().unwrap(), Work::Flushing | Work::Flushed) {}
             checkpoints.push(sender_db.checkpoint());
         }
     }

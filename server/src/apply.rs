@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use varve_api::error::Status;
+use varve_lsm::Brake;
 use varve_raftnode::{Applied, Committed, Index};
 use varve_store::{AlarmChange, LeaseChange, LeaseId, Member, Reply, RequestId, Store};
 
@@ -154,6 +155,7 @@ struct Outbox {
     /// What events that wait for each worker may take of the memory.
     event_room: Vec<Budget>,
     frozen_at: u64,
+    brake: Brake,
 }
 
 impl Outbox {
@@ -168,6 +170,7 @@ impl Outbox {
                 .map(|_| Budget::new(limits::MAILBOX_EVENT_BYTES_MAX))
                 .collect(),
             frozen_at: thread.store.applied().index,
+            brake: Brake::default(),
         }
     }
 }
@@ -232,12 +235,22 @@ impl ApplyThread {
         }
     }
 
+    /// Slows down when background work cannot keep up, by pauses too short to be felt.
+    fn keep_pace(&self, outbox: &mut Outbox, entry: &Committed) {
+        let pause = outbox.brake.pause(entry.payload.len() as u64, self.store.pressure());
+        if !pause.is_zero() {
+            self.background.wake();
+            std::thread::sleep(pause);
+        }
+        if self.store.is_writer_ahead() {
+            self.background.wait_for_flush(|| self.store.is_writer_ahead());
+        }
+    }
+
     fn apply(&mut self, outbox: &mut Outbox, entries: &[Committed]) -> Result<(), Error> {
         let mut events = Vec::new();
         for entry in entries {
-            if self.store.is_writer_ahead() {
-                self.background.wait_for_flush(|| self.store.is_writer_ahead());
-            }
+            self.keep_pace(outbox, entry);
             let started = Instant::now();
             let applied = self.apply_entry(entry)?;
             self.warn_if_slow(entry.index, applied.replies.len(), started.elapsed());

@@ -6,13 +6,14 @@
 //! latency). When there is nothing else to do, files are compared with their digests, slowly: damage
 //! ends the process while other members still have the data.
 //!
-//! The apply thread waits here when flushing cannot keep up: that is the engine's back-pressure.
+//! When it cannot keep up, the apply thread makes short pauses (`varve_lsm::Brake`); only should
+//! background work stand still does the apply thread wait here.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use varve_lsm::{Db, MERGE_STEP_BYTES, Pace, Work};
+use varve_lsm::{Db, Pace, STEP_BYTES, Work};
 use varve_raftnode::{Applied, Index, NodeId, Term};
 use varve_store::{Configuration, Mark, Member, View};
 
@@ -94,8 +95,8 @@ impl Background {
                     Work::Idle if pause.is_zero() => break,
                     Work::Idle => _ = self.sleep(pause.min(PERIOD)),
                     Work::Flushed => report_flushed(db, view, raft)?,
-                    Work::Merged => pace.spend(MERGE_STEP_BYTES),
-                    Work::Removed => {}
+                    Work::Merged => pace.spend(STEP_BYTES),
+                    Work::Flushing | Work::Removed => {}
                 }
                 if self.lock().stopped {
                     return Ok(());

@@ -183,6 +183,11 @@ impl Store {
         self.db.is_writer_ahead()
     }
 
+    /// How far the writer is ahead of [`varve_lsm::Db::work`], for its [`varve_lsm::Brake`].
+    pub fn pressure(&self) -> f64 {
+        self.db.pressure()
+    }
+
     /// Replaces the whole state by a checkpoint received from a peer, whose files lie in `staged`.
     /// Durable on return; [`Store::applied`] is then where the checkpoint stands.
     ///

@@ -81,6 +81,13 @@ impl MemtableCursor {
         self.set(position.map(|(node, record)| (node.as_ptr(), record.as_ptr())));
     }
 
+    /// Moves to the next older version of the current key. Without one it returns false and stays.
+    pub(crate) fn advance_version(&mut self) -> bool {
+        let previous = self.record().and_then(RecordRef::previous).map(RecordRef::as_ptr);
+        self.record = previous.unwrap_or(self.record);
+        previous.is_some()
+    }
+
     /// Moves to the newest version of the key before, after [`MemtableCursor::seek_last`].
     pub(crate) fn retreat_key(&mut self) {
         let back = self.back.as_mut().expect("a walk backwards begins with seek_last");

@@ -70,6 +70,8 @@ pub(crate) struct Memtable {
     order: NonNull<order::Block>,
     committed: ArcSwap<Committed>,
     used_bytes: AtomicUsize,
+    /// Of these, bytes whose records a flush under way has written already, about.
+    flushed_bytes: AtomicUsize,
     chunks: arena::Chunks,
 }
 
@@ -113,6 +115,16 @@ impl Memtable {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that a flush has still to write, about.
+    pub(crate) fn unflushed_bytes(&self) -> usize {
+        self.used_bytes().saturating_sub(self.flushed_bytes.load(Ordering::Relaxed))
+    }
+
+    /// A flush has written records of so many bytes more.
+    pub(crate) fn add_flushed_bytes(&self, bytes: usize) {
+        self.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// The newest version of `key` with `revision.main <= at` among records below `ordinal`.
     /// `hash` is [`hash`] of the key.
     pub(crate) fn get(
@@ -138,11 +150,6 @@ impl Memtable {
         ordinal: u64,
     ) -> i64 {
         spans::delta_sum(self.head(keyspace), range, at, ordinal)
-    }
-
-    /// The newest record of the first key of a frozen memtable.
-    pub(crate) fn first(&self, keyspace: Keyspace) -> Option<RecordRef<'_>> {
-        self.head(keyspace).next(0)?.newest()
     }
 
     /// A cursor over the records below `ordinal`; [`MemtableCursor::seek`] it first.

@@ -348,11 +348,6 @@ impl<'a> RecordRef<'a> {
         self.node().key()
     }
 
-    /// The newest version of the next key.
-    pub(crate) fn next_key(self) -> Option<Self> {
-        self.node().next(0)?.newest()
-    }
-
     /// Position among all records of the memtable, in the order they were written.
     pub(crate) fn ordinal(self) -> u64 {
         self.header().ordinal

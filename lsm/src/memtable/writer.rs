@@ -50,6 +50,7 @@ impl MemtableWriter {
             order,
             committed: ArcSwap::from_pointee(committed),
             used_bytes: AtomicUsize::new(0),
+            flushed_bytes: AtomicUsize::new(0),
             chunks,
         });
         Self {

@@ -115,6 +115,9 @@ impl Output {
     fn flush(&mut self) -> Result<()> {
         self.digest.update(&self.buffer);
         self.file.write_at(self.written, &self.buffer)?;
+        // Or all of it would be written by the sync at the end, and whoever syncs something else on
+        // this disk at that time would wait for it.
+        self.file.begin_write_out(self.written, self.buffer.len() as u64);
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())

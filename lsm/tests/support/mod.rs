@@ -58,6 +58,7 @@ pub fn small_options() -> Options {
         segment_bytes: 8 << 10,
         table_bytes: 6 << 10,
         inline_value_bytes_max: 40,
+        step_bytes: 3 << 10,
     }
 }
 

@@ -5,6 +5,7 @@
 //!     [--dir target/peers-engine]  where data go; a disk with room for six times the data
 //!     [--keys 1000000] [--value-bytes 100,1024]     (4096 is the third size of the goals)
 //!     [--trace-keys 200000] [--trace-updates 600000]    (--trace-keys 0: no trace)
+//!     [--ingest-keys 200000] [--ingest-seconds 10]      (--ingest-seconds 0: no steady writer)
 //!     [--seconds 1]                for each row that goes on for a while
 //!     [--json FILE] [--plots DIRECTORY]
 //! ```
@@ -22,7 +23,7 @@ use varve_disk::Disk;
 use varve_disk::os::OsDisk;
 use varve_peers::engine::report::Section;
 use varve_peers::engine::rows::{Plan, Row};
-use varve_peers::engine::{NAMES, agree, rows, trace};
+use varve_peers::engine::{NAMES, agree, ingest, rows, trace};
 use varve_peers::machine::{Machine, file_system_of, version_of};
 
 #[global_allocator]
@@ -40,10 +41,12 @@ struct Options {
     value_bytes: Vec<usize>,
     trace_keys: u64,
     trace_updates: u64,
+    ingest_keys: u64,
+    ingest_seconds: f64,
     seconds: f64,
     json: Option<PathBuf>,
     plots: Option<PathBuf>,
-    /// Which part this process runs, for its parent: `rows` or `trace`.
+    /// Which part this process runs, for its parent: `rows`, `trace` or `ingest`.
     part: Option<String>,
 }
 
@@ -83,6 +86,8 @@ fn parse() -> Result<Options, String> {
         value_bytes: arguments.list("value-bytes", vec![100, 1024])?,
         trace_keys: arguments.value("trace-keys", 200_000)?,
         trace_updates: arguments.value("trace-updates", 600_000)?,
+        ingest_keys: arguments.value("ingest-keys", 200_000)?,
+        ingest_seconds: arguments.value("ingest-seconds", 10.0)?,
         seconds: arguments.value("seconds", 1.0)?,
         json: arguments.optional::<String>("json")?.map(PathBuf::from),
         plots: arguments.optional::<String>("plots")?.map(PathBuf::from),
@@ -95,7 +100,11 @@ fn parse() -> Result<Options, String> {
     if let Some(bytes) = options.value_bytes.iter().find(|bytes| **bytes > 1 << 16) {
         return Err(format!("--value-bytes: at most {}, found {bytes}", 1 << 16));
     }
-    Duration::try_from_secs_f64(options.seconds).map_err(|error| format!("--seconds: {error}"))?;
+    for (name, seconds) in
+        [("seconds", options.seconds), ("ingest-seconds", options.ingest_seconds)]
+    {
+        Duration::try_from_secs_f64(seconds).map_err(|error| format!("--{name}: {error}"))?;
+    }
     Ok(options)
 }
 
@@ -109,7 +118,11 @@ fn run_part(options: &Options, part: &str) -> Result<(), String> {
             rows::run(name, directory, Plan { keys: options.keys, value_bytes, time })?
         }
         "trace" => trace::run(name, directory, options.trace_keys, options.trace_updates)?,
-        _ => return Err(format!("--part {part}: expected rows or trace")),
+        "ingest" => {
+            let time = Duration::from_secs_f64(options.ingest_seconds);
+            ingest::run(name, directory, options.ingest_keys, time)?
+        }
+        _ => return Err(format!("--part {part}: expected rows, trace or ingest")),
     };
     let found: Vec<Value> = found
         .iter()
@@ -150,6 +163,11 @@ fn run(options: &Options) -> Result<(), String> {
         let part = ["--part".to_owned(), "trace".to_owned()];
         sections.push(("engine-trace.svg".to_owned(), section(options, title, &part)?));
     }
+    if options.ingest_seconds > 0.0 {
+        let title = format!("50 MB/s into {} keys, values of 1 KiB", options.ingest_keys);
+        let part = ["--part".to_owned(), "ingest".to_owned()];
+        sections.push(("engine-ingest.svg".to_owned(), section(options, title, &part)?));
+    }
     machine.end();
     if let Some(path) = &options.json {
         let all: Vec<Value> = sections.iter().map(|(_, section)| section.json()).collect();
@@ -185,6 +203,8 @@ fn child(options: &Options, name: &str, part: &[String]) -> Result<Vec<Row>, Str
         .args(["--keys", &options.keys.to_string()])
         .args(["--trace-keys", &options.trace_keys.to_string()])
         .args(["--trace-updates", &options.trace_updates.to_string()])
+        .args(["--ingest-keys", &options.ingest_keys.to_string()])
+        .args(["--ingest-seconds", &options.ingest_seconds.to_string()])
         .args(["--seconds", &options.seconds.to_string()])
         .arg("--dir")
         .arg(home.path())
@@ -208,7 +228,10 @@ fn check_place(options: &Options) -> Result<(), String> {
         return Err(format!("{}: expected a disk, found {file_system}", directory.display()));
     }
     let bytes = options.value_bytes.iter().max().copied().unwrap_or(0) as u64 + 100;
-    let needed = (options.keys * bytes).max(options.trace_keys * 2000) * SPACE_FACTOR + (1 << 30);
+    let needed =
+        (options.keys * bytes).max(options.trace_keys * 2000).max(options.ingest_keys * 1200)
+            * SPACE_FACTOR
+            + (1 << 30);
     let space = OsDisk::new().space_left(directory).map_err(|error| error.to_string())?;
     if space < needed {
         return Err(format!(

@@ -23,6 +23,7 @@ use bytes::Bytes;
 pub mod agree;
 pub mod composite;
 pub mod fjall;
+pub mod ingest;
 pub mod lmdb;
 pub mod redb;
 pub mod report;
@@ -38,6 +39,16 @@ pub enum Change {
     Put(Bytes, Bytes),
     /// A key; nothing happens when it is not there.
     Delete(Bytes),
+}
+
+impl Change {
+    /// Bytes of key and value.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Put(key, value) => (key.len() + value.len()) as u64,
+            Self::Delete(key) => key.len() as u64,
+        }
+    }
 }
 
 /// Bytes that etcd keeps beside a value: create revision, version, lease.
@@ -69,6 +80,11 @@ pub trait Engine: Send + Sync {
 
     /// Gives up versions that no read at `revision` or later can see.
     fn compact(&self, revision: u64);
+
+    /// Holds a view of all that is there until it is dropped; `None` if that is not measured.
+    fn hold(&self) -> Option<Box<dyn std::any::Any>> {
+        None
+    }
 
     /// Brings what is in memory to files and waits until background work is done.
     fn settle(&self);

@@ -36,7 +36,7 @@ pub fn run(name: &str, directory: &Path, keys: u64, updates: u64) -> Result<Vec<
     for first in (0..keys).step_by(BATCH as usize) {
         let put = |number: u64| Change::Put(kubernetes_key(number).into(), workload.value(number));
         let changes: Vec<Change> = (first..keys.min(first + BATCH)).map(put).collect();
-        live_bytes += bytes_of(&changes);
+        live_bytes += changes.iter().map(Change::bytes).sum::<u64>();
         engine.apply(next, &changes, false);
         next += changes.len() as u64;
     }
@@ -68,14 +68,6 @@ pub fn run(name: &str, directory: &Path, keys: u64, updates: u64) -> Result<Vec<
     ])
 }
 
-fn bytes_of(changes: &[Change]) -> u64 {
-    let bytes = |change: &Change| match change {
-        Change::Put(key, value) => key.len() + value.len(),
-        Change::Delete(key) => key.len(),
-    };
-    changes.iter().map(bytes).sum::<usize>() as u64
-}
-
 /// The change of a number. Updates of living objects mostly go to the first twentieth of the keys;
 /// short-lived objects have numbers behind all of them and are deleted ten thousand changes later.
 fn change(workload: &Workload, keys: u64, number: u64) -> Change {
@@ -100,7 +92,7 @@ fn update(engine: &dyn Engine, workload: &Workload, keys: u64, updates: u64, fir
     for number in (0..updates).step_by(BATCH as usize) {
         let numbers = number..updates.min(number + BATCH);
         let changes: Vec<Change> = numbers.map(|n| change(workload, keys, n)).collect();
-        bytes += bytes_of(&changes);
+        bytes += changes.iter().map(Change::bytes).sum::<u64>();
         engine.apply(next, &changes, false);
         next += changes.len() as u64;
         if number >= due {

@@ -13,7 +13,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use varve_disk::os::OsDisk;
 use varve_lsm::{
-    Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Options, Revision, Values, Work, Writer,
+    Brake, Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Options, Revision, Values, Work,
+    Writer,
 };
 use varve_wal::{BackendChoice, Batch, Wal};
 
@@ -37,6 +38,7 @@ struct Writing {
     directory: PathBuf,
     /// Opened by the first durable batch.
     log: Option<Wal>,
+    brake: Brake,
     visible: u64,
     compacted: u64,
 }
@@ -66,6 +68,7 @@ impl Varve {
             writer,
             directory: directory.join("wal"),
             log: None,
+            brake: Brake::default(),
             visible,
             compacted,
         });
@@ -138,6 +141,11 @@ impl Engine for Varve {
     fn apply(&self, first: u64, changes: &[Change], is_durable: bool) {
         self.wait_for_room();
         let mut writing = self.writing.lock().expect("no writer panics");
+        let bytes = changes.iter().map(Change::bytes).sum();
+        let pause = writing.brake.pause(bytes, self.db.pressure());
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
         if is_durable {
             writing.log(changes);
         }
@@ -183,6 +191,10 @@ impl Engine for Varve {
         let mut writing = self.writing.lock().expect("no writer panics");
         writing.compacted = revision;
         writing.commit();
+    }
+
+    fn hold(&self) -> Option<Box<dyn std::any::Any>> {
+        Some(Box::new(self.db.snapshot()))
     }
 
     fn settle(&self) {

@@ -1,0 +1,208 @@
+//! Stalls: what a writer at a steady 50 MB/s and readers beside it feel of background work.
+//!
+//! One idea: a batch is due every so often, whatever the one before took, and its time counts from
+//! when it was due: a stall then costs all batches that it delays, as it costs clients. Values of
+//! 1 KiB, half of the puts to a twentieth of the keys; history is given up twice a second, so flushes,
+//! merges and the rewriting of values go on all the time.
+//!
+//! Gets and pages of 500 are timed three times: nothing else going on; beside the writer; and beside
+//! the writer while an old view is held. Writer, background work and readers are a thread each, so
+//! with fewer than three processors (four for engines with more threads) the rows also measure the
+//! scheduler.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use varve_benches::latency::Latencies;
+use varve_benches::workload::{Order, PREFIX_END, ValueSizes, Workload, kubernetes_key, mix};
+
+use super::rows::Row;
+use super::{Change, Engine, open};
+use crate::resources::Resources;
+
+/// Bytes of keys and values a second.
+const BYTES_A_SECOND: f64 = 50e6;
+const VALUE_BYTES: usize = 1024;
+/// Changes of a batch: what one entry of the log has under load.
+const BATCH: u64 = 16;
+/// How often history is given up, and how much of it stays.
+const COMPACT_EVERY: Duration = Duration::from_millis(500);
+/// Gets between two pages.
+const GETS_A_PAGE: u64 = 50;
+const PAGE: u64 = 500;
+
+/// Runs on one engine: `keys` are loaded; then each part takes `time`.
+///
+/// # Errors
+/// What the engine or the disk says.
+pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Vec<Row>, String> {
+    let fail = |error: std::io::Error| error.to_string();
+    let home = directory.join("ingest");
+    let engine = open(name, &home, false)?;
+    let engine = &*engine;
+    let mut load = Load { engine, keys, next: 2, horizon: 1, workload: workload(keys) };
+    load.fill();
+    let mut rows = Vec::new();
+
+    let before = Resources::now(&home).map_err(fail)?;
+    let (alone, bytes) = load.write(time);
+    let used = before.used(&home).map_err(fail)?;
+    rows.push(Row::lower("apply at 50 MB/s, p99.9", "ms", millis(alone.quantile(0.999))));
+    rows.push(Row::lower("apply at 50 MB/s, longest", "ms", millis(alone.longest())));
+    let written = used.charged_bytes as f64 / bytes as f64;
+    rows.push(Row::lower("50 MB/s: written bytes a byte", "x", written));
+
+    engine.settle();
+    let idle = read_for(engine, keys, time);
+    let (beside, with_readers) = load.write_beside_readers(time);
+    idle.rows("nothing beside", &mut rows);
+    beside.rows("beside 50 MB/s", &mut rows);
+    beside.ratios(&idle, &mut rows);
+    rows.push(Row::lower(
+        "apply at 50 MB/s beside readers, p99",
+        "ms",
+        millis(with_readers.quantile(0.99)),
+    ));
+    if let Some(held) = engine.hold() {
+        let (_, writes) = load.write_beside_readers(time);
+        drop(held);
+        let p99 = writes.quantile(0.99);
+        rows.push(Row::lower("the same while a view is held, p99", "ms", millis(p99)));
+        let ratio = p99.as_secs_f64() / with_readers.quantile(0.99).as_secs_f64();
+        rows.push(Row::lower("the same: held to not held", "x", ratio));
+    }
+    Ok(rows)
+}
+
+fn workload(keys: u64) -> Workload {
+    Workload::new(keys, Order::Random, ValueSizes::Fixed(VALUE_BYTES), 1)
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The writer.
+struct Load<'a> {
+    engine: &'a dyn Engine,
+    keys: u64,
+    next: u64,
+    /// Where history is given up next.
+    horizon: u64,
+    workload: Workload,
+}
+
+impl Load<'_> {
+    fn fill(&mut self) {
+        for first in (0..self.keys).step_by(BATCH as usize) {
+            let numbers = first..self.keys.min(first + BATCH);
+            let put = |n| Change::Put(kubernetes_key(n).into(), self.workload.value(n));
+            let changes: Vec<Change> = numbers.map(put).collect();
+            self.engine.apply(self.next, &changes, false);
+            self.next += changes.len() as u64;
+        }
+        self.engine.settle();
+    }
+
+    fn batch(&self) -> Vec<Change> {
+        let put = |number: u64| {
+            let bits = mix(number);
+            let among = if bits & 1 == 0 { self.keys.div_ceil(20) } else { self.keys };
+            let key = kubernetes_key((bits >> 8) % among);
+            Change::Put(key.into(), self.workload.value(number))
+        };
+        (self.next..self.next + BATCH).map(put).collect()
+    }
+
+    /// Writes at the rate for so long; returns the times of batches, and their bytes.
+    fn write(&mut self, time: Duration) -> (Latencies, u64) {
+        let (mut latencies, mut bytes) = (Latencies::default(), 0);
+        let (begun, mut due, mut compact_at) = (Instant::now(), Duration::ZERO, COMPACT_EVERY);
+        while due < time {
+            let changes = self.batch();
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            self.engine.apply(self.next, &changes, false);
+            latencies.record(begun.elapsed().saturating_sub(due));
+            self.next += BATCH;
+            let batch_bytes: u64 = changes.iter().map(Change::bytes).sum();
+            bytes += batch_bytes;
+            due += Duration::from_secs_f64(batch_bytes as f64 / BYTES_A_SECOND);
+            if due > compact_at {
+                self.engine.compact(self.horizon);
+                self.horizon = self.next - 1;
+                compact_at += COMPACT_EVERY;
+            }
+        }
+        (latencies, bytes)
+    }
+
+    fn write_beside_readers(&mut self, time: Duration) -> (Reads, Latencies) {
+        let (is_over, engine, keys) = (AtomicBool::new(false), self.engine, self.keys);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut reads = Reads::default();
+                while !is_over.load(Ordering::Relaxed) {
+                    reads.round(engine, keys);
+                }
+                reads
+            });
+            let (latencies, _) = self.write(time);
+            is_over.store(true, Ordering::Relaxed);
+            (reader.join().expect("the reader does not panic"), latencies)
+        })
+    }
+}
+
+fn read_for(engine: &dyn Engine, keys: u64, time: Duration) -> Reads {
+    let (mut reads, begun) = (Reads::default(), Instant::now());
+    while begun.elapsed() < time {
+        reads.round(engine, keys);
+    }
+    reads
+}
+
+/// Times of reads.
+#[derive(Default)]
+struct Reads {
+    gets: Latencies,
+    pages: Latencies,
+    number: u64,
+}
+
+impl Reads {
+    /// Some gets and a page.
+    fn round(&mut self, engine: &dyn Engine, keys: u64) {
+        for _ in 0..GETS_A_PAGE {
+            let key = self.key(keys);
+            let begun = Instant::now();
+            assert!(engine.get(key.as_bytes(), u64::MAX - 1).is_some(), "{key} is never deleted");
+            self.gets.record(begun.elapsed());
+        }
+        let key = self.key(keys);
+        let (at, begun) = (u64::MAX - 1, Instant::now());
+        engine.scan(key.as_bytes(), PREFIX_END.as_bytes(), at, PAGE, true, &mut |_, _| {});
+        self.pages.record(begun.elapsed());
+    }
+
+    fn key(&mut self, keys: u64) -> String {
+        self.number += 1;
+        kubernetes_key(mix(self.number) % keys)
+    }
+
+    fn rows(&self, when: &str, rows: &mut Vec<Row>) {
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        rows.push(Row::lower(&format!("get, {when}, p99"), "us", micros(self.gets.quantile(0.99))));
+        let pages = micros(self.pages.quantile(0.99));
+        rows.push(Row::lower(&format!("page of 500, {when}, p99"), "us", pages));
+    }
+
+    /// How many times longer than with nothing beside.
+    fn ratios(&self, idle: &Self, rows: &mut Vec<Row>) {
+        let ratio = |now: &Latencies, idle: &Latencies| {
+            now.quantile(0.99).as_secs_f64() / idle.quantile(0.99).as_secs_f64()
+        };
+        rows.push(Row::lower("get p99: beside to nothing", "x", ratio(&self.gets, &idle.gets)));
+        rows.push(Row::lower("page p99: beside to nothing", "x", ratio(&self.pages, &idle.pages)));
+    }
+}

@@ -1,0 +1,130 @@
+//! Flushes and merges go in small steps, the writer sees how far they are, and what was begun and
+//! is not wanted any more leaves nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::counting::CountingDisk;
+use support::{dir, settle, small_options};
+use varve_disk::Disk;
+use varve_disk::sim::SimDisk;
+use varve_lsm::{Brake, Commit, Db, Delta, Keyspace, Meta, Options, Revision, Work, Writer};
+
+const STEP_BYTES: u64 = 16 << 10;
+const VALUE_BYTES: usize = 1_000;
+
+fn options() -> Options {
+    Options {
+        memtable_bytes: 512 << 10,
+        segment_bytes: 256 << 10,
+        step_bytes: STEP_BYTES,
+        ..small_options()
+    }
+}
+
+fn put(writer: &mut Writer, main: u64, delta: Delta) {
+    let key = format!("key/{:05}", main % 2_000);
+    let value = [main as u8; VALUE_BYTES];
+    let revision = Revision { main, sub: 0 };
+    writer.put(Keyspace::Kv, key.as_bytes(), revision, delta, Meta::EMPTY, &value);
+    let mark = Bytes::copy_from_slice(&main.to_le_bytes());
+    writer.commit(Commit { mark, kv_visible: main, compacted: 0 }).unwrap();
+}
+
+#[test]
+fn each_step_of_a_flush_writes_a_little_and_lowers_the_pressure() {
+    let disk = CountingDisk::new(Arc::new(SimDisk::new(1)));
+    let (db, mut writer) = Db::open(Arc::new(disk.clone()), dir(), options()).unwrap();
+    for main in 1..=400 {
+        put(&mut writer, main, Delta::Plus);
+    }
+    writer.freeze().unwrap();
+    let (mut pressure, mut steps) = (db.pressure(), 0);
+    assert!(pressure > 0.1, "{pressure}");
+    loop {
+        let work = db.work().unwrap();
+        if work == Work::Flushed {
+            break;
+        }
+        assert_eq!(work, Work::Flushing);
+        assert!(db.pressure() < pressure, "{} after {pressure}", db.pressure());
+        assert!(pressure - db.pressure() < 0.02, "{} after {pressure}", db.pressure());
+        (pressure, steps) = (db.pressure(), steps + 1);
+        // What is not through is not there.
+        assert_eq!(db.flushed_mark(), None);
+    }
+    assert!(steps >= 20, "{steps} steps for 400 KB");
+    assert!(disk.written("vs") >= 400 * VALUE_BYTES as u64);
+    assert!(db.pressure() < 0.07, "{}: one table of level 0", db.pressure());
+}
+
+/// A writer that is ten times as fast as background work comes down to its rate, and is not stopped.
+#[test]
+fn a_writer_with_a_brake_is_slowed_down_and_never_has_to_wait() {
+    let disk = Arc::new(SimDisk::new(1));
+    let (db, mut writer) = Db::open(disk, dir(), options()).unwrap();
+    let (mut brake, mut clock, mut due) = (Brake::default(), Duration::ZERO, Duration::ZERO);
+    let (work_takes, put_takes) = (Duration::from_millis(2), Duration::from_micros(20));
+    let (mut paused, mut steps) = (Duration::ZERO, 0);
+    for main in 1..=12_000 {
+        let pause = brake.pause(VALUE_BYTES as u64, db.pressure());
+        paused += pause;
+        clock += pause + put_takes;
+        assert!(!db.is_writer_ahead(), "put {main}: pressure {}", db.pressure());
+        put(&mut writer, main, if main <= 2_000 { Delta::Plus } else { Delta::Zero });
+        while due <= clock {
+            due = due.max(clock.saturating_sub(work_takes)) + work_takes;
+            steps += u64::from(db.work().unwrap() != Work::Idle);
+        }
+    }
+    assert!(paused > Duration::from_millis(100), "{paused:?} in {steps} steps");
+}
+
+#[test]
+fn an_installation_gives_up_a_flush_and_a_merge_under_way() {
+    let sender = Arc::new(SimDisk::new(7));
+    let (sender_db, mut sender_writer) =
+        Db::open(sender, dir(), Options { origin: 9, ..options() }).unwrap();
+    put(&mut sender_writer, 1, Delta::Plus);
+    sender_writer.freeze().unwrap();
+    settle(&sender_db).unwrap();
+    let checkpoint = sender_db.checkpoint();
+
+    let disk = SimDisk::new(8);
+    let (db, mut writer) = Db::open(Arc::new(disk.clone()), dir(), options()).unwrap();
+    for main in 1..=1_600 {
+        put(&mut writer, main, if main <= 2_000 { Delta::Plus } else { Delta::Zero });
+        if main % 400 == 0 {
+            writer.freeze().unwrap();
+            while main < 1_600 && db.work().unwrap() != Work::Flushed {}
+        }
+        if main == 1_200 {
+            // Three tables start a merge; before it is through, the fourth memtable's flush begins.
+            assert_eq!(db.work().unwrap(), Work::Merged);
+        }
+    }
+    assert_eq!(db.work().unwrap(), Work::Flushing);
+    let staged = Path::new("/node/staged");
+    disk.create_dir_all(staged).unwrap();
+    for file in &checkpoint.files {
+        disk.create(&staged.join(&file.name)).unwrap().write_at(0, &file.content).unwrap();
+    }
+    writer.install(&checkpoint.manifest, staged).unwrap();
+    settle(&db).unwrap();
+    let names = disk.list(dir()).unwrap().into_iter();
+    let data: Vec<_> = names.filter(|name| name.ends_with("s") || name.ends_with("t")).collect();
+    assert_eq!(data.len(), checkpoint.files.len(), "{data:?}");
+    // And it goes on.
+    for main in 2..=900 {
+        put(&mut writer, main, Delta::Plus);
+    }
+    writer.freeze().unwrap();
+    settle(&db).unwrap();
+    assert!(db.check().unwrap().violations.is_empty());
+}
