@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::memtable::RecordRef;
 use crate::snapshot::{Snapshot, Values};
-use crate::table::{TableRow, ValueRef};
+use crate::table::{RowValue, TableRow, ValueRef};
 use crate::{Entry, Kind, Meta, Result, Revision};
 
 /// One version of one key, borrowed from the read that found it. What it says is read from where
@@ -92,6 +92,23 @@ impl<'a> RowRef<'a> {
                 ValueRef::None => Ok(Bytes::new()),
                 ValueRef::Inline(value) => Ok(value),
                 ValueRef::Stored(handle) => self.snapshot.value(handle),
+            },
+        }
+    }
+
+    /// As [`RowRef::value`], shown where it lies, without a copy.
+    ///
+    /// # Errors
+    /// Those of [`RowRef::value`].
+    #[inline]
+    pub fn value_with<T>(&self, show: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        match &self.place {
+            Place::Memtable(record) => Ok(show(record.value())),
+            Place::Table(row) => match row.value()? {
+                RowValue::Here(value) => Ok(show(value)),
+                RowValue::Stored(handle) => {
+                    Ok(show(self.snapshot.segment_of(handle)?.value_in_place(handle)?))
+                }
             },
         }
     }

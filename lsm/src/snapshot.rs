@@ -20,6 +20,7 @@ use crate::iter::source::{Direction, Source};
 use crate::iter::visible::{Range, Rows};
 use crate::memtable::{Committed, RecordRef, hash};
 use crate::row::RowRef;
+use crate::segment::Segment;
 use crate::table::{Row, ValueHandle, ValueRef};
 use crate::version::SuperVersion;
 use crate::{Entry, Error, KeyRange, Keyspace, Kind, Result, Revision};
@@ -73,13 +74,18 @@ impl Snapshot {
 
     /// The value at `handle`, if it may be touched.
     pub(crate) fn value(&self, handle: ValueHandle) -> Result<Bytes> {
+        self.segment_of(handle)?.value(handle)
+    }
+
+    /// The segment that the value at `handle` is in, if it may be touched.
+    pub(crate) fn segment_of(&self, handle: ValueHandle) -> Result<&Segment> {
         let version = &self.super_version.version;
         if let Some(disk) = &self.residents_of
             && !version.is_resident(&**disk, handle)
         {
             return Err(Error::NotResident);
         }
-        version.value(handle)
+        version.segment_of(handle)
     }
 
     /// Newest visible `kv` revision.

@@ -19,7 +19,7 @@ use varve_disk::Disk;
 use crate::files::{FileOpener, SegmentFile, TableFile};
 use crate::manifest::{Edit, Level, State};
 use crate::memtable::Memtable;
-use crate::segment::SegmentInfo;
+use crate::segment::{Segment, SegmentInfo};
 use crate::table::ValueHandle;
 use crate::{Error, Keyspace, Result};
 
@@ -175,13 +175,18 @@ impl Version {
         Some(&self.segments[position].1)
     }
 
-    /// The value at `handle`.
-    pub(crate) fn value(&self, handle: ValueHandle) -> Result<Bytes> {
+    /// The segment that `handle` leads into.
+    pub(crate) fn segment_of(&self, handle: ValueHandle) -> Result<&Segment> {
         let Some(file) = self.segment_file(handle.segment) else {
             let expected = format!("segment {:016x}, which a row refers to", handle.segment);
             return Err(Error::corrupt(Path::new("CURRENT"), 0, expected, "no such segment"));
         };
-        file.segment.value(handle)
+        Ok(&file.segment)
+    }
+
+    /// The value at `handle`.
+    pub(crate) fn value(&self, handle: ValueHandle) -> Result<Bytes> {
+        self.segment_of(handle)?.value(handle)
     }
 
     /// Whether the value at `handle` can be read without waiting for the device.

@@ -87,6 +87,25 @@ impl Source {
         }
     }
 
+    /// Whether all rows of the current block have `revision.main <= at`; false in a memtable.
+    pub(crate) fn is_block_up_to(&self, at: u64) -> bool {
+        match self {
+            Self::Memtable(_) => false,
+            Self::Level(cursor) => cursor.cursor().is_block_up_to(at),
+        }
+    }
+
+    /// As [`TableCursor::advance_put_in_block`]; only for a level that is at a row.
+    ///
+    /// [`TableCursor::advance_put_in_block`]: crate::table::TableCursor::advance_put_in_block
+    #[inline]
+    pub(crate) fn advance_put_in_block(&mut self) -> Result<bool> {
+        match self {
+            Self::Memtable(_) => Ok(false),
+            Self::Level(cursor) => cursor.cursor_mut().advance_put_in_block(),
+        }
+    }
+
     /// The name of the block that the current row is in; `None` in a memtable.
     #[inline]
     pub(crate) fn block_name(&self) -> Option<(usize, usize)> {

@@ -6,7 +6,10 @@
 //!
 //! Nearly always one source, the bottom level, is far ahead of the others. So when the front one
 //! enters a block, the whole block is compared with the others and with the end of the range: a
-//! block that is *alone* is walked without a comparison of keys.
+//! block that is *alone* is walked without a comparison of keys; and if all its rows are old enough
+//! for the reader, by its control bytes only.
+
+use std::cmp::Ordering;
 
 use crate::iter::source::{Direction, Source, is_past};
 use crate::row::RowRef;
@@ -17,17 +20,23 @@ use crate::{Entry, KeyRange, Kind, Result};
 /// where it lies. [`Rows::next_row`] copies and allocates nothing. After an error it is at its end.
 ///
 /// Invariants: `order` has the numbers of all sources that are not at their end, sorted by
-/// (current key in this direction, number); number 0 is the newest source.
+/// (current key in this direction, number); number 0 is the newest source. The first `same` of them
+/// are at the front key.
 pub struct Rows {
     /// Keeps files and memtables alive.
     snapshot: Snapshot,
     sources: Vec<Source>,
     order: Vec<usize>,
+    same: usize,
     range: KeyRange,
     at: u64,
     direction: Direction,
     /// The block of the front source whose keys all are in the range and before those of others.
     alone: Option<(usize, usize)>,
+    /// That source, if besides all rows of the block are visible at `at` and the walk goes forward.
+    plain: Option<usize>,
+    /// The block of the front source for which was last looked whether it is alone.
+    looked_at: Option<(usize, usize)>,
     /// Whether the front key was shown: the next step leaves it.
     is_shown: bool,
     /// An error on the way to the first row, not reported yet.
@@ -44,9 +53,20 @@ impl Rows {
         direction: Direction,
     ) -> Self {
         let failed = sources.iter_mut().try_for_each(|source| source.seek(&range, direction)).err();
-        let (order, alone, is_shown) = (Vec::new(), None, false);
-        let mut rows =
-            Self { snapshot, sources, order, range, at, direction, alone, is_shown, failed };
+        let mut rows = Self {
+            snapshot,
+            sources,
+            order: Vec::new(),
+            same: 0,
+            range,
+            at,
+            direction,
+            alone: None,
+            plain: None,
+            looked_at: None,
+            is_shown: false,
+            failed,
+        };
         if rows.failed.is_none() {
             rows.order = (0..rows.sources.len()).collect();
             rows.sort();
@@ -74,6 +94,11 @@ impl Rows {
     #[inline]
     fn find(&mut self) -> Result<Option<usize>> {
         if self.is_shown {
+            if let Some(front) = self.plain
+                && self.sources[front].advance_put_in_block()?
+            {
+                return Ok(Some(front));
+            }
             self.is_shown = false;
             self.step()?;
         }
@@ -106,7 +131,7 @@ impl Rows {
 
     /// Of the sources at the front key behind the front one, the first that has a version at `at`.
     fn select_older(&mut self) -> Result<Option<usize>> {
-        for place in 1..self.same_keys() {
+        for place in 1..self.same {
             let number = self.order[place];
             if self.sources[number].select(self.at)? {
                 return Ok(Some(number));
@@ -115,13 +140,12 @@ impl Rows {
         Ok(None)
     }
 
-    /// How many sources are at the front key.
-    fn same_keys(&self) -> usize {
-        if self.alone.is_some() {
-            return 1;
-        }
-        let key = self.sources[self.order[0]].key();
-        self.order.iter().take_while(|number| self.sources[**number].key() == key).count()
+    /// Counts the sources at the front key.
+    fn count_same(&mut self) {
+        let Some(front) = self.order.first() else { return };
+        let key = self.sources[*front].key();
+        let others = self.order[1..].iter();
+        self.same = 1 + others.take_while(|number| self.sources[**number].key() == key).count();
     }
 
     /// Leaves the front key.
@@ -134,15 +158,14 @@ impl Rows {
             if source.key().is_some() && source.block_name() == self.alone {
                 return Ok(());
             }
-            self.alone = None;
+            (self.alone, self.plain) = (None, None);
             self.sink();
             return Ok(());
         }
-        let same = self.same_keys();
-        for &number in &self.order[..same] {
+        for &number in &self.order[..self.same] {
             self.sources[number].step(self.direction)?;
         }
-        if same == 1 {
+        if self.same == 1 {
             self.sink()
         } else {
             self.sort()
@@ -159,6 +182,7 @@ impl Rows {
             let keys = if *direction == Direction::Forward { keys } else { keys.reverse() };
             keys.then(a.cmp(&b))
         });
+        self.count_same();
         self.look_ahead();
     }
 
@@ -167,29 +191,40 @@ impl Rows {
         let front = self.order[0];
         let Some(key) = self.sources[front].key() else {
             self.order.remove(0);
+            self.count_same();
             self.look_ahead();
             return;
         };
-        let mut place = 0;
+        let (mut place, mut is_equal) = (0, false);
         while let Some(&next) = self.order.get(place + 1) {
             let next_key = self.sources[next].key().expect("sources at their end are not listed");
-            let is_before = match self.direction {
-                Direction::Forward => (key, front) < (next_key, next),
-                Direction::Backward => (next_key, front) < (key, next),
+            let keys = match self.direction {
+                Direction::Forward => key.cmp(next_key),
+                Direction::Backward => next_key.cmp(key),
             };
-            if is_before {
+            is_equal = keys == Ordering::Equal;
+            if keys.then(front.cmp(&next)) == Ordering::Less {
                 break;
             }
             self.order[place] = next;
             place += 1;
         }
         self.order[place] = front;
-        self.look_ahead();
+        if place > 0 || is_equal {
+            self.count_same();
+        } else {
+            self.same = 1;
+        }
+        // Within its block the front source meets the same others as when it was looked at last.
+        if place > 0 || self.looked_at != self.sources[front].block_name() {
+            self.look_ahead();
+        }
     }
 
     /// Looks whether the block of the front source is alone.
     fn look_ahead(&mut self) {
         let Some(front) = self.order.first().map(|number| &self.sources[*number]) else { return };
+        self.looked_at = front.block_name();
         let Some(block_end) = front.block_end(self.direction) else { return };
         let next = self.order.get(1).and_then(|number| self.sources[*number].key());
         let is_before_next = next.is_none_or(|next| match self.direction {
@@ -198,6 +233,8 @@ impl Rows {
         });
         if is_before_next && !is_past(&self.range, self.direction, block_end) {
             self.alone = front.block_name();
+            let is_plain = self.direction == Direction::Forward && front.is_block_up_to(self.at);
+            self.plain = self.order.first().copied().filter(|_| is_plain);
         }
     }
 }

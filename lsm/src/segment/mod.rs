@@ -118,6 +118,18 @@ impl Segment {
     /// # Errors
     /// [`crate::Error::Corrupt`] if there is no such value or its checksum is wrong.
     pub fn value(&self, handle: ValueHandle) -> Result<Bytes> {
+        let value = self.value_in_place(handle)?;
+        if value.len() <= COPIED_BYTES_MAX {
+            return Ok(Bytes::copy_from_slice(value));
+        }
+        Ok(self.map.slice_ref(value))
+    }
+
+    /// As [`Segment::value`], where it lies.
+    ///
+    /// # Errors
+    /// As [`Segment::value`].
+    pub fn value_in_place(&self, handle: ValueHandle) -> Result<&[u8]> {
         debug_assert_eq!(handle.segment, self.info.id, "a handle into another segment");
         let start = handle.offset as usize;
         let end = self.check_bounds(handle).map_err(|flaw| flaw.in_file(&self.file, start))?;
@@ -134,10 +146,7 @@ impl Segment {
                 word.fetch_or(bit, Ordering::Relaxed);
             }
         }
-        if value.len() <= COPIED_BYTES_MAX {
-            return Ok(Bytes::copy_from_slice(value));
-        }
-        Ok(self.map.slice(start + VALUE_HEADER_BYTES..end))
+        Ok(value)
     }
 
     /// The bytes that [`Segment::value`] will touch, untouched; empty for a handle that is wrong.

@@ -72,6 +72,12 @@ impl<'a> Block<'a> {
         Self { bytes, layout }
     }
 
+    /// The control bytes of all rows.
+    #[inline]
+    pub fn controls(&self) -> &'a [u8] {
+        self.layout.controls.of(self.bytes)
+    }
+
     /// The control byte of a row.
     #[inline]
     pub fn control(&self, row: u32) -> Control {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::block::{Block, Version};
+use super::control::Control;
 use super::layout::{BUNDLE_ROWS, Layout};
 use super::reader::Table;
 use super::row::TableRow;
@@ -186,6 +187,35 @@ impl TableCursor {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether every row of the current block has `revision.main <= at`.
+    #[inline]
+    pub(crate) fn is_block_up_to(&self, at: u64) -> bool {
+        self.layout.main_max <= at
+    }
+
+    /// Moves to the next row of the current block that is the newest version of its key and a put.
+    /// Without one it returns false and is at the last newest version that the block has.
+    #[inline]
+    pub(crate) fn advance_put_in_block(&mut self) -> Result<bool> {
+        let block = Block::new(&self.bytes, &self.layout);
+        let controls = block.controls();
+        let (mut row, mut last) = (self.row as usize + 1, self.row);
+        while let Some(control) = controls.get(row) {
+            let control = Control(*control);
+            if !control.is_same_key() {
+                last = row as u32;
+                if control.kind() == Kind::Put {
+                    return self.step_to(last).map(|()| true);
+                }
+            }
+            row += 1;
+        }
+        if last != self.row {
+            self.step_to(last)?;
+        }
+        Ok(false)
     }
 
     /// Moves to the newest version of the key before the current one; before the first key there

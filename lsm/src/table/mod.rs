@@ -66,7 +66,7 @@ pub use builder::TableBuilder;
 pub use cursor::TableCursor;
 pub use history::TableHistory;
 pub use reader::Table;
-pub(crate) use row::TableRow;
+pub(crate) use row::{RowValue, TableRow};
 
 /// Where a value lies.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use super::history::TableHistory;
 use super::index::{BlockRecord, Index};
 use super::layout::Layout;
 use super::properties::{check_dictionary, check_properties};
-use super::row::TableRow;
+use super::row::{RowValue, TableRow};
 use super::{FORMAT, Row, TableInfo, ValueHandle, ValueRef, file_path, frame, section};
 use crate::{KeyRange, Result, Revision};
 
@@ -268,15 +268,39 @@ impl Table {
                 Ok(ValueRef::Inline(self.map.slice(start..start + length as usize)))
             }
             BlockValue::Stored { segment, offset, length } => {
-                match self.info.segments.get(segment as usize) {
-                    Some((segment, ..)) => {
-                        Ok(ValueRef::Stored(ValueHandle { segment: *segment, offset, length }))
-                    }
-                    None => {
-                        let expected = format!("one of {} segments", self.info.segments.len());
-                        Err(self.in_block_flaw(number, *Flaw::new(0, expected, segment)))
-                    }
-                }
+                self.handle(number, segment, offset, length).map(ValueRef::Stored)
+            }
+        }
+    }
+
+    /// The value of a row, or where it is stored.
+    #[inline]
+    pub(super) fn row_value<'a>(
+        &'a self,
+        number: usize,
+        block: &Block<'a>,
+        row: u32,
+    ) -> Result<RowValue<'a>> {
+        match self.in_block(number, || block.value(row))? {
+            BlockValue::None => Ok(RowValue::Here(&[])),
+            BlockValue::Inline { start, length } => {
+                let start = self.index.records()[number].offset as usize + start as usize;
+                Ok(RowValue::Here(&self.map[start..start + length as usize]))
+            }
+            BlockValue::Stored { segment, offset, length } => {
+                self.handle(number, segment, offset, length).map(RowValue::Stored)
+            }
+        }
+    }
+
+    /// The handle of a stored value, whose segment has this number in the dictionary.
+    #[inline]
+    fn handle(&self, number: usize, segment: u32, offset: u32, length: u32) -> Result<ValueHandle> {
+        match self.info.segments.get(segment as usize) {
+            Some((segment, ..)) => Ok(ValueHandle { segment: *segment, offset, length }),
+            None => {
+                let expected = format!("one of {} segments", self.info.segments.len());
+                Err(self.in_block_flaw(number, *Flaw::new(0, expected, segment)))
             }
         }
     }

@@ -1,9 +1,17 @@
 //! A row of a table where it lies: what it says is read when it is asked for.
 
-use super::ValueRef;
 use super::block::Block;
 use super::reader::Table;
+use super::{ValueHandle, ValueRef};
 use crate::{Kind, Result, Revision};
+
+/// The value of a row where it lies.
+pub(crate) enum RowValue<'a> {
+    /// Beside the key; empty without a value.
+    Here(&'a [u8]),
+    /// In a segment.
+    Stored(ValueHandle),
+}
 
 /// One row of one block, borrowed. Its key is with whoever found it.
 #[derive(Clone, Copy)]
@@ -41,6 +49,12 @@ impl<'a> TableRow<'a> {
     #[inline]
     pub(crate) fn value_bytes(&self) -> u32 {
         self.block.value_length(self.row)
+    }
+
+    /// The value, or where it is stored.
+    #[inline]
+    pub(crate) fn value(&self) -> Result<RowValue<'a>> {
+        self.table.row_value(self.number, &self.block, self.row)
     }
 
     /// Where the value lies.

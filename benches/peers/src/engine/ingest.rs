@@ -46,10 +46,11 @@ pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Ve
     let mut rows = Vec::new();
 
     let before = Resources::now(&home).map_err(fail)?;
-    let (alone, bytes) = load.write(time);
+    let (alone, calls, bytes) = load.write(time);
     let used = before.used(&home).map_err(fail)?;
     rows.push(Row::lower("apply at 50 MB/s, p99.9", "ms", millis(alone.quantile(0.999))));
     rows.push(Row::lower("apply at 50 MB/s, longest", "ms", millis(alone.longest())));
+    rows.push(Row::lower("apply at 50 MB/s, longest call", "ms", millis(calls.longest())));
     let written = used.charged_bytes as f64 / bytes as f64;
     rows.push(Row::lower("50 MB/s: written bytes a byte", "x", written));
 
@@ -115,14 +116,17 @@ impl Load<'_> {
         (self.next..self.next + BATCH).map(put).collect()
     }
 
-    /// Writes at the rate for so long; returns the times of batches, and their bytes.
-    fn write(&mut self, time: Duration) -> (Latencies, u64) {
-        let (mut latencies, mut bytes) = (Latencies::default(), 0);
+    /// Writes at the rate for so long; returns the times of batches since they were due, the times
+    /// in the calls alone, and the bytes.
+    fn write(&mut self, time: Duration) -> (Latencies, Latencies, u64) {
+        let (mut latencies, mut calls, mut bytes) = (Latencies::default(), Latencies::default(), 0);
         let (begun, mut due, mut compact_at) = (Instant::now(), Duration::ZERO, COMPACT_EVERY);
         while due < time {
             let changes = self.batch();
             std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            let called = Instant::now();
             self.engine.apply(self.next, &changes, false);
+            calls.record(called.elapsed());
             latencies.record(begun.elapsed().saturating_sub(due));
             self.next += BATCH;
             let batch_bytes: u64 = changes.iter().map(Change::bytes).sum();
@@ -134,7 +138,7 @@ impl Load<'_> {
                 compact_at += COMPACT_EVERY;
             }
         }
-        (latencies, bytes)
+        (latencies, calls, bytes)
     }
 
     fn write_beside_readers(&mut self, time: Duration) -> (Reads, Latencies) {
@@ -147,7 +151,7 @@ impl Load<'_> {
                 }
                 reads
             });
-            let (latencies, _) = self.write(time);
+            let (latencies, _, _) = self.write(time);
             is_over.store(true, Ordering::Relaxed);
             (reader.join().expect("the reader does not panic"), latencies)
         })

@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use varve_disk::os::OsDisk;
 use varve_lsm::{
-    Brake, Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Options, Revision, Values, Work,
-    Writer,
+    Brake, Commit, Db, Delta, Direction, KeyRange, Keyspace, Kind, Meta, Options, Revision, RowRef,
+    Work, Writer,
 };
 use varve_wal::{BackendChoice, Batch, Wal};
 
@@ -157,8 +157,10 @@ impl Engine for Varve {
     }
 
     fn get(&self, key: &[u8], at: u64) -> Option<Bytes> {
-        let found = self.db.snapshot().get(Keyspace::Kv, key, at).expect("a read succeeds");
-        found.filter(|entry| entry.kind == Kind::Put).map(|entry| entry.value)
+        let snapshot = self.db.snapshot();
+        let show = |row: RowRef<'_>| (row.kind() == Kind::Put).then(|| row.value());
+        let found = snapshot.get_with(Keyspace::Kv, key, at, show).expect("a read succeeds");
+        found.flatten().map(|value| value.expect("a read succeeds"))
     }
 
     fn scan(
@@ -171,12 +173,16 @@ impl Engine for Varve {
         visit: &mut dyn FnMut(&[u8], &[u8]),
     ) -> u64 {
         let range = KeyRange::between(Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
-        let values = if wants_values { Values::Load } else { Values::Skip };
-        let entries = self.db.snapshot().range(Keyspace::Kv, range, at, values);
+        let mut rows = self.db.snapshot().rows(Keyspace::Kv, range, at, Direction::Forward);
         let mut count = 0;
-        for entry in entries.take(limit as usize) {
-            let entry = entry.expect("a read succeeds");
-            visit(&entry.key, &entry.value);
+        while count < limit
+            && let Some(row) = rows.next_row().expect("a read succeeds")
+        {
+            if wants_values {
+                row.value_with(|value| visit(row.key(), value)).expect("a read succeeds");
+            } else {
+                visit(row.key(), &[]);
+            }
             count += 1;
         }
         count
