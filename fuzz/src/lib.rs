@@ -12,6 +12,8 @@ mod api;
 mod damage;
 mod input;
 mod lsm;
+mod lsm_model;
+mod lsm_table;
 mod raftnode;
 mod seal;
 mod store;
@@ -24,6 +26,11 @@ mod wal_model;
 #[path = "../../wal/tests/log/model.rs"]
 mod log_model;
 
+/// The naive engine of the engine's own tests.
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../../lsm/tests/support/mod.rs"]
+mod lsm_support;
+
 /// One target.
 pub struct Target {
     /// Its name: of the program in `fuzz_targets/` and of the directory in `corpus/`.
@@ -35,9 +42,12 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "api_request", run: api::request, seeds: api::seeds },
     Target { name: "lsm_directory", run: lsm::directory, seeds: lsm::seeds },
+    Target { name: "lsm_manifest", run: lsm_table::manifest, seeds: lsm_table::manifest_seeds },
+    Target { name: "lsm_model", run: lsm_model::operations, seeds: lsm_model::seeds },
+    Target { name: "lsm_table", run: lsm_table::table, seeds: lsm_table::table_seeds },
     Target { name: "raftnode_step", run: raftnode::step, seeds: raftnode::seeds },
     Target { name: "store_apply", run: store::apply, seeds: store::apply_seeds },
     Target { name: "store_command", run: store::command, seeds: store::command_seeds },

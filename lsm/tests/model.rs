@@ -1,7 +1,9 @@
 //! The engine against the naive one: random batches, flushes, merges, restarts, crashes, and
 //! checkpoints moved between nodes, from one seed.
 //!
-//! `VARVE_LONG=1` runs many seeds; `VARVE_SEED=<n>` runs one again.
+//! `VARVE_OPERATIONS=<n>` runs seed after seed, each three times as long, until so many operations
+//! were made (changes, reads held against the model, steps of background work); `VARVE_LONG=1` is
+//! ten million. `VARVE_SEED=<n>` runs one seed again, with `VARVE_OPERATIONS` a long one.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
@@ -17,17 +19,29 @@ use varve_lsm::{Db, Snapshot, Writer};
 
 #[test]
 fn the_engine_answers_like_the_model_through_flushes_merges_restarts_and_crashes() {
-    let seeds = match (std::env::var("VARVE_SEED"), std::env::var("VARVE_LONG")) {
-        (Ok(seed), _) => {
-            let seed: u64 = seed.parse().expect("VARVE_SEED is a number");
-            seed..seed + 1
-        }
-        (_, Ok(_)) => 0..1_000,
-        _ => 0..12,
+    let number = |name| {
+        let value = std::env::var(name).ok();
+        value.map(|value| value.parse::<u64>().unwrap_or_else(|_| panic!("{name} is a number")))
     };
-    for seed in seeds {
+    let is_long = std::env::var_os("VARVE_LONG").is_some();
+    let operations_min = number("VARVE_OPERATIONS").or(is_long.then_some(10_000_000));
+    let steps = if operations_min.is_some() { 1_500 } else { 500 };
+    let (first, mut changes) = (number("VARVE_SEED"), 0);
+    for seed in first.unwrap_or(0).. {
         println!("VARVE_SEED={seed}");
-        Run::new(seed).run(500);
+        changes += Run::new(seed).run(steps);
+        let is_enough = match operations_min {
+            _ if first.is_some() => true,
+            Some(operations_min) => support::operations() >= operations_min,
+            None => seed == 11,
+        };
+        if is_enough {
+            println!(
+                "{} operations, {changes} changes of them, last seed {seed}",
+                support::operations()
+            );
+            break;
+        }
     }
 }
 
@@ -50,7 +64,8 @@ impl Run {
         Self { random: Random::new(seed), disk, db, model, held, flushed: 0 }
     }
 
-    fn run(mut self, steps: usize) {
+    /// Returns the changes that it made.
+    fn run(mut self, steps: usize) -> usize {
         for _ in 0..steps {
             match self.random.below(200) {
                 0..120 => self.batch(),
@@ -68,6 +83,7 @@ impl Run {
         settle(&self.handles().0).unwrap();
         self.compare();
         self.check();
+        self.model.batches.iter().map(|batch| batch.changes.len()).sum()
     }
 
     fn handles(&mut self) -> &mut (Db, Writer) {
@@ -77,11 +93,11 @@ impl Run {
     fn batch(&mut self) {
         let batch = random_batch(&self.model, &mut self.random);
         let number = self.model.batches.len() + 1;
-        let before = self.model.clone();
+        let before = self.random.one_in(10).then(|| self.model.clone());
         self.model.push(batch.clone());
         let db = self.db.as_mut().unwrap();
         write(&mut db.1, &batch.changes);
-        if self.random.one_in(10) {
+        if let Some(before) = before {
             // Not visible to readers, visible to the writer.
             compare(&db.0.snapshot(), &before, &mut self.random, 1);
             let view = db.1.view();
@@ -98,6 +114,7 @@ impl Run {
     fn work(&mut self) {
         let db = &self.db.as_ref().unwrap().0;
         for _ in 0..=self.random.below(3) {
+            support::count_operations(1);
             db.work().unwrap();
         }
         self.flushed = db.flushed_mark().map_or(0, |mark| batches_of(&mark));

@@ -69,6 +69,21 @@ fn damaged_engines_are_opened_or_refused() {
 }
 
 #[test]
+fn an_engine_is_its_model_whatever_the_tape_does() {
+    replay("lsm_model");
+}
+
+#[test]
+fn forged_tables_are_walked_or_refused() {
+    replay("lsm_table");
+}
+
+#[test]
+fn forged_manifests_are_refused_and_change_nothing() {
+    replay("lsm_manifest");
+}
+
+#[test]
 fn hostile_messages_do_not_stop_a_node() {
     replay("raftnode_step");
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use varve_disk::sim::{Random, SimDisk};
@@ -17,6 +18,20 @@ use varve_lsm::{
     Commit, Db, Delta, Direction, Entry, KeyRange, Keyspace, Kind, Meta, Options, Result, Revision,
     Snapshot, Values, Work, Writer,
 };
+
+/// What was done and compared so far, by all threads: each change, each read held against the model,
+/// each step of background work.
+static OPERATIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Counts operations.
+pub fn count_operations(count: usize) {
+    OPERATIONS.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+/// Operations so far.
+pub fn operations() -> u64 {
+    OPERATIONS.load(Ordering::Relaxed)
+}
 
 /// Both keyspaces.
 pub const KEYSPACES: [Keyspace; 2] = [Keyspace::Kv, Keyspace::Sys];
@@ -155,6 +170,7 @@ pub fn batches_of(mark: &[u8]) -> usize {
 
 /// Writes the changes of a batch without committing them.
 pub fn write(writer: &mut Writer, changes: &[Change]) {
+    count_operations(changes.len());
     for change in changes {
         let (keyspace, key, revision) = (change.keyspace, &change.key, change.revision);
         match &change.value {
@@ -169,6 +185,7 @@ pub fn write(writer: &mut Writer, changes: &[Change]) {
 /// Works until nothing is left to do, which must not take for ever. Returns the steps taken.
 pub fn settle(db: &Db) -> Result<usize> {
     for step in 0..10_000 {
+        count_operations(1);
         if db.work()? == Work::Idle {
             return Ok(step);
         }
@@ -209,7 +226,8 @@ fn value(random: &mut Random) -> Vec<u8> {
 /// A batch that may follow `model`. Deletes are of live keys only, as the engine asks.
 pub fn random_batch(model: &Model, random: &mut Random) -> Batch {
     let mut batch = Batch { visible: model.visible(), ..Batch::default() };
-    let mut next = model.clone();
+    // Which keys this batch has made or deleted.
+    let mut changed = BTreeMap::new();
     let number = model.batches.len() as u64 + 1;
     for transaction in 0..random.below(4) {
         let main = batch.visible + 1;
@@ -221,7 +239,8 @@ pub fn random_batch(model: &Model, random: &mut Random) -> Batch {
                 Keyspace::Kv => Revision { main, sub },
                 Keyspace::Sys => Revision { main: number, sub: transaction as u32 * 8 + sub },
             };
-            let is_live = next.is_live(keyspace, &key);
+            let is_live = changed.get(&(keyspace, key.clone())).copied();
+            let is_live = is_live.unwrap_or_else(|| model.is_live(keyspace, &key));
             let is_delete = is_live && random.one_in(3);
             let (value, delta) = match (is_delete, is_live) {
                 (true, _) => (None, Delta::Minus),
@@ -229,9 +248,8 @@ pub fn random_batch(model: &Model, random: &mut Random) -> Batch {
                 (false, false) => (Some(value(random)), Delta::Plus),
             };
             has_kv |= keyspace == Keyspace::Kv;
-            let change = Change { keyspace, key: key.clone(), revision, value, delta };
-            next.push(Batch { changes: vec![change.clone()], ..Batch::default() });
-            batch.changes.push(change);
+            changed.insert((keyspace, key.clone()), value.is_some());
+            batch.changes.push(Change { keyspace, key, revision, value, delta });
         }
         batch.visible += u64::from(has_kv);
     }
@@ -278,6 +296,7 @@ pub fn compare(snapshot: &Snapshot, model: &Model, random: &mut Random, effort: 
         let to = from + random.below(visible + 2);
         let found: Vec<Entry> =
             snapshot.history(range.clone(), from, to).map(|entry| entry.unwrap()).collect();
+        count_operations(1);
         let expected: Vec<Entry> = model
             .history(&range, from, to)
             .into_iter()
@@ -294,6 +313,8 @@ fn compare_range(
     range: &KeyRange,
     at: u64,
 ) {
+    // Four lists, the beginning of one in place, a count.
+    count_operations(6);
     let expected = model.range(keyspace, range, at);
     for values in [Values::Load, Values::Skip] {
         let collect =
@@ -318,6 +339,7 @@ fn compare_range(
 }
 
 fn compare_get(snapshot: &Snapshot, model: &Model, keyspace: Keyspace, key: &[u8], at: u64) {
+    count_operations(2);
     let expected = model.get(keyspace, key, at);
     let found = snapshot.get(keyspace, key, at).unwrap();
     let without_value = snapshot.get_meta(keyspace, key, at).unwrap();
