@@ -22,7 +22,7 @@ pub use crate::program::{
 };
 
 /// How long a server may take until it serves clients.
-pub const READY_TIMEOUT: Duration = Duration::from_secs(30);
+pub const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a server may take to end after SIGTERM.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Lines of log kept of each server; older ones are dropped.

@@ -9,7 +9,8 @@
 //!   printed, and is less than a second on a machine that is not overloaded;
 //! - started again with a disk that works, it has everything acknowledged.
 //!
-//! One failure is meant to be survived: no room for the file that backends are tried on.
+//! One failure is meant to be survived: no room for the file that backends are tried on. A disk that
+//! stalls instead of failing is in `stall`.
 //!
 //! Failures of every call in simulation, torn and half made, are in `wal/tests/log/fault.rs`; full
 //! and read-only file systems in `tests/tests/bad_input/disks.rs`.
@@ -21,6 +22,8 @@
 //! ```sh
 //! VARVE_LONG=1 cargo test -p varve-tests --test log_faults -- --nocapture
 //! ```
+
+mod stall;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

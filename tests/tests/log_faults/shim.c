@@ -1,10 +1,11 @@
 /* Makes one call of a program on one directory fail, and writes down all of them.
  *
- * Loaded in front of the C library (LD_PRELOAD). Three variables say what to do:
+ * Loaded in front of the C library (LD_PRELOAD). These variables say what to do:
  *   VARVE_FAULT_DIRECTORY  calls on files below this path (or on itself) are counted
  *   VARVE_FAULT_LOG        each of them is a line there: call, name of the file, nanoseconds
  *   VARVE_FAULT_AT         "call name count errno": this one fails, once, without having been made;
  *                          its line begins with "FAILED"
+ *   VARVE_FAULT_STALL      while this file is there, those calls wait
  * What fails is not made at all, so what it was to make durable is not on the disk.
  */
 #define _GNU_SOURCE
@@ -33,6 +34,8 @@ static int strike(const char *call, const char *path) {
   const char *slash = strrchr(path, '/');
   const char *name = slash ? slash + 1 : path;
   int error = 0;
+  const char *stall = getenv("VARVE_FAULT_STALL");
+  while (stall && !access(stall, F_OK)) usleep(2000);
   pthread_mutex_lock(&lock);
   const char *at = getenv("VARVE_FAULT_AT");
   char want_call[32], want_name[128];
