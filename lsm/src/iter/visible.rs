@@ -84,10 +84,16 @@ impl Rows {
             Ok(Some(number)) => Ok(Some(self.sources[number].row(&self.snapshot))),
             Ok(None) => Ok(None),
             Err(error) => {
-                self.order.clear();
+                self.end();
                 Err(error)
             }
         }
+    }
+
+    /// There is no next row.
+    fn end(&mut self) {
+        self.order.clear();
+        (self.alone, self.plain, self.is_shown) = (None, None, false);
     }
 
     /// Moves to the next visible row and returns the source that has it.
@@ -260,7 +266,7 @@ impl Iterator for Range {
             Err(error) => Err(error),
         };
         if entry.is_err() {
-            self.rows.order.clear();
+            self.rows.end();
         }
         Some(entry)
     }
