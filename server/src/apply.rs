@@ -147,7 +147,8 @@ impl PartialOrd for WaitingRead {
     }
 }
 
-struct Outbox {
+/// What waits to be handed out, between two inputs.
+pub struct Outbox {
     replies: Vec<Vec<ToWorker>>,
     reads: BinaryHeap<WaitingRead>,
     /// Workers that must be told to resync before they get events again.
@@ -178,16 +179,25 @@ impl Outbox {
 impl ApplyThread {
     /// Runs until the Raft thread hangs up. An error is final: replicas must not diverge.
     pub fn run(mut self) -> Result<(), Error> {
-        let mut outbox = Outbox::new(&self);
-        self.cluster.publish_applied(self.store.applied().index);
-        self.note_own(&self.store.members());
+        let mut outbox = self.begin();
         while let Some(input) = self.next(&mut outbox) {
             self.take(&mut outbox, input)?;
         }
         Ok(())
     }
 
-    fn take(&mut self, outbox: &mut Outbox, input: ApplyInput) -> Result<(), Error> {
+    /// Publishes where the state machine stands; to be called before [`ApplyThread::take`].
+    pub fn begin(&self) -> Outbox {
+        self.cluster.publish_applied(self.store.applied().index);
+        self.note_own(&self.store.members());
+        Outbox::new(self)
+    }
+
+    /// Carries out one input; waits for nothing but flushes, so that a simulation can be the thread.
+    ///
+    /// # Errors
+    /// Final: replicas must not diverge.
+    pub fn take(&mut self, outbox: &mut Outbox, input: ApplyInput) -> Result<(), Error> {
         match input {
             ApplyInput::Committed(entries) => self.apply(outbox, &entries)?,
             ApplyInput::Reads { ready, failed } => {

@@ -28,6 +28,8 @@ pub struct Background {
     state: Mutex<State>,
     wake: Condvar,
     flushed: Condvar,
+    /// Without a thread, who waits flushes; false if that failed.
+    flush: Option<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 /// How often it looks for work without being woken. A memtable takes longer to fill.
@@ -42,10 +44,21 @@ struct State {
 }
 
 impl Background {
+    /// One without a thread: somebody calls [`step`], and who must wait calls `flush`, which says
+    /// whether there is any sense in waiting on.
+    pub fn without_thread(flush: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { flush: Some(Box::new(flush)), ..Self::default() }
+    }
+
     /// There is something to do.
     pub fn wake(&self) {
         self.lock().due = true;
         self.wake.notify_one();
+    }
+
+    /// Nothing was left to do; for who makes the steps of one without a thread.
+    pub fn rest(&self) {
+        self.lock().due = false;
     }
 
     /// Ends the thread after its current step.
@@ -62,6 +75,10 @@ impl Background {
 
     /// Blocks while `is_ahead` holds; looks again after every step of the background thread.
     pub fn wait_for_flush(&self, is_ahead: impl Fn() -> bool) {
+        if let Some(flush) = &self.flush {
+            while is_ahead() && flush() {}
+            return;
+        }
         let mut state = self.lock();
         while is_ahead() {
             state.due = true;
@@ -154,6 +171,18 @@ impl Scrubber {
         }
         Ok(())
     }
+}
+
+/// One bounded step of the engine, with all that follows from it.
+///
+/// # Errors
+/// Final.
+pub fn step(db: &Db, view: &View, raft: &Sender<RaftInput>) -> Result<Work, Error> {
+    let work = db.work()?;
+    if work == Work::Flushed {
+        report_flushed(db, view, raft)?;
+    }
+    Ok(work)
 }
 
 /// Tells the Raft thread what is durable, so that it can cut the log and offer snapshots.

@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::clock::Clock;
 use crate::limits;
 
 /// Times all leases; shared by the apply thread (which leases there are), the socket threads
@@ -40,6 +41,7 @@ pub struct Lessor {
     checkpoint_interval: Option<Duration>,
     /// What a new leader gives every lease on top, since nobody could renew it meanwhile.
     grace: Duration,
+    clock: Clock,
 }
 
 /// A lease as the state machine knows it; times in seconds.
@@ -144,12 +146,17 @@ impl Lessor {
         Self { checkpoint_interval, grace, ..Self::default() }
     }
 
+    /// The same by another clock than the system's.
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
     /// Forgets all and starts with these.
     pub fn reset(&self, leases: &[Known]) {
         let mut state = self.lock();
         let term = state.term;
         *state = State { term, ..State::default() };
-        let now = Instant::now();
+        let now = self.clock.now();
         for lease in leases {
             state.start(lease.id, ttl(lease.ttl), ttl(lease.left), now);
         }
@@ -158,7 +165,7 @@ impl Lessor {
     /// A lease was granted.
     pub fn granted(&self, id: i64, ttl_seconds: i64) {
         let mut state = self.lock();
-        let (ttl, now) = (ttl(ttl_seconds), Instant::now());
+        let (ttl, now) = (ttl(ttl_seconds), self.clock.now());
         state.start(id, ttl, ttl, now);
         if let Some(interval) = self.checkpoint_interval {
             state.schedule_checkpoint(id, ttl, now, interval);
@@ -184,7 +191,7 @@ impl Lessor {
     pub fn lead(&self, term: Option<u64>) {
         let mut state = self.lock();
         if term.is_some() && term != state.term {
-            state.start_all(Instant::now() + self.grace, self.checkpoint_interval);
+            state.start_all(self.clock.now() + self.grace, self.checkpoint_interval);
         }
         state.term = term;
     }
@@ -195,7 +202,7 @@ impl Lessor {
         if state.term.is_none() {
             return Answer::NotLeading;
         }
-        let now = Instant::now();
+        let now = self.clock.now();
         let Some(lease) = state.leases.get_mut(&id).filter(|lease| lease.deadline > now) else {
             return Answer::NotAlive;
         };
@@ -222,7 +229,7 @@ impl Lessor {
     pub fn due_checkpoints(&self, count_max: usize) -> Checkpoints {
         let mut state = self.lock();
         let Some(term) = state.term else { return Checkpoints::default() };
-        let now = Instant::now();
+        let now = self.clock.now();
         let renewed = state.renewed.len().min(count_max);
         let mut leases: Vec<_> = state.renewed.drain(..renewed).map(|id| (id, 0)).collect();
         let interval = self.checkpoint_interval.unwrap_or_default();
@@ -254,7 +261,7 @@ impl Lessor {
         let state = self.lock();
         match state.leases.get(&id) {
             _ if state.term.is_none() => Answer::NotLeading,
-            Some(lease) => Answer::Seconds(lease.left(Instant::now()).as_secs() as i64),
+            Some(lease) => Answer::Seconds(lease.left(self.clock.now()).as_secs() as i64),
             None => Answer::NotAlive,
         }
     }
@@ -271,7 +278,7 @@ impl Lessor {
         let mut state = self.lock();
         let Some(term) = state.term else { return Expired::default() };
         let mut expired = Expired { term, leases: Vec::new() };
-        let now = Instant::now();
+        let now = self.clock.now();
         while expired.leases.len() < count_max {
             match state.deadlines.peek() {
                 Some(Reverse((due, _))) if *due <= now => {}

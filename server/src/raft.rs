@@ -34,6 +34,7 @@ use varve_store::{Command, decode_batch, encode_batch};
 
 use self::backlog::Backlog;
 use crate::apply::ApplyInput;
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::limits;
 use crate::metrics::Metrics;
@@ -134,10 +135,12 @@ pub struct RaftThread {
     pub ticks_advanced: usize,
     /// Entries kept in the log behind the flushed index, for slow followers.
     pub catch_up_entries: u64,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 /// The thread's state besides the node.
-struct Turn {
+pub struct Turn {
     proposals: Vec<Command>,
     proposal_bytes: usize,
     /// Proposals that no leader could take yet, with the time at which their clients give up.
@@ -158,35 +161,97 @@ struct Turn {
 impl RaftThread {
     /// Runs until it is stopped.
     pub fn run(mut self) -> varve_raftnode::Result<()> {
-        let mut turn = Turn::new(self.apply.clone());
+        let mut turn = self.begin_turns();
         let mut next_tick = Instant::now() + self.tick;
-        (0..self.ticks_advanced).for_each(|_| self.node.tick());
         loop {
             let wait = if turn.backlog.is_waiting() { retry_soon(next_tick) } else { next_tick };
-            if let Ok(input) = self.inbox.recv_deadline(wait) {
-                self.take(&mut turn, input)?;
-                let more: Vec<_> =
-                    self.inbox.try_iter().take(limits::RAFT_INPUTS_PER_TURN).collect();
-                for input in more {
-                    self.take(&mut turn, input)?;
-                }
-            }
-            if Instant::now() >= next_tick {
-                self.node.tick();
+            let first = self.inbox.recv_deadline(wait).ok();
+            let is_tick_due = Instant::now() >= next_tick;
+            if is_tick_due {
                 // A thread that was paused does not make up for lost ticks: that would start an
                 // election that nobody asked for.
                 next_tick = Instant::now() + self.tick;
             }
-            let applied = self.cluster.applied();
-            turn.backlog.applied(applied);
-            self.node.applied(Index(applied));
-            self.offer(&mut turn);
-            self.cycle(&mut turn)?;
-            self.cluster.publish_behind(turn.backlog.is_over());
-            if self.stopped(&turn) {
+            self.take_inputs(&mut turn, first, is_tick_due)?;
+            while self.begin_cycle(&mut turn) {
+                self.end_cycle(&mut turn)?;
+            }
+            if self.end_turn(&mut turn) {
                 return Ok(());
             }
         }
+    }
+
+    /// What has to be kept between turns. A turn is [`RaftThread::take_inputs`], then
+    /// [`RaftThread::end_cycle`] as long as [`RaftThread::begin_cycle`] says so, then
+    /// [`RaftThread::end_turn`]. None of them waits for anything but the log, so that a simulation
+    /// can be the thread.
+    pub fn begin_turns(&mut self) -> Turn {
+        (0..self.ticks_advanced).for_each(|_| self.node.tick());
+        Turn::new(self.apply.clone())
+    }
+
+    /// Takes all input that is there, behind `first`, and what became of earlier turns; proposes
+    /// what was gathered.
+    ///
+    /// # Errors
+    /// The log or the node failed; final, as in the other steps.
+    pub fn take_inputs(
+        &mut self,
+        turn: &mut Turn,
+        first: Option<RaftInput>,
+        is_tick_due: bool,
+    ) -> varve_raftnode::Result<()> {
+        let more: Vec<_> = self.inbox.try_iter().take(limits::RAFT_INPUTS_PER_TURN).collect();
+        for input in first.into_iter().chain(more) {
+            self.take(turn, input)?;
+        }
+        if is_tick_due {
+            self.node.tick();
+        }
+        let applied = self.cluster.applied();
+        turn.backlog.applied(applied);
+        self.node.applied(Index(applied));
+        self.offer(turn);
+        turn.backlog.flush();
+        self.publish();
+        Ok(())
+    }
+
+    /// Sends and hands out what may go before the log's sync; whether [`RaftThread::end_cycle`] is
+    /// to follow. False when the node is quiet, or waits for a snapshot to be installed.
+    pub fn begin_cycle(&mut self, turn: &mut Turn) -> bool {
+        if turn.installing || !self.node.has_ready() {
+            return false;
+        }
+        let output = self.node.begin();
+        self.carry_out(turn, output);
+        !turn.installing
+    }
+
+    /// Appends to the log with one sync, then sends and hands out what had to wait for it.
+    ///
+    /// # Errors
+    /// The log failed; final.
+    pub fn end_cycle(&mut self, turn: &mut Turn) -> varve_raftnode::Result<()> {
+        let started = Instant::now();
+        let output = self.node.persist()?;
+        let took = started.elapsed();
+        self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
+        self.metrics.log_latency.record(took);
+        self.publish();
+        self.carry_out(turn, output);
+        Ok(())
+    }
+
+    /// The node is quiet: publishes what that means; whether the thread is to end.
+    pub fn end_turn(&mut self, turn: &mut Turn) -> bool {
+        if !turn.installing {
+            turn.staged = None;
+        }
+        self.tell_lessor(turn);
+        self.cluster.publish_behind(turn.backlog.is_over());
+        self.stopped(turn)
     }
 
     fn take(&mut self, turn: &mut Turn, input: RaftInput) -> varve_raftnode::Result<()> {
@@ -269,9 +334,10 @@ impl RaftThread {
             // its own. So do those who have not heard yet that it has handed over. Nobody else
             // keeps them, or two members could pass them to and fro.
             let keeps = matches!(error, varve_raftnode::Error::NotNow { .. })
-                && (self.node.status().is_leader || turn.is_handing_over());
+                && (self.node.status().is_leader || turn.is_handing_over(self.clock.now()));
             if keeps {
-                proposed.into_iter().for_each(|payload| turn.hold(payload));
+                let now = self.clock.now();
+                proposed.into_iter().for_each(|payload| turn.hold(payload, now));
             } else {
                 tracing::warn!(from = hex(from), error = %error, "refused a message of a peer");
             }
@@ -280,7 +346,7 @@ impl RaftThread {
 
     /// Proposes what was gathered as one entry; keeps it for later when there is no leader.
     fn offer(&mut self, turn: &mut Turn) {
-        let now = Instant::now();
+        let now = self.clock.now();
         while let Some((give_up, payload)) = turn.held.front() {
             if *give_up > now && self.node.propose(payload.clone()).is_err() {
                 break;
@@ -300,32 +366,8 @@ impl RaftThread {
             Err(ProposeError::NoLeader)
         };
         if taken.is_err() {
-            turn.hold(payload);
+            turn.hold(payload, now);
         }
-    }
-
-    /// Sends, persists and hands out until the node is quiet.
-    fn cycle(&mut self, turn: &mut Turn) -> varve_raftnode::Result<()> {
-        turn.backlog.flush();
-        self.publish();
-        while !turn.installing && self.node.has_ready() {
-            let output = self.node.begin();
-            self.carry_out(turn, output);
-            if !turn.installing {
-                let started = Instant::now();
-                let output = self.node.persist()?;
-                let took = started.elapsed();
-                self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
-                self.metrics.log_latency.record(took);
-                self.publish();
-                self.carry_out(turn, output);
-            }
-        }
-        if !turn.installing {
-            turn.staged = None;
-        }
-        self.tell_lessor(turn);
-        Ok(())
     }
 
     fn publish(&self) {
@@ -384,11 +426,12 @@ impl RaftThread {
     /// Starts handing leadership over, if there is any and somebody to take it. One attempt at a
     /// time: Raft gives an attempt up after an election timeout.
     fn hand_over(&mut self, turn: &mut Turn) {
-        let to = self.node.best_transferee().filter(|_| !turn.is_handing_over());
+        let is_under_way = turn.is_handing_over(self.clock.now());
+        let to = self.node.best_transferee().filter(|_| !is_under_way);
         if let Some(to) = to {
             tracing::info!(to = hex(to), "leadership transfer starting");
             self.node.transfer_leadership(to);
-            turn.handed_over = Some(Instant::now());
+            turn.handed_over = Some(self.clock.now());
         }
     }
 
@@ -400,8 +443,9 @@ impl RaftThread {
         let has_successor = self.node.best_transferee().is_none()
             && self.node.status().leader.is_some()
             && turn.held.is_empty();
-        let lingered = handed_over.elapsed() >= limits::LEADER_TRANSFER_LINGER;
-        (has_successor && lingered) || Instant::now() >= deadline
+        let now = self.clock.now();
+        let lingered = now - handed_over >= limits::LEADER_TRANSFER_LINGER;
+        (has_successor && lingered) || now >= deadline
     }
 }
 
@@ -422,16 +466,16 @@ impl Turn {
     }
 
     /// Whether others may still take this node for the leader that it has just stopped being.
-    fn is_handing_over(&self) -> bool {
-        self.handed_over.is_some_and(|at| at.elapsed() < limits::LEADER_TRANSFER_TIMEOUT)
+    fn is_handing_over(&self, now: Instant) -> bool {
+        self.handed_over.is_some_and(|at| now - at < limits::LEADER_TRANSFER_TIMEOUT)
     }
 
     /// Keeps a proposal for a better moment. The clients' own timeout answers them if none comes,
     /// as etcd does; one beyond the bound is dropped with the same effect.
-    fn hold(&mut self, payload: Bytes) {
+    fn hold(&mut self, payload: Bytes, now: Instant) {
         if self.held_bytes + payload.len() <= limits::HELD_PROPOSAL_BYTES_MAX {
             self.held_bytes += payload.len();
-            let give_up = Instant::now() + limits::HELD_PROPOSAL_AGE_MAX;
+            let give_up = now + limits::HELD_PROPOSAL_AGE_MAX;
             self.held.push_back((give_up, payload));
         }
     }

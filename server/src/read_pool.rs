@@ -18,7 +18,8 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The pool; cheap to clone.
 #[derive(Clone)]
 pub struct ReadPool {
-    jobs: Sender<Job>,
+    /// To the threads; without any, whoever asks does it itself.
+    jobs: Option<Sender<Job>>,
 }
 
 impl ReadPool {
@@ -45,7 +46,12 @@ impl ReadPool {
                 }
             })?;
         }
-        Ok(Self { jobs })
+        Ok(Self { jobs: Some(jobs) })
+    }
+
+    /// A pool without threads: a read is done at once where it is asked for.
+    pub fn inline() -> Self {
+        Self { jobs: None }
     }
 
     /// Runs `read` on the pool.
@@ -56,6 +62,7 @@ impl ReadPool {
         &self,
         read: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Status> {
+        let Some(jobs) = &self.jobs else { return Ok(read()) };
         let (sender, receiver) = oneshot::channel();
         let job = Box::new(move || {
             // The client may have gone away meanwhile: then the work is saved.
@@ -63,7 +70,7 @@ impl ReadPool {
                 let _ = sender.send(read());
             }
         });
-        self.jobs.try_send(job).map_err(|_| error::TOO_MANY_REQUESTS)?;
+        jobs.try_send(job).map_err(|_| error::TOO_MANY_REQUESTS)?;
         receiver.await.map_err(|_| error::STOPPED.into())
     }
 }

@@ -78,9 +78,11 @@ impl<A> Waiting<A> {
         Some(Ticket { id, table: self.clone(), receiver })
     }
 
-    /// The requests that wait.
+    /// The requests that wait, in order.
     pub fn ids(&self) -> Vec<u64> {
-        self.inner.borrow().senders.keys().copied().collect()
+        let mut ids: Vec<u64> = self.inner.borrow().senders.keys().copied().collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Answers a request; one that no longer waits is forgotten.

@@ -29,41 +29,37 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use tokio::sync::watch;
 use varve_api::health::health_check_response::ServingStatus;
 use varve_disk::Disk;
 use varve_disk::os::OsDisk;
-use varve_lsm::Db;
-use varve_raftnode::{Applied, Node, NodeId};
-use varve_store::{CommandKind, Founding, MemberPublish, Store, View};
+use varve_store::{CommandKind, MemberPublish};
 
-use crate::apply::{ApplyInput, ApplyThread, ToWorker, leases};
+use crate::apply::{ApplyThread, ToWorker};
 use crate::auth::Authenticator;
-use crate::background::{Background, configuration_of, standing};
+use crate::background::Background;
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::compactor;
 use crate::corruption::{self, CorruptionChecks};
-use crate::data_dir::{DataDir, Identity};
+use crate::data_dir::DataDir;
 use crate::error::{Error, fatal};
 use crate::grpc::{Router, RouterOptions};
 use crate::http::HttpRoutes;
-use crate::key_wait::KeyWaiters;
-use crate::lease::Lessor;
 use crate::limits;
 use crate::listener::{self, Acceptor, Bound};
-use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
+use crate::mailbox::MailboxOwner;
+use crate::member::{self, Member, Shared, Surroundings};
 use crate::metrics::Metrics;
-use crate::peer::{self, PeerAddress, PeerListener, Peers, others};
+use crate::peer::{self, PeerListener, Peers};
 use crate::raft::{RaftInput, RaftThread};
 use crate::random;
 use crate::read_pool::{ReadPool, lower_priority};
-use crate::request::{BootNonce, Budget, Waiting};
 use crate::rpc;
-use crate::services::{self, Services};
+use crate::services::Services;
 use crate::setup::{Listen, Setup, Speaks};
 use crate::socket::{Role, Security};
-use crate::watch::hub::Hub;
 use crate::worker::{self, WorkerHandle};
 
 /// A running server.
@@ -78,23 +74,6 @@ pub struct Server {
     _data_dir: DataDir,
 }
 
-/// What the threads share.
-#[derive(Clone)]
-struct Shared {
-    cluster: Arc<Cluster>,
-    view: View,
-    db: Db,
-    disk: Arc<dyn Disk>,
-    lessor: Arc<Lessor>,
-    metrics: Arc<Metrics>,
-    background: Arc<Background>,
-    boot_nonce: BootNonce,
-    in_flight: Budget,
-    auth: Arc<Authenticator>,
-    raft: Sender<RaftInput>,
-    workers: Vec<Mailbox<ToWorker>>,
-}
-
 impl Server {
     /// Starts everything and waits until this member serves clients.
     ///
@@ -107,37 +86,22 @@ impl Server {
         let peer_listeners = bind_peers(&setup)?;
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
         let authenticator = Arc::new(Authenticator::start(&setup.auth, disk.as_ref())?);
-        let data_dir = DataDir::open(Arc::clone(&disk), &setup)?;
-        let recovered = Recovered::open(&disk, &data_dir, &setup)?;
-        data_dir.founded()?;
-
-        let (raft, raft_inbox) = bounded(limits::RAFT_INBOX_MAX);
-        let mailboxes: Vec<_> =
-            (0..setup.socket_threads).map(|_| mailbox(limits::MAILBOX_ITEMS_MAX)).collect();
-        let identity = &data_dir.identity;
-        let shared = Shared {
-            cluster: Arc::new(Cluster::new(identity.cluster_id, identity.member_id)),
-            view: recovered.store.view(),
-            db: recovered.db.clone(),
+        let surroundings = Surroundings {
             disk,
-            lessor: Arc::new(lessor(&setup, &recovered.store)?),
-            metrics,
-            background: Arc::default(),
-            boot_nonce: BootNonce(random::u64() as u16),
-            in_flight: Budget::new(limits::PROPOSAL_BYTES_IN_FLIGHT_MAX),
             auth: authenticator,
-            raft: raft.clone(),
-            workers: mailboxes.iter().map(|(sender, _)| sender.clone()).collect(),
+            metrics,
+            clock: Clock::default(),
+            random: &mut random::u64,
+            has_threads: true,
         };
+        let member = Member::open(&setup, surroundings)?;
+        let Member { shared, raft, apply, peers, peer_queues, owners, data_dir } = member;
         observe(&shared, &setup);
-        let others = known_members(&recovered.store, &data_dir.identity, setup.force_new_cluster);
-        let (peers, peer_queues) = Peers::new(others, Arc::clone(&shared.metrics));
-        let raft_thread = start_consensus(&shared, &setup, recovered, raft_inbox, peers.clone())?;
+        let raft_thread = start_consensus(&shared, raft, apply)?;
         start_peers(&shared, &setup, &data_dir, peers.clone(), peer_queues, peer_listeners)?;
 
         let (serving, health) = watch::channel(ServingStatus::NotServing);
         let (ready, is_ready) = bounded(1);
-        let owners = mailboxes.into_iter().map(|(_, owner)| owner);
         let workers = start_workers(&shared, &setup, &data_dir, &peers, owners, health, ready)?;
         // No timeout: without a quorum there is nothing to serve, and etcd waits as well. A member
         // that was removed will never have one.
@@ -154,7 +118,7 @@ impl Server {
         Ok(Self {
             acceptor: Some(acceptor),
             workers,
-            raft,
+            raft: shared.raft,
             raft_thread,
             background: shared.background,
             cluster: shared.cluster,
@@ -191,112 +155,6 @@ impl Server {
         }
         tracing::info!("closed etcd server");
     }
-}
-
-/// The durable parts, opened and recovered.
-struct Recovered {
-    db: Db,
-    store: Store,
-    node: Node,
-}
-
-impl Recovered {
-    fn open(disk: &Arc<dyn Disk>, data_dir: &DataDir, setup: &Setup) -> Result<Self, Error> {
-        let identity = &data_dir.identity;
-        let engine = varve_lsm::Options {
-            identity: identity.bytes(),
-            origin: random::u64() as u32,
-            ..setup.engine.clone()
-        };
-        let (db, writer) = Db::open(Arc::clone(disk), &data_dir.engine, engine)?;
-        let founding = Founding { cluster_id: identity.cluster_id, members: identity.founders() };
-        let store = Store::open(db.clone(), writer, &founding)?;
-        let log = varve_wal::Options {
-            identity: identity.bytes(),
-            cache_bytes_max: limits::LOG_CACHE_BYTES_MAX,
-            backend: setup.log_backend,
-            compress_bytes_min: setup.log_compress_bytes_min,
-            ..varve_wal::Options::default()
-        };
-        let wal = varve_wal::Wal::open(Arc::clone(disk), &data_dir.log, log)?;
-        log_backend(&wal);
-        let mark = store.applied();
-        let mut applied = standing(mark, &configuration_of(&store.members()));
-        if setup.force_new_cluster {
-            force_sole(&mut applied, identity)?;
-        }
-        let node = Node::open(
-            varve_raftnode::Config {
-                id: NodeId(identity.member_id),
-                election_ticks: setup.election_ticks,
-                heartbeat_ticks: 1,
-                pre_vote: setup.pre_vote,
-                seed: random::u64(),
-                boot_nonce: random::u64(),
-                message_bytes_max: limits::APPEND_BYTES_MAX,
-                inflight_messages_max: limits::APPENDS_IN_FLIGHT_MAX,
-                uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
-                ignores_changes_found: setup.force_new_cluster,
-            },
-            wal,
-            applied,
-        )?;
-        tracing::info!(
-            cluster_id = %format!("{:x}", identity.cluster_id),
-            local_member_id = %format!("{:x}", identity.member_id),
-            applied_index = mark.index,
-            last_index = node.status().last.0,
-            "recovered the log and the state machine"
-        );
-        Ok(Self { db, store, node })
-    }
-}
-
-/// Whom to connect to at first: who the members are as far as is applied here. A member that has
-/// joined and has nothing yet knows whom it asked.
-fn known_members(store: &Store, identity: &Identity, forced: bool) -> Vec<PeerAddress> {
-    if forced {
-        return Vec::new();
-    }
-    let members = store.members();
-    let members = if members.is_empty() { identity.members() } else { members };
-    others(&members, identity.member_id)
-}
-
-/// `--force-new-cluster`: this member alone votes from now on. What its log has beyond is applied;
-/// the others are removed before anybody is served.
-fn force_sole(applied: &mut Applied, identity: &Identity) -> Result<(), Error> {
-    let own = NodeId(identity.member_id);
-    if !applied.voters.contains(&own) && !applied.learners.contains(&own) {
-        return Err(Error::DataDir(format!(
-            "--force-new-cluster: expected the data of a member, found none of member {:x}",
-            own.0
-        )));
-    }
-    tracing::warn!(
-        local_member_id = %format!("{:x}", own.0),
-        "forcing a new cluster: the other members are removed; those that still run must be \
-         stopped, and their data removed"
-    );
-    applied.voters = vec![own];
-    applied.learners.clear();
-    Ok(())
-}
-
-/// `--initial-election-tick-advance`: the first election comes sooner. Only where asking before
-/// campaigning makes sure that it disturbs no leader whose first heartbeat is on its way.
-fn ticks_advanced(setup: &Setup) -> usize {
-    let advances = setup.election_tick_advance && setup.pre_vote;
-    if advances { setup.election_ticks.saturating_sub(2) } else { 0 }
-}
-
-/// Says how the log makes writes durable, and why.
-fn log_backend(wal: &varve_wal::Wal) {
-    let (probe, took) = match wal.probe() {
-        Some(report) => (report.to_string(), report.elapsed),
-        None => ("not measured".to_owned(), Duration::ZERO),
-    };
-    tracing::info!(backend = %wal.backend(), %probe, ?took, "chose how the log is written");
 }
 
 /// Wrappers wait for these lines.
@@ -349,38 +207,9 @@ fn bind_peers(setup: &Setup) -> Result<Vec<PeerListener>, Error> {
 /// The threads that agree on an order, apply it and make it compact.
 fn start_consensus(
     shared: &Shared,
-    setup: &Setup,
-    recovered: Recovered,
-    inbox: Receiver<RaftInput>,
-    peers: Peers,
+    raft_thread: RaftThread,
+    apply_thread: ApplyThread,
 ) -> Result<JoinHandle<()>, Error> {
-    let (apply, queue) = bounded::<ApplyInput>(limits::APPLY_QUEUE_MAX);
-    let raft_thread = RaftThread {
-        node: recovered.node,
-        inbox,
-        apply,
-        peers: peers.clone(),
-        cluster: Arc::clone(&shared.cluster),
-        metrics: Arc::clone(&shared.metrics),
-        tick: setup.tick,
-        ticks_advanced: ticks_advanced(setup),
-        catch_up_entries: setup.snapshot_catchup_entries,
-    };
-    let apply_thread = ApplyThread {
-        store: recovered.store,
-        queue,
-        raft: shared.raft.clone(),
-        workers: shared.workers.clone(),
-        boot_nonce: shared.boot_nonce,
-        cluster: Arc::clone(&shared.cluster),
-        lessor: Arc::clone(&shared.lessor),
-        auth: Arc::clone(&shared.auth),
-        background: Arc::clone(&shared.background),
-        peers: peers.clone(),
-        metrics: Arc::clone(&shared.metrics),
-        snapshot_count: setup.snapshot_count,
-        warning_duration: setup.warning_apply_duration,
-    };
     thread("apply", move || {
         if let Err(error) = apply_thread.run() {
             fatal("cannot apply a committed entry", &error);
@@ -432,40 +261,24 @@ fn start_workers(
     setup: &Setup,
     data_dir: &DataDir,
     peers: &Peers,
-    owners: impl Iterator<Item = MailboxOwner<ToWorker>>,
+    owners: Vec<MailboxOwner<ToWorker>>,
     health: rpc::health::HealthState,
     ready: Sender<()>,
 ) -> Result<Vec<WorkerHandle>, Error> {
     let read_pool = ReadPool::start()?;
     let publish = Publishing::new(setup, data_dir);
     let mut workers = Vec::new();
-    for (number, owner) in owners.enumerate() {
+    for (number, owner) in owners.into_iter().enumerate() {
         let (shared, setup, peers) = (shared.clone(), setup.clone(), peers.clone());
         let (read_pool, health) = (read_pool.clone(), health.clone());
         // The first socket thread also does the few things that happen by the clock.
         let first = (number == 0).then(|| (publish.clone(), ready.clone()));
         let connections = setup.connections;
         let build = move || {
-            let fragment_bytes_max =
-                setup.requests.request_bytes_max + limits::MESSAGE_OVERHEAD_BYTES;
-            let services = Services::new(services::Inner {
-                cluster: Arc::clone(&shared.cluster),
-                view: shared.view.clone(),
-                raft: shared.raft.clone(),
-                waiting: Waiting::new(shared.boot_nonce, number as u8, random::u64() >> 24),
-                in_flight: shared.in_flight.clone(),
-                background: Arc::clone(&shared.background),
-                lessor: Arc::clone(&shared.lessor),
-                peers,
-                hub: Hub::new(Arc::clone(&shared.cluster), shared.view.clone(), fragment_bytes_max),
-                key_waiters: KeyWaiters::default(),
-                read_pool,
-                auth: Arc::clone(&shared.auth),
-                limits: setup.requests.clone(),
-                metrics: Arc::clone(&shared.metrics),
-            });
+            let services =
+                shared.serve(&setup, number, owner, peers, read_pool, random::u64() >> 24);
             let mut router = Router::new(RouterOptions {
-                message_bytes_max: fragment_bytes_max,
+                message_bytes_max: member::message_bytes_max(&setup),
                 stream_buffer_bytes_max: limits::STREAM_BUFFER_BYTES_MAX,
                 counters: shared.metrics.socket_counters(),
             });
@@ -476,12 +289,7 @@ fn start_workers(
                 Arc::clone(&shared.metrics),
                 setup.access.clone(),
             ));
-            tokio::task::spawn_local(services.clone().pump(owner));
-            tokio::task::spawn_local(services.clone().give_up_lost());
-            tokio::task::spawn_local(tell_progress(services.hub.clone(), setup.progress_interval));
             if let Some((publish, ready)) = first {
-                tokio::task::spawn_local(expire_leases(services.clone()));
-                tokio::task::spawn_local(checkpoint_leases(services.clone()));
                 tokio::task::spawn_local(compactor::run(services.clone(), setup.auto_compaction));
                 spawn_corruption_checks(&services, setup.corruption);
                 tokio::task::spawn_local(self::publish(services, publish, ready));
@@ -545,63 +353,6 @@ async fn publish(services: Services, first: Publishing, ready: Sender<()>) {
         fatal("checkInitialHashKV failed", &error);
     }
     let _ = ready.send(());
-}
-
-fn lessor(setup: &Setup, store: &Store) -> Result<Lessor, Error> {
-    let election_timeout = setup.tick * setup.election_ticks as u32;
-    let lessor = Lessor::new(setup.lease_checkpoint_interval, election_timeout);
-    lessor.reset(&leases(store)?);
-    Ok(lessor)
-}
-
-/// Proposes the revocation of leases whose time is over. Only the leader's lessor names any.
-async fn expire_leases(services: Services) {
-    let mut round = tokio::time::interval(limits::LEASE_ROUND);
-    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        round.tick().await;
-        let expired = services.lessor.expired(limits::LEASE_REVOKES_PER_ROUND);
-        for lease in expired.leases {
-            services.metrics.lease_expired.inc();
-            let services = services.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(status) =
-                    rpc::lease::revoke_expired(&services, expired.term, lease).await
-                {
-                    tracing::warn!(lease_id = %format!("{lease:016x}"), error = %status, "failed to revoke lease");
-                }
-            });
-        }
-    }
-}
-
-/// Proposes checkpoints of leases that are due, and the end of those of leases that are renewed: at
-/// once, since the renewal waits.
-async fn checkpoint_leases(services: Services) {
-    let mut round = tokio::time::interval(limits::LEASE_ROUND);
-    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = round.tick() => {}
-            () = services.lessor.taken_back() => {}
-        }
-        let due = services.lessor.due_checkpoints(limits::LEASE_CHECKPOINTS_MAX);
-        if due.leases.is_empty() {
-            continue;
-        }
-        if let Err(status) = rpc::lease::checkpoint(&services, due.term, due.leases).await {
-            tracing::warn!(error = %status, "failed to checkpoint leases");
-        }
-    }
-}
-
-async fn tell_progress(hub: Hub, interval: Duration) {
-    let mut round = tokio::time::interval(interval);
-    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        round.tick().await;
-        hub.notify_progress();
-    }
 }
 
 /// Gauges that are only set when somebody asks.

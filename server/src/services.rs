@@ -35,6 +35,7 @@ use crate::raft::RaftInput;
 use crate::read_pool::ReadPool;
 use crate::request::{Budget, Waiting};
 use crate::rpc;
+use crate::watch::catch_up::Bounds;
 use crate::watch::hub::Hub;
 
 /// What flags decide about requests.
@@ -56,6 +57,8 @@ pub struct RequestLimits {
     pub learners_max: usize,
     /// `--quota-backend-bytes`; negative is no quota.
     pub quota_bytes: i64,
+    /// Pieces of history for watchers that are behind.
+    pub catch_up: Bounds,
 }
 
 /// Shared by the handlers of one socket thread; cheap to clone.

@@ -55,10 +55,6 @@ pub struct Setup {
     pub warning_apply_duration: Duration,
     /// `--snapshot-catchup-entries`.
     pub snapshot_catchup_entries: u64,
-    /// `--experimental-varve-log-backend`.
-    pub log_backend: varve_wal::BackendChoice,
-    /// `--experimental-varve-log-compress-min-bytes`.
-    pub log_compress_bytes_min: Option<u32>,
     /// Tokens and passwords.
     pub auth: AuthOptions,
     /// Limits of requests.
@@ -78,8 +74,11 @@ pub struct Setup {
     pub corruption: CorruptionChecks,
     /// `--watch-progress-notify-interval`.
     pub progress_interval: Duration,
-    /// The engine's sizes.
+    /// The engine's sizes; whose it is follows from the identity.
     pub engine: varve_lsm::Options,
+    /// The log's sizes, `--experimental-varve-log-backend` and
+    /// `--experimental-varve-log-compress-min-bytes`; whose it is follows from the identity.
+    pub log: varve_wal::Options,
 }
 
 /// One address to listen on.

@@ -23,6 +23,7 @@ use crate::socket::Role;
 use crate::tls::made_up::made_up;
 use crate::tls::source::Use;
 use crate::tls::{TlsOptions, TlsSource};
+use crate::watch::catch_up::Bounds;
 use crate::worker::ConnectionOptions;
 
 /// Streams that require a leader end after so many election timeouts without one, as in etcd.
@@ -57,8 +58,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         force_new_cluster: config.force_new_cluster,
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
-        log_backend: config.log_backend,
-        log_compress_bytes_min: config.log_compress_bytes_min,
+        log: log(config),
         auth: auth(config),
         requests: RequestLimits {
             txn_ops_max: config.txn_ops_max,
@@ -71,6 +71,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
             quota_bytes: config
                 .quota_bytes
                 .map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+            catch_up: Bounds::default(),
         },
         connections: ConnectionOptions {
             concurrent_streams_max: config.concurrent_streams_max,
@@ -98,6 +99,15 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         progress_interval: config.watch_progress_notify_interval,
         engine: varve_lsm::Options::default(),
     })
+}
+
+fn log(config: &Config) -> varve_wal::Options {
+    varve_wal::Options {
+        cache_bytes_max: limits::LOG_CACHE_BYTES_MAX,
+        backend: config.log_backend,
+        compress_bytes_min: config.log_compress_bytes_min,
+        ..varve_wal::Options::default()
+    }
 }
 
 fn auth(config: &Config) -> AuthOptions {

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use http_body::Body as _;
 use prost::Message;
+use tokio::sync::mpsc;
 
 use super::counters::Tally;
 use super::frame::{Decoder, PREFIX_BYTES, decode};
@@ -20,11 +21,21 @@ use super::status::{Code, Status};
 /// Invariants: after an error or the end, `next` gives `None` for ever.
 #[derive(Debug)]
 pub struct Incoming<M> {
-    body: hyper::body::Incoming,
+    source: Source,
     decoder: Decoder,
-    tally: Tally,
+    /// Only connections are counted.
+    tally: Option<Tally>,
     done: bool,
     message: PhantomData<fn() -> M>,
+}
+
+/// Where the bytes come from.
+#[derive(Debug)]
+enum Source {
+    /// A connection.
+    Body(hyper::body::Incoming),
+    /// A caller on the same thread, without a connection between.
+    Local(mpsc::Receiver<Bytes>),
 }
 
 /// What is said when the stream ends within a message.
@@ -32,7 +43,25 @@ const UNEXPECTED_END: &str = "unexpected EOF";
 
 impl<M> Incoming<M> {
     pub(super) fn new(body: hyper::body::Incoming, decoder: Decoder, tally: Tally) -> Self {
-        Self { body, decoder, tally, done: false, message: PhantomData }
+        Self {
+            source: Source::Body(body),
+            decoder,
+            tally: Some(tally),
+            done: false,
+            message: PhantomData,
+        }
+    }
+
+    /// The messages of a caller on this thread, each as [`super::Encoded`] has it on the wire.
+    pub fn local(chunks: mpsc::Receiver<Bytes>, message_bytes_max: usize) -> Self {
+        let decoder = Decoder::new(message_bytes_max, false);
+        Self {
+            source: Source::Local(chunks),
+            decoder,
+            tally: None,
+            done: false,
+            message: PhantomData,
+        }
     }
 
     /// The next message, undecoded; `None` when the client has half-closed the stream.
@@ -41,7 +70,9 @@ impl<M> Incoming<M> {
         while !self.done {
             match self.decoder.next_message() {
                 Ok(Some(message)) => {
-                    self.tally.received(PREFIX_BYTES + message.len());
+                    if let Some(tally) = &self.tally {
+                        tally.received(PREFIX_BYTES + message.len());
+                    }
                     return Some(Ok(message));
                 }
                 Ok(None) => {}
@@ -91,11 +122,18 @@ impl<M> Incoming<M> {
 
     /// Feeds the decoder with one more chunk; false at the end of the stream.
     async fn read(&mut self) -> Result<bool, Status> {
+        let body = match &mut self.source {
+            Source::Body(body) => body,
+            Source::Local(chunks) => {
+                let chunk = chunks.recv().await;
+                return Ok(chunk.map(|chunk| self.decoder.push(chunk)).is_some());
+            }
+        };
         loop {
-            if self.body.is_end_stream() {
+            if body.is_end_stream() {
                 return Ok(false);
             }
-            let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await;
+            let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
             match frame {
                 None => return Ok(false),
                 Some(Err(_)) => return Err(Status::new(Code::Canceled, "context canceled")),

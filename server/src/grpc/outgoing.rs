@@ -96,7 +96,7 @@ impl Outgoing {
 
     /// A queue that holds at most `bytes_max` bytes (or one larger message); with `is_gzip` for a
     /// client that sends gzip and is answered so.
-    pub(crate) fn with_encoding(bytes_max: usize, is_gzip: bool) -> Self {
+    pub fn with_encoding(bytes_max: usize, is_gzip: bool) -> Self {
         Self(Rc::new(RefCell::new(State {
             parts: VecDeque::new(),
             bytes: 0,
@@ -267,7 +267,7 @@ impl Outgoing {
     }
 
     /// For the body: the next DATA chunk, if anything is queued.
-    pub(crate) fn take_chunk(&self) -> Option<Bytes> {
+    pub fn take_chunk(&self) -> Option<Bytes> {
         let state = &mut *self.0.borrow_mut();
         let chunk = state.take_chunk()?;
         if state.bytes <= state.bytes_max / 2 {
@@ -301,7 +301,7 @@ impl Outgoing {
     }
 
     /// For the body: it is dropped.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let state = &mut *self.0.borrow_mut();
         state.closed = true;
         state.parts.clear();

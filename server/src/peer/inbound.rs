@@ -165,56 +165,74 @@ async fn pump(
     loop {
         let (kind, payload) = frame::read(&mut stream).await?;
         received.inc_by(payload.len() as u64);
-        require_member(context, peers, from)?;
-        match kind {
-            FrameKind::Raft => raft(context, from, payload)?,
-            FrameKind::Call => {
-                let call = Call::decode(&payload)?;
-                // No room: the asker waits for its timeout.
-                let _ = context.workers[0].post_one(ToWorker::Call { from, call });
-            }
-            FrameKind::CallAnswer => {
-                let answer = CallAnswer::decode(&payload)?;
-                if let Some(worker) =
-                    request::worker_of(answer.request, context.boot_nonce, context.workers.len())
-                {
-                    let _ = context.workers[worker].post_one(ToWorker::CallAnswer(answer));
-                }
-            }
-            FrameKind::LeaseQuestion => {
-                let question = LeaseQuestion::decode(&payload)?;
-                let answer = answer(context, question);
-                peers.send_frame(from, FrameKind::LeaseAnswer, answer.encode());
-            }
-            FrameKind::HashQuestion => {
-                let question = HashQuestion::decode(&payload)?;
-                answer_hash(context, peers, from, question, &mut hashing);
-            }
-            FrameKind::HashAnswer => {
-                let answer = HashAnswer::decode(&payload)?;
-                if let Some(worker) =
-                    request::worker_of(answer.request, context.boot_nonce, context.workers.len())
-                {
-                    let _ = context.workers[worker].post_one(ToWorker::Hash(answer));
-                }
-            }
-            FrameKind::LeaseAnswer => {
-                let answer = LeaseAnswer::decode(&payload)?;
-                if let Some(worker) =
-                    request::worker_of(answer.request, context.boot_nonce, context.workers.len())
-                {
-                    // No room: the asker's timeout asks again.
-                    let _ = context.workers[worker].post_one(ToWorker::Lease(answer));
-                }
-            }
-            other => {
-                return Err(FrameError::malformed(
-                    "a frame of Raft, leases, hashes or calls",
-                    format!("{other:?}"),
-                ));
+        take(context, peers, from, (kind, payload), &mut hashing)?;
+    }
+}
+
+/// The questions for hashes of one stream: the one that is being answered.
+pub type Hashing = Option<tokio::task::JoinHandle<()>>;
+
+/// Hands one frame of a member to whom it is for.
+///
+/// # Errors
+/// The stream must end.
+pub fn take(
+    context: &Context,
+    peers: &Peers,
+    from: u64,
+    (kind, payload): (FrameKind, Bytes),
+    hashing: &mut Hashing,
+) -> Result<(), FrameError> {
+    require_member(context, peers, from)?;
+    match kind {
+        FrameKind::Raft => raft(context, from, payload)?,
+        FrameKind::Call => {
+            let call = Call::decode(&payload)?;
+            // No room: the asker waits for its timeout.
+            let _ = context.workers[0].post_one(ToWorker::Call { from, call });
+        }
+        FrameKind::CallAnswer => {
+            let answer = CallAnswer::decode(&payload)?;
+            if let Some(worker) =
+                request::worker_of(answer.request, context.boot_nonce, context.workers.len())
+            {
+                let _ = context.workers[worker].post_one(ToWorker::CallAnswer(answer));
             }
         }
+        FrameKind::LeaseQuestion => {
+            let question = LeaseQuestion::decode(&payload)?;
+            let answer = answer(context, question);
+            peers.send_frame(from, FrameKind::LeaseAnswer, answer.encode());
+        }
+        FrameKind::HashQuestion => {
+            let question = HashQuestion::decode(&payload)?;
+            answer_hash(context, peers, from, question, hashing);
+        }
+        FrameKind::HashAnswer => {
+            let answer = HashAnswer::decode(&payload)?;
+            if let Some(worker) =
+                request::worker_of(answer.request, context.boot_nonce, context.workers.len())
+            {
+                let _ = context.workers[worker].post_one(ToWorker::Hash(answer));
+            }
+        }
+        FrameKind::LeaseAnswer => {
+            let answer = LeaseAnswer::decode(&payload)?;
+            if let Some(worker) =
+                request::worker_of(answer.request, context.boot_nonce, context.workers.len())
+            {
+                // No room: the asker's timeout asks again.
+                let _ = context.workers[worker].post_one(ToWorker::Lease(answer));
+            }
+        }
+        other => {
+            return Err(FrameError::malformed(
+                "a frame of Raft, leases, hashes or calls",
+                format!("{other:?}"),
+            ));
+        }
     }
+    Ok(())
 }
 
 /// Hands a message over. What does not even parse ends the stream; whether the rest makes sense is
@@ -233,7 +251,7 @@ fn answer_hash(
     peers: &Peers,
     from: u64,
     question: HashQuestion,
-    hashing: &mut Option<tokio::task::JoinHandle<()>>,
+    hashing: &mut Hashing,
 ) {
     if hashing.as_ref().is_some_and(|task| !task.is_finished()) {
         return;

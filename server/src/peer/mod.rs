@@ -14,7 +14,7 @@
 pub mod call;
 pub mod frame;
 pub mod hash;
-mod inbound;
+pub mod inbound;
 mod outbound;
 pub mod snapshot;
 pub mod stream;
@@ -247,6 +247,45 @@ impl Peers {
     fn with<T>(&self, member: u64, work: impl FnOnce(&Queues) -> T) -> Option<T> {
         let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
         queues.get(&member).map(work)
+    }
+}
+
+/// What another carrier than the peer thread takes off the queues.
+#[derive(Debug)]
+pub enum Carried {
+    /// A frame of a stream.
+    Frame(StreamKind, FrameKind, Bytes),
+    /// A snapshot is asked for; the carrier owes the Raft thread a report.
+    Snapshot(Message),
+}
+
+/// The queues of all members, for a carrier that is no peer thread: a simulated network.
+#[derive(Default)]
+pub struct Carrier {
+    receivers: Vec<Receivers>,
+}
+
+impl Carrier {
+    /// Everything that waits now, with whom it is for; in order for each stream.
+    pub fn take(&mut self, queues: &mut PeerQueues) -> Vec<(u64, Carried)> {
+        while let Ok(receivers) = queues.0.try_recv() {
+            self.receivers.push(receivers);
+        }
+        let mut taken = Vec::new();
+        for receivers in &mut self.receivers {
+            let to = receivers.peer.id;
+            while let Ok((kind, payload)) = receivers.small.try_recv() {
+                taken.push((to, Carried::Frame(StreamKind::Small, kind, payload)));
+            }
+            while let Ok((kind, payload)) = receivers.bulk.try_recv() {
+                taken.push((to, Carried::Frame(StreamKind::Bulk, kind, payload)));
+            }
+            while let Ok(message) = receivers.snapshots.try_recv() {
+                taken.push((to, Carried::Snapshot(message)));
+            }
+        }
+        self.receivers.retain(|receivers| !receivers.small.is_closed());
+        taken
     }
 }
 

@@ -17,8 +17,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use varve_disk::{Disk, File};
-use varve_lsm::Checkpoint;
-use varve_raftnode::{Message, Node};
+use varve_lsm::{Checkpoint, Db};
+use varve_raftnode::{Applied, Message, Node};
 use varve_store::Mark;
 
 use super::frame::{self, Fields, FrameError, FrameKind, StreamKind};
@@ -38,9 +38,17 @@ pub struct Staged {
     turn: Option<Turn>,
 }
 
+impl Staged {
+    /// What another carrier has put into `dir`; removed where it is dropped.
+    pub fn carried(manifest: Bytes, dir: PathBuf, disk: Arc<dyn Disk>) -> Self {
+        Self { manifest, dir, disk, turn: None }
+    }
+}
+
 impl Drop for Staged {
     fn drop(&mut self) {
         let (disk, dir, turn) = (Arc::clone(&self.disk), self.dir.clone(), self.turn.take());
+        let has_thread = turn.is_some();
         // Large files take their time to go, and the Raft thread has none: it drops what its node
         // does not want. The turn is over when they are gone.
         let remove = move || {
@@ -50,6 +58,9 @@ impl Drop for Staged {
             }
             drop(turn);
         };
+        if !has_thread {
+            return remove();
+        }
         // Without a thread they stay until the next start, like those of a crash.
         let _ = std::thread::Builder::new().name("unstage".to_owned()).spawn(remove);
     }
@@ -278,11 +289,19 @@ async fn check(context: &Context, staged: Staged, message: &Bytes) -> Result<Sta
     let db = context.db.clone();
     // Reads all files once.
     let checked = blocking(move || {
-        let mark = db.check_checkpoint(&staged.manifest, &staged.dir);
-        (staged, mark)
+        let sound = check_sound(&db, &staged, &announced);
+        (staged, sound)
     });
-    let (staged, mark) = checked.await?;
-    let mark = match mark {
+    let (staged, sound) = checked.await?;
+    sound.map(|()| staged)
+}
+
+/// What lies in the staging directory is sound and what `announced` says.
+///
+/// # Errors
+/// What was expected and found.
+pub fn check_sound(db: &Db, staged: &Staged, announced: &Applied) -> Result<(), FrameError> {
+    let mark = match db.check_checkpoint(&staged.manifest, &staged.dir) {
         Ok(mark) => Mark::decode(&mark.unwrap_or_default())
             .map_err(|error| FrameError::malformed("a snapshot's mark", error.to_string()))?,
         Err(varve_lsm::Error::Disk(error)) => return Err(own_disk(error)),
@@ -294,7 +313,7 @@ async fn check(context: &Context, staged: Staged, message: &Bytes) -> Result<Sta
             format!("{mark:?}"),
         ));
     }
-    Ok(staged)
+    Ok(())
 }
 
 /// Writes the wanted files; returns the Raft message that ends the transfer.

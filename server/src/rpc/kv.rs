@@ -45,7 +45,11 @@ pub fn require_leader(services: &Services, meta: &RequestMeta) -> Result<(), Sta
     Ok(())
 }
 
-async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
+/// Answers a range; `body` is the request encoded. So in the other calls.
+///
+/// # Errors
+/// etcd's, also in the other calls.
+pub async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
     let request: RangeRequest = decode(body)?;
     if services.cluster.is_learner() && !request.serializable {
         return Err(error::NOT_SUPPORTED_FOR_LEARNER.into());
@@ -139,7 +143,8 @@ async fn range_stream(
     }
 }
 
-async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
+/// Puts a key.
+pub async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
     let request: PutRequest = decode(body.clone())?;
     require_leader(&services, &meta)?;
     services.admit_growth(quota::put_bytes(&request)).await?;
@@ -153,7 +158,8 @@ async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encod
     }
 }
 
-async fn delete_range(
+/// Deletes a range.
+pub async fn delete_range(
     services: Services,
     meta: RequestMeta,
     body: Bytes,
@@ -180,7 +186,8 @@ pub async fn delete(
     }
 }
 
-async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
+/// Reads, or writes, if its comparisons hold.
+pub async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
     let request = decode_txn(body.clone())?;
     if !validate::is_read_only(&request) {
         return Encoded::bounded(&write_txn(&services, &meta, &request, body).await?);
@@ -261,7 +268,12 @@ fn request_ops(request: &TxnRequest) -> impl Iterator<Item = &RangeRequest> {
     })
 }
 
-async fn compact(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
+/// Forgets history.
+pub async fn compact(
+    services: Services,
+    meta: RequestMeta,
+    body: Bytes,
+) -> Result<Encoded, Status> {
     let request: CompactionRequest = decode(body.clone())?;
     require_leader(&services, &meta)?;
     match services.propose_for(&meta, CommandKind::Compact, body).await? {

@@ -70,7 +70,11 @@ pub async fn grant(
     }
 }
 
-async fn revoke(
+/// Ends a lease.
+///
+/// # Errors
+/// etcd's.
+pub async fn revoke(
     services: Services,
     meta: RequestMeta,
     request: LeaseRevokeRequest,
@@ -137,6 +141,7 @@ async fn keep_alive(
         Ok(())
     };
     tokio::select! {
+        biased;
         ended = serve => ended,
         status = leader_lost(&services, &meta) => Err(status),
     }
@@ -161,7 +166,11 @@ async fn may_renew(services: &Services, meta: &RequestMeta, id: LeaseId) -> Resu
 /// Only time is the leader's to tell. That a lease does not exist is decided by the state machine,
 /// by a linearizable read: who takes itself for the leader may have missed the grant. One whose
 /// time is over is waited for until it is gone, or lives on under a new leader (as in etcd).
-async fn ask_leader(services: &Services, lease: i64, renew: bool) -> Result<Option<i64>, Status> {
+pub async fn ask_leader(
+    services: &Services,
+    lease: i64,
+    renew: bool,
+) -> Result<Option<i64>, Status> {
     let deadline = Instant::now() + services.limits.request_timeout;
     loop {
         match ask_once(services, lease, renew, deadline).await? {

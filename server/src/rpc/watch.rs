@@ -13,7 +13,7 @@ use varve_api::{Status, error, method};
 use super::kv::require_leader;
 use crate::grpc::{Incoming, Outgoing, RequestMeta, Router};
 use crate::services::Services;
-use crate::watch::catch_up::{self, Bounds};
+use crate::watch::catch_up;
 use crate::watch::hub::{StreamHandle, WatchSpec};
 
 /// Registers the service.
@@ -24,7 +24,11 @@ pub fn register(router: &mut Router, services: &Services) {
     });
 }
 
-async fn watch(
+/// Serves a stream of watchers until one side ends it.
+///
+/// # Errors
+/// etcd's.
+pub async fn watch(
     services: Services,
     meta: RequestMeta,
     mut incoming: Incoming<WatchRequest>,
@@ -45,8 +49,10 @@ async fn watch(
         Ok(())
     };
     tokio::select! {
+        // In this order always: what happens must follow from what has happened.
+        biased;
         ended = requests => ended,
-        ended = catch_up::run(&stream, &outgoing, Bounds::default()) => ended,
+        ended = catch_up::run(&stream, &outgoing, services.limits.catch_up) => ended,
         status = leader_lost(&services, &meta) => Err(status),
     }
 }

@@ -78,12 +78,7 @@ fn fill(disk: &Arc<dyn Disk>, file: &Backup, setup: &Setup, bump: u64) -> Result
             }
         }
     };
-    let log = varve_wal::Options {
-        identity: data_dir.identity.bytes(),
-        cache_bytes_max: limits::LOG_CACHE_BYTES_MAX,
-        backend: setup.log_backend,
-        ..varve_wal::Options::default()
-    };
+    let log = varve_wal::Options { identity: data_dir.identity.bytes(), ..setup.log.clone() };
     // Its first segment is durable on return; the node begins it behind the engine's mark.
     varve_wal::Wal::open(Arc::clone(disk), &data_dir.log, log)
         .map_err(|error| error.to_string())?;
