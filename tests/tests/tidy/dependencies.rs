@@ -36,7 +36,7 @@ const STATE: &[&str] = &[
     "fastrand",
 ];
 
-/// The table, lowest first. `tests`, `benches` and `fuzz` may use anything below them.
+/// The table, lowest first. `tests`, `sim`, `benches` and `fuzz` may use anything below them.
 pub const RULES: [Rule; 8] = [
     Rule { name: "disk", uses: &[], never: STORAGE },
     Rule { name: "bolt", uses: &[], never: STORAGE },

@@ -1,0 +1,44 @@
+//! The simulator: whole clusters on one thread from one seed, and checkers of what their clients
+//! saw.
+//!
+//! ```text
+//! varve-sim run [--seconds N | --seeds N] [--from SEED] [--threads N]   plays seeds, sums up
+//! varve-sim replay SEED [PLANTED BUG]                                   one seed, with its trace
+//! varve-sim plant NAME|all [--seeds N] [--from SEED]                    looks for planted bugs
+//! ```
+//!
+//! One idea: members are the server's own ([`node`]), with another disk, network and clock beneath
+//! and other people's hands on their threads. [`plan`] draws what a seed is like, [`world`] plays
+//! it, [`check`] judges the [`history`] that it leaves. How to read a failure: docs/TESTING.md.
+
+#![allow(missing_docs, reason = "nobody uses this as a library")]
+
+mod carry;
+mod check;
+mod client;
+mod end;
+mod history;
+mod node;
+mod plan;
+mod plant;
+mod run;
+mod seed;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod trouble;
+mod world;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run::command(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("varve-sim: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What one seed plays: sizes, rates, and which troubles there are.
+//!
+//! One idea (swarm testing, Groce et al., 2012): each seed draws its own mix and its own sizes, most
+//! of them extreme. A run with everything at once seldom reaches what needs much of one thing.
+
+use std::time::Duration;
+
+use varve_disk::sim::Random;
+
+use crate::plant::Plant;
+
+/// Microseconds of simulated time.
+pub type Micros = u64;
+
+/// A millisecond.
+pub const MILLISECOND: Micros = 1_000;
+/// A second.
+pub const SECOND: Micros = 1_000_000;
+
+/// What a seed was drawn into. Chances are "one in so many", 0 for never.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Founding members.
+    pub members: u64,
+    /// Clients, each with one request at a time.
+    pub clients: usize,
+    /// Operations that clients begin, watches and their reading apart.
+    pub operations: usize,
+    /// Keys that they use.
+    pub keys: u64,
+    /// Mean pause of a client between two requests.
+    pub think: Micros,
+    /// A tick of Raft.
+    pub tick: Duration,
+    /// Ticks of an election timeout.
+    pub election_ticks: usize,
+    /// Entries after which a memtable is made durable.
+    pub snapshot_count: u64,
+    /// Entries kept for slow followers.
+    pub catch_up_entries: u64,
+    /// Bytes of a memtable.
+    pub memtable_bytes: usize,
+    /// Bytes of a segment of the log.
+    pub log_segment_bytes: u64,
+    /// Entries of the log kept in memory, in bytes.
+    pub log_cache_bytes: usize,
+    /// Revisions in one piece of history.
+    pub catch_up_revisions: i64,
+    /// Bytes that a watch stream holds for its client.
+    pub stream_bytes: usize,
+    /// Mean delay of a message.
+    pub delay: Micros,
+    /// Longest time of a sync of the log.
+    pub sync: Micros,
+    /// Messages lost.
+    pub loss: u64,
+    /// Messages that come twice.
+    pub repeat: u64,
+    /// Whether messages of one stream may overtake each other.
+    pub reorders: bool,
+    /// How far clocks go wrong, in parts per million.
+    pub drift: u64,
+    /// Mean time between two troubles; 0 for none.
+    pub trouble: Micros,
+    /// How likely each trouble is, see [`TROUBLES`].
+    pub weights: [u64; TROUBLES.len()],
+    /// Snapshots that are cut off on their way.
+    pub snapshot_cut: u64,
+    /// Leases live so many seconds at least.
+    pub ttl: i64,
+    /// How likely each request is, see [`crate::client::REQUESTS`].
+    pub requests: [u64; crate::client::REQUESTS.len()],
+    /// Longest value.
+    pub value_bytes: u64,
+    /// A bug that is planted.
+    pub plant: Option<Plant>,
+}
+
+/// What may happen to a cluster.
+pub const TROUBLES: [&str; 13] = [
+    "kill",
+    "power loss",
+    "power loss at a disk call",
+    "power loss of all",
+    "pause",
+    "failed sync",
+    "failed write",
+    "disk full",
+    "slow disk",
+    "symmetric partition",
+    "one-way cut",
+    "heal",
+    "leader transfer",
+];
+
+impl Plan {
+    /// The same with a planted bug.
+    pub fn with(self, plant: Option<Plant>) -> Self {
+        Self { plant, ..self }
+    }
+
+    /// Draws a plan.
+    pub fn draw(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x706c_616e);
+        let r = &mut random;
+        let members = [1, 3, 3, 3, 3, 5, 5][r.below(7) as usize];
+        let mut weights = [0; TROUBLES.len()];
+        for weight in &mut weights {
+            *weight = if r.one_in(2) { 1 + r.below(8) } else { 0 };
+        }
+        // What is cut is healed sooner or later.
+        weights[11] = 4 + r.below(8);
+        let mut requests = [0; crate::client::REQUESTS.len()];
+        for weight in &mut requests {
+            *weight = if r.one_in(4) { 0 } else { 1 + r.below(10) };
+        }
+        requests[0] = 5 + r.below(20);
+        let operations = 500 + r.below(100) as usize;
+        let clients = 2 + r.below(8) as usize;
+        Self {
+            seed,
+            members,
+            clients,
+            operations,
+            keys: [1, 3, 8, 40][r.below(4) as usize],
+            think: 180 * SECOND * clients as u64 / operations as u64,
+            tick: Duration::from_millis(100),
+            election_ticks: 10,
+            snapshot_count: [3, 10, 50, 1000][r.below(4) as usize],
+            catch_up_entries: [0, 1, 10, 1000][r.below(4) as usize],
+            memtable_bytes: [8 << 10, 32 << 10, 256 << 10][r.below(3) as usize],
+            log_segment_bytes: [16 << 10, 32 << 10, 64 << 10][r.below(3) as usize],
+            log_cache_bytes: [0, 1 << 10, 1 << 20][r.below(3) as usize],
+            catch_up_revisions: [1, 3, 20, 4096][r.below(4) as usize],
+            stream_bytes: [200, 1000, 1 << 20][r.below(3) as usize],
+            delay: [100, MILLISECOND, 20 * MILLISECOND][r.below(3) as usize],
+            sync: [200, 2 * MILLISECOND, 30 * MILLISECOND][r.below(3) as usize],
+            loss: [0, 0, 100, 10, 4][r.below(5) as usize],
+            repeat: [0, 0, 50, 5][r.below(4) as usize],
+            reorders: r.one_in(2),
+            drift: [0, 1_000, 20_000][r.below(3) as usize],
+            trouble: [0, 20 * SECOND, 6 * SECOND, 2 * SECOND][r.below(4) as usize],
+            weights,
+            snapshot_cut: [0, 3][r.below(2) as usize],
+            ttl: [2, 5, 20][r.below(3) as usize],
+            requests,
+            value_bytes: [8, 200, 3000][r.below(3) as usize],
+            plant: None,
+        }
+    }
+}
+
+/// One of these, by weight; nothing if all are 0.
+pub fn choose(random: &mut Random, weights: &[u64]) -> Option<usize> {
+    let sum: u64 = weights.iter().sum();
+    let mut at = if sum == 0 { return None } else { random.below(sum) };
+    weights.iter().position(|weight| {
+        let hit = at < *weight;
+        at = at.saturating_sub(*weight);
+        hit
+    })
+}

@@ -1,0 +1,227 @@
+//! Many seeds on all cores: progress, the first failures, and a sum at the end.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use varve_api::etcdserverpb::WatchResponse;
+
+use crate::plan::{Plan, SECOND};
+use crate::plant::{self, PLANTS, Plant};
+use crate::seed::{Player, Report};
+
+/// Of so many seeds one is played twice.
+const REPEAT_ONE_IN: u64 = 100;
+/// Failures after which a run stops.
+const FAILURES_MAX: usize = 20;
+/// Seeds within which a planted bug must be found.
+const SEEDS_PLANTED_MAX: u64 = 10_000;
+
+const USAGE: &str = "expected: run [--seconds N | --seeds N] [--from SEED] [--threads N], \
+                     or: replay SEED [PLANTED BUG], or: plant NAME|all [--seeds N] [--from SEED]";
+
+/// What a run was asked for.
+struct Wanted {
+    from: u64,
+    seeds: u64,
+    time: Duration,
+    threads: usize,
+}
+
+/// Carries out a command line; whether nothing was wrong.
+///
+/// # Errors
+/// What was expected and found, if it is none.
+pub fn command(arguments: &[String]) -> Result<bool, String> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["replay", seed] => Ok(replay(number("a seed", seed)?, None)),
+        ["replay", seed, plant] => Ok(replay(number("a seed", seed)?, Some(planted(plant)?))),
+        ["plant", "all", options @ ..] => {
+            let wanted = wanted(options)?;
+            Ok(PLANTS.iter().fold(true, |all, (plant, ..)| seek(*plant, &wanted) && all))
+        }
+        ["plant", name, options @ ..] => Ok(seek(planted(name)?, &wanted(options)?)),
+        ["run", options @ ..] => Ok(run(&wanted(options)?)),
+        other => Err(format!("{USAGE}; found: {}", other.join(" "))),
+    }
+}
+
+fn number(what: &str, text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("expected {what}, found {text:?}"))
+}
+
+fn wanted(options: &[&str]) -> Result<Wanted, String> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut wanted = Wanted {
+        from: since_epoch.as_secs() * 1_000_000,
+        seeds: u64::MAX,
+        time: Duration::from_secs(60),
+        threads,
+    };
+    for pair in options.chunks(2) {
+        let &[name, value] = pair else { return Err(format!("{USAGE}; found: {}", pair[0])) };
+        let value = number("a number", value)?;
+        match name {
+            "--seconds" => wanted.time = Duration::from_secs(value),
+            "--seeds" => (wanted.seeds, wanted.time) = (value, Duration::MAX),
+            "--from" => wanted.from = value,
+            "--threads" => wanted.threads = (value as usize).max(1),
+            other => return Err(format!("{USAGE}; found: {other}")),
+        }
+    }
+    Ok(wanted)
+}
+
+fn planted(name: &str) -> Result<Plant, String> {
+    let names: Vec<&str> = PLANTS.iter().map(|(_, name, _)| *name).collect();
+    plant::named(name).ok_or_else(|| format!("expected one of {names:?}, found {name:?}"))
+}
+
+/// Looks for a planted bug; whether it was found.
+fn seek(plant: Plant, wanted: &Wanted) -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    let (_, name, what) = PLANTS.iter().find(|(known, ..)| *known == plant).expect("it is listed");
+    let (player, started) = (Player::new(), Instant::now());
+    let from = if wanted.seeds == u64::MAX { 0 } else { wanted.from };
+    for number in 0..wanted.seeds.min(SEEDS_PLANTED_MAX) {
+        let plan = Plan::draw(from + number).with(Some(plant));
+        let report = player.play(&plan, false);
+        if let Some(violation) = report.violations.first() {
+            let text: String = violation.chars().take(160).collect();
+            println!("{name}: {what}: found after {} seeds: {text}", number + 1);
+            return true;
+        }
+        if started.elapsed() >= wanted.time {
+            break;
+        }
+    }
+    println!("{name}: {what}: NOT FOUND");
+    false
+}
+
+fn replay(seed: u64, plant: Option<Plant>) -> bool {
+    let plan = Plan::draw(seed).with(plant);
+    println!("{plan:#?}");
+    let report = Player::new().play(&plan, true);
+    for (number, watched) in report.history.watched.iter().enumerate() {
+        for (at, stream) in watched.streams.iter().enumerate() {
+            println!("watcher {number}, stream {at} from {}:", stream.start_revision);
+            stream.responses.iter().for_each(|response| println!("  {}", brief(response)));
+        }
+    }
+    for violation in &report.violations {
+        println!("VIOLATION {violation}");
+    }
+    println!("digest {:016x}, {} operations", report.digest, report.operations);
+    report.violations.is_empty()
+}
+
+/// What a watcher was told, in a line.
+fn brief(response: &WatchResponse) -> String {
+    let told = response.header.as_ref().map_or(0, |header| header.revision);
+    let kvs = response.events.iter().filter_map(|event| event.kv.as_ref());
+    let events: Vec<String> =
+        kvs.map(|kv| format!("{}@{}", kv.key.escape_ascii(), kv.mod_revision)).collect();
+    let WatchResponse { watch_id, created, canceled, compact_revision, .. } = response;
+    format!(
+        "{told}: watch {watch_id} created {created} canceled {canceled} \
+         compacted {compact_revision} {}",
+        events.join(" ")
+    )
+}
+
+/// What all threads have found.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    operations: usize,
+    seconds: u64,
+    repeated: u64,
+    counts: BTreeMap<&'static str, u64>,
+    failures: Vec<(u64, String)>,
+}
+
+impl Sum {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.operations += report.operations;
+        self.seconds += report.time / SECOND;
+        for (name, count) in &report.counts {
+            *self.counts.entry(name).or_default() += count;
+        }
+        if let Some(first) = report.violations.first() {
+            let text: String = first.chars().take(600).collect();
+            eprintln!("\nseed {}: {text}", report.seed);
+            eprintln!("replay: cargo run --release -p varve-sim -- replay {}", report.seed);
+            self.failures.push((report.seed, text));
+        }
+    }
+}
+
+fn run(wanted: &Wanted) -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    let started = Instant::now();
+    let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let sum = Mutex::new(Sum::default());
+    let locked = || sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    std::thread::scope(|scope| {
+        for _ in 0..wanted.threads {
+            scope.spawn(|| {
+                let player = Player::new();
+                while !stop.load(Ordering::Relaxed) && started.elapsed() < wanted.time {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= wanted.seeds {
+                        return;
+                    }
+                    let seed = wanted.from + number;
+                    let report = player.play(&Plan::draw(seed), false);
+                    let again = seed.is_multiple_of(REPEAT_ONE_IN);
+                    let again = again.then(|| player.play(&Plan::draw(seed), false).digest);
+                    let mut sum = locked();
+                    sum.add(&report);
+                    if let Some(digest) = again {
+                        sum.repeated += 1;
+                        if digest != report.digest {
+                            eprintln!("\nseed {seed}: another trace the second time");
+                            sum.failures.push((seed, "another trace".to_owned()));
+                        }
+                    }
+                    if sum.failures.len() >= FAILURES_MAX {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    progress(&sum, started.elapsed());
+                }
+            });
+        }
+    });
+    let sum = locked();
+    summary(&sum, started.elapsed(), wanted);
+    sum.failures.is_empty()
+}
+
+fn progress(sum: &Sum, elapsed: Duration) {
+    let rate = sum.seeds as f64 / elapsed.as_secs_f64();
+    eprint!("\r{} seeds, {rate:.2}/s, {} failures  ", sum.seeds, sum.failures.len());
+}
+
+fn summary(sum: &Sum, elapsed: Duration, wanted: &Wanted) {
+    let seconds = elapsed.as_secs_f64();
+    println!("\nseeds {} from {}", sum.seeds, wanted.from);
+    println!("seeds/s {:.2} on {} threads", sum.seeds as f64 / seconds, wanted.threads);
+    println!("operations {}", sum.operations);
+    println!("simulated hours {:.1}", sum.seconds as f64 / 3600.0);
+    println!("played twice {}", sum.repeated);
+    for (name, count) in &sum.counts {
+        println!("  {name}: {count}");
+    }
+    for missed in crate::plan::TROUBLES.iter().filter(|name| !sum.counts.contains_key(*name)) {
+        println!("  never: {missed}");
+    }
+    println!("failures {}", sum.failures.len());
+    for (seed, text) in &sum.failures {
+        println!("  {seed}: {text}");
+    }
+}

@@ -1,0 +1,99 @@
+//! What goes wrong: drawn by weight, at random times, while clients work.
+
+use varve_disk::sim::{Fault, FaultRule, OperationKind};
+use varve_raftnode::NodeId;
+use varve_server::raft::RaftInput;
+
+use crate::plan::{MILLISECOND, SECOND, TROUBLES, choose};
+use crate::world::{Event, World};
+
+impl World<'_> {
+    /// One trouble, and when the next comes.
+    pub fn trouble(&mut self) {
+        if self.is_ending || self.plan.trouble == 0 {
+            return;
+        }
+        let delay = self.about(self.plan.trouble);
+        self.after(delay, Event::Trouble);
+        let weights = self.plan.weights;
+        let Some(kind) = choose(&mut self.random, &weights) else { return };
+        let id = 1 + self.random.below(self.plan.members);
+        self.tell(|| format!("trouble: {} of {id}", TROUBLES[kind]), [13, kind as u64, id]);
+        self.count(TROUBLES[kind]);
+        match kind {
+            0 => self.kill(id),
+            1 => self.lose_power(id),
+            2 => {
+                // Within the next calls, whatever they are.
+                let calls = self.random.below(40);
+                let disk = &self.nodes[&id].disk;
+                disk.stop_at_operation(disk.operations() + calls);
+            }
+            3 => (1..=self.plan.members).for_each(|id| self.lose_power(id)),
+            4 => {
+                let time = 100 * MILLISECOND + self.random.below(20 * SECOND);
+                let node = self.nodes.get_mut(&id).expect("a member");
+                node.paused_until = self.now + time;
+                self.after(time, Event::Resume(id));
+            }
+            5 => self.fail(id, OperationKind::Sync, Fault::Io),
+            6 => self.fail(id, OperationKind::Write, Fault::Io),
+            7 => self.fail(id, OperationKind::Write, Fault::StorageFull),
+            8 => {
+                let time = self.random.below(10 * SECOND);
+                self.nodes.get_mut(&id).expect("a member").slow_until = self.now + time;
+            }
+            9 => self.part(),
+            10 => {
+                let other = 1 + self.random.below(self.plan.members);
+                self.cut(id, other);
+            }
+            11 => self.heal(),
+            _ => self.move_leader(id),
+        }
+    }
+
+    fn kill(&mut self, id: u64) {
+        let runtime = self.runtime;
+        self.nodes.get_mut(&id).expect("a member").kill(runtime);
+        let delay = self.about(2 * SECOND);
+        self.after(delay, Event::Start(id));
+    }
+
+    fn lose_power(&mut self, id: u64) {
+        let runtime = self.runtime;
+        self.nodes.get_mut(&id).expect("a member").lose_power(runtime);
+        let delay = self.about(2 * SECOND);
+        self.after(delay, Event::Start(id));
+    }
+
+    /// One of the next calls of a kind fails.
+    fn fail(&mut self, id: u64, kind: OperationKind, fault: Fault) {
+        let calls = self.random.below(30);
+        let node = self.nodes.get_mut(&id).expect("a member");
+        node.is_disk_faulty = true;
+        node.disk.inject(FaultRule::new(fault).on(kind).after(calls));
+    }
+
+    /// Two groups that do not hear each other.
+    fn part(&mut self) {
+        let side = self.random.next_u64();
+        for from in 1..=self.plan.members {
+            for to in 1..=self.plan.members {
+                if (side >> from & 1) != (side >> to & 1) {
+                    self.cut(from, to);
+                }
+            }
+        }
+    }
+
+    fn move_leader(&mut self, to: u64) {
+        let leading = self.nodes.values().find_map(|node| {
+            let up = node.up.as_ref()?;
+            (up.context.cluster.is_leader() && node.id != to).then_some((node.id, up))
+        });
+        let Some((id, up)) = leading else { return };
+        let _ = up.context.raft.try_send(RaftInput::TransferTo(NodeId(to)));
+        self.schedule(id);
+    }
+}
