@@ -8,7 +8,7 @@
 //! Every `cargo test` makes a few short runs, some of fresh seeds. The full run is
 //!
 //! ```sh
-//! VARVE_LONG=1 VARVE_SEEDS=150 cargo test --release -p varve-tests --test trouble trouble -- --nocapture
+//! VARVE_LONG=1 VARVE_SEEDS=150 cargo test --release -p varve-tests --test trouble -- --nocapture
 //! ```
 //!
 //! A failure prints the command that makes the same plan again; what it meets, the machine decides.
