@@ -15,8 +15,12 @@ use std::time::Duration;
 
 use crate::process::{find_in_path, wait_bounded};
 
-/// How long a call may take. The client gives up after 5 s by itself.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+/// When the client gives up by itself; on a busy machine its own 5 s are too short for a password.
+const COMMAND_TIMEOUT: &str = "60s";
+/// When it gives up connecting; its own are 2 s.
+const DIAL_TIMEOUT: &str = "30s";
 /// Exit code reported for a call that was killed, by us or by a signal.
 pub const KILLED: i32 = -1;
 
@@ -61,8 +65,14 @@ impl Etcdctl {
         }
         command.env("ETCDCTL_API", "3");
         // The client refuses a flag that is in the environment as well.
-        if !arguments.iter().any(|argument| argument.starts_with("--endpoints")) {
-            command.env("ETCDCTL_ENDPOINTS", &self.endpoints);
+        for (flag, variable, value) in [
+            ("--endpoints", "ETCDCTL_ENDPOINTS", self.endpoints.as_str()),
+            ("--command-timeout", "ETCDCTL_COMMAND_TIMEOUT", COMMAND_TIMEOUT),
+            ("--dial-timeout", "ETCDCTL_DIAL_TIMEOUT", DIAL_TIMEOUT),
+        ] {
+            if !arguments.iter().any(|argument| argument.starts_with(flag)) {
+                command.env(variable, value);
+            }
         }
         command.args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -17,9 +17,9 @@ use crate::etcdctl_script::{Action, Script, Step, substitute};
 use crate::process::{Program, Server};
 
 /// How long `await` waits.
-const AWAIT_TIMEOUT: Duration = Duration::from_secs(10);
+const AWAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long `[until empty]` repeats, and `finish` waits.
-const UNTIL_TIMEOUT: Duration = Duration::from_secs(20);
+const UNTIL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a new watcher may take to show in the server's metrics.
 const WATCHER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The gauge in which both servers count watchers.
@@ -121,6 +121,7 @@ pub fn run_script(script: &Script, etcdctl: &Path, program: &Program) -> Vec<Tra
         normaliser: Normaliser::new(texts),
         variables: BTreeMap::new(),
         running: BTreeMap::new(),
+        awaited: BTreeMap::new(),
     };
     script.steps.iter().map(|step| run.step(&step.action)).collect()
 }
@@ -132,6 +133,8 @@ struct Run<'a> {
     normaliser: Normaliser,
     variables: BTreeMap<String, String>,
     running: BTreeMap<String, (Running, Vec<String>)>,
+    /// Lines that were last awaited, by name.
+    awaited: BTreeMap<String, usize>,
 }
 
 impl Run<'_> {
@@ -168,6 +171,7 @@ impl Run<'_> {
             }
             Action::AwaitLines { name, count } => {
                 let arrived = self.running_mut(name).wait_for_lines(*count, AWAIT_TIMEOUT);
+                self.awaited.insert(name.clone(), *count);
                 vec![format!("{count} lines: {arrived}")]
             }
             Action::AwaitText { name, text } => {
@@ -179,11 +183,27 @@ impl Run<'_> {
                 let (running, arguments) =
                     self.running.remove(name).unwrap_or_else(|| panic!("{name} is not started"));
                 let outcome = match action {
-                    Action::Stop { .. } => running.stop(),
+                    Action::Stop { .. } => {
+                        let outcome = running.stop();
+                        self.assert_awaited(name, &outcome);
+                        outcome
+                    }
                     _ => running.finish(UNTIL_TIMEOUT),
                 };
                 self.transcript(&arguments, &outcome)
             }
+        }
+    }
+
+    /// What is stopped while it still prints leaves now more, now less.
+    fn assert_awaited(&mut self, name: &str, outcome: &Outcome) {
+        let printed = outcome.stdout.iter().filter(|byte| **byte == b'\n').count();
+        if let Some(awaited) = self.awaited.remove(name) {
+            let text = "what it prints must be awaited to the end";
+            assert!(
+                printed <= awaited,
+                "{name} is stopped after {awaited} of {printed} lines: {text}"
+            );
         }
     }
 

@@ -12,10 +12,10 @@
 //! let lease = lease grant 60      the last id in the output becomes $lease
 //! [unordered] lease list          only which words it prints; modes may be combined
 //! [exit code only] get --nosuch   only the exit code is compared
-//! [until empty] get key           repeated until nothing is printed (at most 20 s)
+//! [until empty] get key           repeated until nothing is printed (at most 60 s)
 //! start w: watch key              in the background; returns once the server knows the watcher
 //! type w: watch other             to its standard input
-//! await w 3                       until it has printed 3 lines (at most 10 s); or await w "text"
+//! await w 3                       until it has printed 3 lines (at most 60 s); or await w "text"
 //! stop w                          kills it and compares what it printed
 //! finish w                        waits for its own end, and compares the exit code too
 //! restart                         the server ends (SIGTERM) and is started again on its data
