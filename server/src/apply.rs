@@ -19,10 +19,11 @@ mod tests;
 
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use varve_api::error::Status;
+use varve_api::mvccpb::Event;
 use varve_lsm::Brake;
 use varve_raftnode::{Applied, Committed, Index};
 use varve_store::{AlarmChange, LeaseChange, LeaseId, Member, Reply, RequestId, Store};
@@ -264,14 +265,19 @@ impl ApplyThread {
             let started = Instant::now();
             let applied = self.apply_entry(entry)?;
             self.warn_if_slow(entry.index, applied.replies.len(), started.elapsed());
+            self.count(&applied.events);
             events.extend(applied.events);
             for (id, reply) in applied.replies {
+                if matches!(&reply, Ok(Reply::Txn(txn)) if txn.responses.len() > 1) {
+                    self.metrics.txns.inc();
+                }
                 self.reply(outbox, id.0, ToWorker::Reply(id, reply));
             }
             for change in applied.leases {
                 match change {
                     LeaseChange::Granted { id, ttl_seconds } => {
                         self.metrics.lease_granted.inc();
+                        self.metrics.lease_ttl_seconds.observe(ttl_seconds as f64);
                         self.lessor.granted(id.0, ttl_seconds);
                     }
                     LeaseChange::Checkpointed { id, left_seconds } => {
@@ -289,6 +295,8 @@ impl ApplyThread {
             applied.auth.into_iter().for_each(|change| self.auth.changed(change));
             if let Some(revision) = applied.compacted {
                 tracing::info!(revision, "finished scheduled compaction");
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.metrics.compaction_last.set(now.as_secs() as i64);
                 // Merges drop history only below a compacted revision that is durable.
                 self.store.freeze()?;
                 self.background.wake();
@@ -306,6 +314,18 @@ impl ApplyThread {
             self.post_events(outbox, EventBatch::new(events));
         }
         Ok(())
+    }
+
+    fn count(&self, events: &[Event]) {
+        for kv in events.iter().filter_map(|event| event.kv.as_ref()) {
+            // After a deletion a key has no version.
+            if kv.version == 0 {
+                self.metrics.deletes.inc();
+            } else {
+                self.metrics.puts.inc();
+                self.metrics.put_bytes.add((kv.key.len() + kv.value.len()) as i64);
+            }
+        }
     }
 
     fn tell_alarm(&self, change: AlarmChange) {

@@ -21,6 +21,8 @@ pub const METRICS_CONNECTIONS_MAX: usize = 64;
 pub const CONNECTIONS_PENDING_MAX: usize = 4_096;
 /// Backlog of each listening socket; the kernel caps it at `net.core.somaxconn`.
 pub const LISTEN_BACKLOG: u32 = 4_096;
+/// Bytes of a request that the log line "request stats" shows.
+pub const LOGGED_REQUEST_BYTES_MAX: usize = 4_096;
 /// First pause of the accept loop after an error such as EMFILE; doubles up to the maximum.
 pub const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Longest pause of the accept loop.

@@ -101,6 +101,9 @@ fn run(config: &Config, arguments: &[String], disk: &OsDisk) -> ExitCode {
     write_notes(&config.notes);
     let list = serde_json::Value::from(arguments);
     tracing::info!(json_fields = format!(",\"args\":{list}"), "Running: ");
+    let version = varve_server::version::ETCD_VERSION;
+    let fields = format!(",\"etcd-version\":\"{version}\"{}", config.shown);
+    tracing::info!(json_fields = fields, "starting an etcd server");
     let setup = match to_setup::setup(config, disk) {
         Ok(setup) => setup,
         Err(error) => {

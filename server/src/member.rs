@@ -182,7 +182,8 @@ impl Shared {
             background: Arc::clone(&self.background),
             lessor: Arc::clone(&self.lessor),
             peers,
-            hub: Hub::new(Arc::clone(&self.cluster), self.view.clone(), message_bytes_max(setup)),
+            hub: Hub::new(Arc::clone(&self.cluster), self.view.clone(), message_bytes_max(setup))
+                .counted_in(Arc::clone(&self.metrics)),
             key_waiters: KeyWaiters::default(),
             read_pool,
             auth: Arc::clone(&self.auth),

@@ -53,6 +53,8 @@ pub struct Setup {
     pub snapshot_count: u64,
     /// `--warning-apply-duration`.
     pub warning_apply_duration: Duration,
+    /// `--warning-unary-request-duration`.
+    pub warning_unary_request_duration: Duration,
     /// `--snapshot-catchup-entries`.
     pub snapshot_catchup_entries: u64,
     /// Tokens and passwords.

@@ -12,7 +12,8 @@ use super::flag::{Support, parse_bool, parse_signed, parse_unsigned};
 use super::settings::Settings;
 use super::url::{self, Url};
 use super::{
-    AutoCompaction, ClusterState, Config, ConfigError, Note, check, duration, features, flags, tls,
+    AutoCompaction, ClusterState, Config, ConfigError, Note, check, duration, features, flags,
+    shown, tls,
 };
 use crate::auth::{JWT_TIME_TO_LIVE_DEFAULT, TokenOptions};
 use crate::limits;
@@ -43,6 +44,17 @@ const BCRYPT_COSTS: std::ops::RangeInclusive<u64> = 4..=31;
 /// What another cost becomes, with a warning.
 const BCRYPT_COST_DEFAULT: u32 = 10;
 
+/// What etcd says of flags that have no effect here.
+const ETCDS_WORDS: [(&str, &str); 3] = [
+    ("bootstrap-defrag-threshold-megabytes", "Skipping defragmentation"),
+    ("max-snapshots", "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
+    (
+        "v2-deprecation",
+        "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is \
+         enforced, ignoring user input.",
+    ),
+];
+
 /// Builds and checks.
 ///
 /// # Errors
@@ -52,7 +64,7 @@ pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError>
     let mut notes = Vec::new();
     let mut config = typed(&values, &mut notes)?;
     depend(&mut config, settings, source, &mut notes);
-    check::check(&config, settings, &mut notes)?;
+    check::check(&config, settings, source, &mut notes)?;
     tls::check(&config, &mut notes)?;
     check::refuse_unsupported(&config, settings)?;
     for (name, value) in settings.given() {
@@ -62,10 +74,14 @@ pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError>
             Support::Later => "flag has no effect yet",
             Support::Works | Support::Refused => continue,
         };
+        if let Some((_, text)) = ETCDS_WORDS.iter().find(|(flag, _)| *flag == name) {
+            notes.push(Note::warn(text, &[]));
+        }
         if value != flag.default {
             notes.push(Note::warn(message, &[("flag", name), ("value", value)]));
         }
     }
+    config.shown = shown::fields(settings);
     config.notes = notes;
     Ok(config)
 }
@@ -211,6 +227,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
             _ => Detail::Basic,
         },
         log: log_options(values)?,
+        shown: String::new(),
         notes: Vec::new(),
     })
 }

@@ -1,5 +1,6 @@
 //! The checks across flags, in etcd's order and words, and the refusal of what is not supported.
 
+use super::build::Source;
 use super::flag::{Kind, Support, parse_bool};
 use super::settings::Settings;
 use super::url::{self, Url};
@@ -12,6 +13,7 @@ const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
 pub(super) fn check(
     config: &Config,
     settings: &Settings,
+    source: Source,
     notes: &mut Vec<Note>,
 ) -> Result<(), ConfigError> {
     check_urls(config, notes)?;
@@ -26,7 +28,8 @@ pub(super) fn check(
             "--advertise-client-urls is required when --listen-client-urls is set explicitly";
         return Err(text.to_owned().into());
     }
-    if settings.get("discovery-fallback") == "proxy" {
+    // As etcd: its sample of a configuration file has this value.
+    if source == Source::CommandLine && settings.get("discovery-fallback") == "proxy" {
         let text =
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"";
         return Err(text.to_owned().into());

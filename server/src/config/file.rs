@@ -124,6 +124,24 @@ fn read_entry(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::build::{Source, build};
+
+    #[test]
+    fn etcds_sample_may_name_the_proxy_that_a_flag_may_not() {
+        let settings = parse("name: m1\ndiscovery-fallback: 'proxy'\n").unwrap();
+        assert!(build(&settings, Source::File).is_ok());
+        let error = build(&settings, Source::CommandLine).unwrap_err();
+        assert!(error.to_string().contains("v2 proxy is deprecated"), "{error}");
+    }
+
+    #[test]
+    fn what_etcd_says_of_flags_without_effect_is_said() {
+        let settings = parse("v2-deprecation: gone\nmax-snapshots: 5\n").unwrap();
+        let config = build(&settings, Source::File).unwrap();
+        for text in ["--max-snapshots is deprecated in 3.6", "--v2-deprecation is deprecated"] {
+            assert!(config.notes.iter().any(|note| note.message.starts_with(text)), "{text}");
+        }
+    }
 
     #[test]
     fn entries_become_the_texts_of_flags() {

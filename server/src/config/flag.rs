@@ -59,6 +59,8 @@ pub enum Kind {
     Origins,
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// One of these; the reason for refusing another names it once more, as etcd's does.
+    Phase(&'static [&'static str]),
     /// `Gate=true,Other=false`.
     FeatureGates,
 }
@@ -81,7 +83,8 @@ impl Kind {
             Self::Urls if value.is_empty() => Ok(()),
             Self::Origins if value.is_empty() || value == "*" => Ok(()),
             Self::Urls | Self::Origins => url::parse_list(value).map(drop),
-            Self::OneOf(valid) if valid.contains(&value) => Ok(()),
+            Self::OneOf(valid) | Self::Phase(valid) if valid.contains(&value) => Ok(()),
+            Self::Phase(_) => Err(format!("invalid value {value:?}")),
             Self::OneOf(_) => Err("invalid value".to_owned()),
             Self::FeatureGates => features::Gates::parse(value).map(drop),
         }
@@ -140,6 +143,7 @@ fn split_radix(value: &str) -> (&str, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::flags;
 
     #[test]
     fn numbers_are_read_as_go_reads_them() {
@@ -160,5 +164,12 @@ mod tests {
         assert_eq!(parse_signed("9223372036854775808"), Err("value out of range".into()));
         assert_eq!(parse_bool("T"), Some(true));
         assert_eq!(parse_bool("yes"), None);
+    }
+
+    #[test]
+    fn a_choice_that_is_none_is_refused_in_the_words_of_its_flag() {
+        let refused = |name: &str| flags::find(name).unwrap().kind.check("not-yet");
+        assert_eq!(refused("initial-cluster-state"), Err("invalid value".to_owned()));
+        assert_eq!(refused("v2-deprecation"), Err("invalid value \"not-yet\"".to_owned()));
     }
 }

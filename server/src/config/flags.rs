@@ -4,7 +4,7 @@
 //! prints a constant's name.
 
 use super::flag::Kind::{
-    Bool, Duration, FeatureGates, Int, List, OneOf, Origins, Text, Uint, Uint32, Urls,
+    Bool, Duration, FeatureGates, Int, List, OneOf, Origins, Phase, Text, Uint, Uint32, Urls,
 };
 use super::flag::{Flag, Kind, Support};
 
@@ -130,7 +130,7 @@ pub const SECTIONS: &[Section] = &[
             "How much history to keep; 0 is all."),
         works("auto-compaction-mode", Text, "periodic",
             "'periodic': the retention is a duration, hours if it has no unit; 'revision': a number of revisions."),
-        ignored("v2-deprecation", OneOf(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only",
+        ignored("v2-deprecation", Phase(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only",
             "Phase of the end of etcd's v2 store."),
     ] },
     Section { title: "Security", flags: &[
@@ -216,7 +216,7 @@ pub const SECTIONS: &[Section] = &[
             "Rotate a log file."),
         ignored("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#,
             "How to rotate a log file."),
-        later("warning-unary-request-duration", Duration, "300ms",
+        works("warning-unary-request-duration", Duration, "300ms",
             "Calls that take longer are logged."),
         works("warning-apply-duration", Duration, "100ms",
             "Executions that take longer are logged."),

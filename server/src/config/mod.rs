@@ -26,6 +26,7 @@ pub mod flags;
 pub mod help;
 pub mod identity;
 pub mod settings;
+mod shown;
 mod tls;
 pub mod to_setup;
 pub mod url;
@@ -138,6 +139,8 @@ pub struct Config {
     /// `--log-level`, `--log-format`, `--log-outputs`.
     pub log: crate::log::LogOptions,
 
+    /// All flags, as JSON fields for the log.
+    pub shown: String,
     /// What is to be logged once logging works.
     pub notes: Vec<Note>,
 }

@@ -92,6 +92,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
                 .then_some(config.compact_hash_check_interval),
         },
         warning_apply_duration: config.warning_apply_duration,
+        warning_unary_request_duration: config.warning_unary_request_duration,
         lease_checkpoint_interval: config
             .features
             .is_on("LeaseCheckpoint")

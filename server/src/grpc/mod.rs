@@ -28,9 +28,9 @@ pub mod status;
 
 pub use body::ResponseBody;
 pub use counters::GrpcCounters;
-pub use frame::{Encoded, decode, not_unmarshalled};
+pub use frame::{Encoded, PREFIX_BYTES, decode, not_unmarshalled};
 pub use incoming::Incoming;
 pub use outgoing::{Closed, Outgoing, TryPartsError, TrySendError};
 pub use request::{Caller, PeerAddress, RequestMeta};
-pub use router::{Guard, HttpHandler, Origin, Router, RouterOptions};
+pub use router::{Answered, Guard, HttpHandler, Observer, Origin, Router, RouterOptions};
 pub use status::{Code, Status};

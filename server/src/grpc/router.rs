@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -26,7 +27,7 @@ use super::frame::{Decoder, Encoded, decode};
 use super::gzip;
 use super::incoming::Incoming;
 use super::outgoing::Outgoing;
-use super::request::{Caller, RequestMeta};
+use super::request::{Caller, PeerAddress, RequestMeta};
 use super::status::{Code, GRPC_CONTENT_TYPE, Status, append, deadline_exceeded};
 
 /// Header of requests and responses that names their compression.
@@ -72,6 +73,23 @@ pub type Guard = Rc<dyn Fn(RequestMeta, Bytes) -> GuardFuture>;
 /// Asked before anything else of a call: whether this member takes calls of a method now.
 type Gate = dyn Fn(&'static Method) -> Result<(), Status>;
 
+/// Told of each unary call with one whole request, when it has its answer.
+pub type Observer = Rc<dyn Fn(&Answered)>;
+
+/// A unary call and its answer.
+pub struct Answered {
+    /// What was called.
+    pub method: &'static Method,
+    /// By whom.
+    pub peer: PeerAddress,
+    /// How long ago the call came.
+    pub took: Duration,
+    /// The request, without prefix.
+    pub request: Bytes,
+    /// The response, not compressed; `None` if there is an error instead.
+    pub response: Option<Encoded>,
+}
+
 /// Gives back what it was given, or refuses the call.
 pub type GuardFuture = Pin<Box<dyn Future<Output = Result<(RequestMeta, Bytes), Status>>>>;
 
@@ -84,6 +102,7 @@ pub struct Router {
     http: Option<Box<dyn HttpHandler>>,
     guard: Option<Guard>,
     gate: Option<Box<Gate>>,
+    observer: Option<Observer>,
     options: RouterOptions,
 }
 
@@ -95,6 +114,7 @@ struct Call {
     is_gzip: bool,
     record: CallRecord,
     guard: Option<Guard>,
+    observer: Option<Observer>,
     message_bytes_max: usize,
     stream_buffer_bytes_max: usize,
 }
@@ -118,6 +138,7 @@ impl Router {
             http: None,
             guard: None,
             gate: None,
+            observer: None,
             options,
         }
     }
@@ -221,6 +242,12 @@ impl Router {
         self
     }
 
+    /// Sets who is told of answered calls.
+    pub fn observer(&mut self, observer: Observer) -> &mut Self {
+        self.observer = Some(observer);
+        self
+    }
+
     /// Sets who answers plain HTTP.
     pub fn http(&mut self, handler: impl HttpHandler + 'static) -> &mut Self {
         self.http = Some(Box::new(handler));
@@ -299,6 +326,7 @@ impl Router {
                 is_gzip,
                 record: CallRecord::start(&self.options.counters, method),
                 guard: self.guard.clone(),
+                observer: self.observer.clone(),
                 message_bytes_max: self.options.message_bytes_max,
                 stream_buffer_bytes_max: self.options.stream_buffer_bytes_max,
             })),
@@ -377,15 +405,22 @@ impl Call {
     where
         Fut: Future<Output = Result<Encoded, Status>>,
     {
-        let Self { meta, body, is_gzip, mut record, guard, message_bytes_max, .. } = self;
+        let Self { meta, body, is_gzip, mut record, guard, observer, message_bytes_max, .. } = self;
         let deadline = meta.deadline();
+        let (method, peer, began) = (meta.method(), meta.peer().clone(), Instant::now());
+        let mut request = None;
         let outcome = until(deadline, async {
             let decoder = Decoder::new(message_bytes_max, is_gzip);
             let bytes = receive_single(body, decoder, &record).await?;
+            request = observer.is_some().then(|| bytes.clone());
             let (meta, bytes) = guarded(guard, meta, bytes).await?;
             run(meta, bytes).await
         })
         .await;
+        if let (Some(observer), Some(request)) = (observer, request) {
+            let response = outcome.as_ref().ok().cloned();
+            observer(&Answered { method, peer, took: began.elapsed(), request, response });
+        }
         match outcome {
             Ok(message) => {
                 let message = if is_gzip { message.compressed() } else { message };
@@ -413,6 +448,7 @@ impl Call {
             guard,
             message_bytes_max,
             stream_buffer_bytes_max,
+            ..
         } = self;
         let deadline = meta.deadline();
         let received = until(deadline, async {

@@ -56,6 +56,7 @@ pub async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result
     }
     require_leader(&services, &meta)?;
     validate::range(&request)?;
+    services.metrics.ranges.inc();
     if !request.serializable {
         services.read_barrier().await?;
     }

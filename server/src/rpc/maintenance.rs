@@ -93,8 +93,10 @@ async fn defragment(
     _: DefragmentRequest,
 ) -> Result<DefragmentResponse, Status> {
     tracing::info!("starting defragment");
+    let timer = services.metrics.backend_defrag_seconds.start_timer();
     services.background.wake();
     services.wait_for_background().await;
+    timer.observe_duration();
     tracing::info!("finished defragment");
     // As etcd's, without a header.
     Ok(DefragmentResponse { header: None })
@@ -102,14 +104,18 @@ async fn defragment(
 
 async fn hash(services: Services, _: HashRequest) -> Result<HashResponse, Status> {
     let view = services.view.clone();
+    let timer = services.metrics.hash_seconds.start_timer();
     let hash = services.read_pool.run(move || view.hash()).await??;
+    timer.observe_duration();
     let header = Some(services.cluster.header(hash.current_revision));
     Ok(HashResponse { header, hash: hash.hash })
 }
 
 async fn hash_kv(services: Services, request: HashKvRequest) -> Result<HashKvResponse, Status> {
     let view = services.view.clone();
+    let timer = services.metrics.hash_rev_seconds.start_timer();
     let hash = services.read_pool.run(move || view.hash_kv(request.revision)).await??;
+    timer.observe_duration();
     Ok(HashKvResponse {
         header: Some(services.cluster.header(hash.current_revision)),
         hash: hash.hash,

@@ -12,6 +12,7 @@ pub mod leadership;
 pub mod lease;
 pub mod lock;
 pub mod maintenance;
+pub mod stats;
 pub mod watch;
 
 use varve_api::method::{self, Method};

@@ -157,7 +157,7 @@ impl Loaded {
         let asks = own.is_some() && options.asks_for_certificates();
         let verifies = used_for == Use::AcceptAndDial && !options.is_made_up;
         let authorities =
-            if asks || verifies { authorities(options)? } else { Arc::new(RootCertStore::empty()) };
+            if asks || verifies { authorities(options)? } else { Authorities::default() };
         let server = match &own {
             None => None,
             Some(own) => Some(Arc::new(server(options, provider, own, &authorities)?)),
@@ -166,7 +166,7 @@ impl Loaded {
         let client = match used_for {
             Use::Accept => None,
             Use::AcceptAndDial => {
-                Some(Arc::new(client(options, provider, shown.as_ref(), authorities)?))
+                Some(Arc::new(client(options, provider, shown.as_ref(), &authorities)?))
             }
         };
         Ok(Self { server, client, stamps, is_settled })
@@ -223,17 +223,19 @@ fn server(
     options: &TlsOptions,
     provider: &Arc<CryptoProvider>,
     own: &Pair,
-    authorities: &Arc<RootCertStore>,
+    authorities: &Authorities,
 ) -> Result<ServerConfig, String> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&options.versions())
         .map_err(|error| format!("TLS versions and cipher suites: {error}"))?;
     let builder = if options.asks_for_certificates() {
-        let roots = Arc::clone(authorities);
+        let roots = Arc::clone(&authorities.roots);
         let chain = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
         let chain = chain.build().map_err(|error| format!("certificate authorities: {error}"))?;
         let (allowed, revoked) = (allowed_names(options)?, revoked(options)?);
-        builder.with_client_cert_verifier(Arc::new(Clients { chain, allowed, revoked }))
+        let authorities = Arc::clone(&authorities.certificates);
+        let clients = Clients { chain, authorities, allowed, revoked };
+        builder.with_client_cert_verifier(Arc::new(clients))
     } else {
         builder.with_no_client_auth()
     };
@@ -250,17 +252,22 @@ fn client(
     options: &TlsOptions,
     provider: &Arc<CryptoProvider>,
     shown: Option<&Pair>,
-    authorities: Arc<RootCertStore>,
+    authorities: &Authorities,
 ) -> Result<ClientConfig, String> {
     let chain: Option<Arc<dyn rustls::client::danger::ServerCertVerifier>> = if options.is_made_up {
         None
     } else {
-        let chain = WebPkiServerVerifier::builder_with_provider(authorities, Arc::clone(provider));
+        let roots = Arc::clone(&authorities.roots);
+        let chain = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider));
         let chain = chain.build();
         Some(chain.map_err(|error| format!("certificate authorities: {error}"))?)
     };
-    let verifier =
-        Members { chain, allowed: allowed_names(options)?, provider: Arc::clone(provider) };
+    let verifier = Members {
+        chain,
+        authorities: Arc::clone(&authorities.certificates),
+        allowed: allowed_names(options)?,
+        provider: Arc::clone(provider),
+    };
     let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&options.versions())
         .map_err(|error| format!("TLS versions and cipher suites: {error}"))?
@@ -277,11 +284,25 @@ fn client(
 }
 
 /// Whom we trust to sign certificates of others.
-fn authorities(options: &TlsOptions) -> Result<Arc<RootCertStore>, String> {
+struct Authorities {
+    roots: Arc<RootCertStore>,
+    /// Those that a flag names; none of the system's.
+    certificates: Arc<Vec<CertificateDer<'static>>>,
+}
+
+impl Default for Authorities {
+    fn default() -> Self {
+        Self { roots: Arc::new(RootCertStore::empty()), certificates: Arc::default() }
+    }
+}
+
+fn authorities(options: &TlsOptions) -> Result<Authorities, String> {
     let mut store = RootCertStore::empty();
+    let mut named = Vec::new();
     if let Some(file) = &options.trusted_ca_file {
-        for certificate in certificates(file)? {
-            store.add(certificate).map_err(|error| {
+        named = certificates(file)?;
+        for certificate in &named {
+            store.add(certificate.clone()).map_err(|error| {
                 format!(
                     "{}: expected certificates, found one that is none: {error}",
                     file.display()
@@ -297,7 +318,7 @@ fn authorities(options: &TlsOptions) -> Result<Arc<RootCertStore>, String> {
         let file = file.ok_or(text)?;
         store.add_parsable_certificates(certificates(&file)?);
     }
-    Ok(Arc::new(store))
+    Ok(Authorities { roots: Arc::new(store), certificates: Arc::new(named) })
 }
 
 fn allowed_names(options: &TlsOptions) -> Result<AllowedNames, String> {

@@ -14,9 +14,21 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use super::certificate::Certificate;
+
+/// Whether a chain that was refused is none, but an authority that shows its own certificate, as
+/// one that signed itself and is trusted. Go takes it, rustls does not. Nothing is lost: who has its
+/// key could sign any other. Its time was checked before.
+fn is_authority(
+    authorities: &[CertificateDer<'static>],
+    end: &CertificateDer<'_>,
+    refused: &Error,
+) -> bool {
+    let Error::InvalidCertificate(CertificateError::Other(reason)) = refused else { return false };
+    reason.to_string() == "CaUsedAsEndEntity" && authorities.iter().any(|known| known == end)
+}
 
 /// Serial numbers that are refused.
 pub type RevokedSerials = BTreeSet<Vec<u8>>;
@@ -58,6 +70,8 @@ fn not_allowed() -> Error {
 pub struct Clients {
     /// Checks the chain.
     pub chain: Arc<dyn ClientCertVerifier>,
+    /// Who may also connect.
+    pub authorities: Arc<Vec<CertificateDer<'static>>>,
     /// Checks its end.
     pub allowed: AllowedNames,
     /// Checks all of it.
@@ -75,13 +89,16 @@ impl ClientCertVerifier for Clients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end, intermediates, now)?;
+        let verified = self.chain.verify_client_cert(end, intermediates, now).or_else(|error| {
+            let is_authority = is_authority(&self.authorities, end, &error);
+            if is_authority { Ok(ClientCertVerified::assertion()) } else { Err(error) }
+        })?;
         self.allowed.check(end)?;
         if !self.revoked.is_empty() {
             for certificate in std::iter::once(end).chain(intermediates) {
                 let serial = Certificate::read(certificate).map(|read| read.serial);
                 if serial.is_none_or(|serial| self.revoked.contains(&serial)) {
-                    return Err(Error::InvalidCertificate(rustls::CertificateError::Revoked));
+                    return Err(Error::InvalidCertificate(CertificateError::Revoked));
                 }
             }
         }
@@ -117,6 +134,8 @@ pub struct Members {
     /// Checks chain and host name; `None` if certificates are made up, and only prove that the
     /// other end has the key.
     pub chain: Option<Arc<dyn ServerCertVerifier>>,
+    /// Who may also answer, for the names of its certificate.
+    pub authorities: Arc<Vec<CertificateDer<'static>>>,
     /// Checks the end of the chain.
     pub allowed: AllowedNames,
     /// Checks signatures where nothing else is checked.
@@ -132,8 +151,13 @@ impl ServerCertVerifier for Members {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if let Some(chain) = &self.chain {
-            chain.verify_server_cert(end, intermediates, name, ocsp, now)?;
+        if let Some(chain) = &self.chain
+            && let Err(error) = chain.verify_server_cert(end, intermediates, name, ocsp, now)
+        {
+            if !is_authority(&self.authorities, end, &error) {
+                return Err(error);
+            }
+            verify_server_name(&ParsedCertificate::try_from(end)?, name)?;
         }
         self.allowed.check(end)?;
         Ok(ServerCertVerified::assertion())
@@ -161,5 +185,51 @@ impl ServerCertVerifier for Members {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+    use rustls::RootCertStore;
+    use rustls::server::WebPkiClientVerifier;
+
+    use super::*;
+
+    /// An authority for localhost that signed itself, good for an hour from `since`.
+    fn authority(since: SystemTime) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = since.into();
+        params.not_after = (since + Duration::from_secs(3600)).into();
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    fn clients(trusted: &CertificateDer<'static>) -> Clients {
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        Clients {
+            chain: chain.build().unwrap(),
+            authorities: Arc::new(vec![trusted.clone()]),
+            allowed: AllowedNames::default(),
+            revoked: RevokedSerials::new(),
+        }
+    }
+
+    #[test]
+    fn a_trusted_certificate_that_signed_itself_may_be_shown_while_it_is_valid() {
+        let now = SystemTime::now();
+        let (sound, other) = (authority(now - Duration::from_secs(60)), authority(now));
+        let clients_of = |trusted, shown| {
+            clients(trusted).verify_client_cert(shown, &[], UnixTime::now()).map(drop)
+        };
+        assert_eq!(clients_of(&sound, &sound), Ok(()));
+        clients_of(&sound, &other).expect_err("it is not trusted");
+        let old = authority(now - Duration::from_secs(7200));
+        clients_of(&old, &old).expect_err("its time is over");
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! It never reads history; `catch_up` does.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ use super::response;
 use super::table::Table;
 use crate::cluster::Cluster;
 use crate::grpc::Outgoing;
+use crate::metrics::Metrics;
 
 /// What a client asked for when it created a watcher.
 #[derive(Clone, Debug)]
@@ -57,6 +58,14 @@ pub struct Hub {
     table: Rc<RefCell<Table>>,
     cluster: Arc<Cluster>,
     view: View,
+    counted: Rc<Counted>,
+}
+
+/// What of this thread's watchers and streams is in the sums of all threads.
+#[derive(Default)]
+struct Counted {
+    metrics: Option<Arc<Metrics>>,
+    so_far: Cell<(usize, usize)>,
 }
 
 /// A stream's place in the hub; leaving it removes its watchers.
@@ -90,13 +99,29 @@ impl Hub {
     /// An empty hub; events up to the view's revision count as delivered.
     pub fn new(cluster: Arc<Cluster>, view: View, fragment_bytes_max: usize) -> Self {
         let table = Table::new(Arc::clone(&cluster), view.revision(), fragment_bytes_max);
-        Self { table: Rc::new(RefCell::new(table)), cluster, view }
+        Self { table: Rc::new(RefCell::new(table)), cluster, view, counted: Rc::default() }
+    }
+
+    /// The same with its watchers and streams counted in `metrics`.
+    pub fn counted_in(mut self, metrics: Arc<Metrics>) -> Self {
+        self.counted = Rc::new(Counted { metrics: Some(metrics), so_far: Cell::default() });
+        self
+    }
+
+    /// Brings the sums up to date.
+    fn count(&self) {
+        let Some(metrics) = &self.counted.metrics else { return };
+        let (watchers, streams) = self.counts();
+        let (watchers_before, streams_before) = self.counted.so_far.replace((watchers, streams));
+        metrics.watchers.add(watchers as i64 - watchers_before as i64);
+        metrics.watch_streams.add(streams as i64 - streams_before as i64);
     }
 
     /// Adds a stream.
     pub fn open(&self, outgoing: Outgoing) -> StreamHandle {
         let wake = Rc::new(Notify::new());
         let id = self.table.borrow_mut().open(outgoing, Rc::clone(&wake));
+        self.count();
         StreamHandle { hub: self.clone(), id, wake }
     }
 
@@ -142,21 +167,25 @@ impl StreamHandle {
         spec: WatchSpec,
         created: WatchResponse,
     ) -> Result<i64, IdTaken> {
-        let table = &mut *self.hub.table.borrow_mut();
+        let mut table = self.hub.table.borrow_mut();
         let watcher = table.add(self.id, id, spec).ok_or(IdTaken)?;
         let watch_id = table.watch_id(watcher);
         table.reply(self.id, &WatchResponse { watch_id, ..created });
         table.start(watcher, self.hub.view.revision());
+        drop(table);
+        self.hub.count();
         Ok(watch_id)
     }
 
     /// Removes a watcher and queues `canceled`; does nothing when there is none with this id.
     pub fn cancel(&self, id: i64, canceled: &WatchResponse) {
-        let table = &mut *self.hub.table.borrow_mut();
+        let mut table = self.hub.table.borrow_mut();
         if table.cancel(self.id, id) {
             table.reply(self.id, canceled);
             table.tell_progress(self.id);
         }
+        drop(table);
+        self.hub.count();
     }
 
     /// Queues a response that changes nothing.
@@ -194,7 +223,7 @@ impl StreamHandle {
 
     /// Ends a watcher whose history was compacted away.
     pub fn cancel_compacted(&self, watcher: usize, compacted: i64) {
-        let table = &mut *self.hub.table.borrow_mut();
+        let mut table = self.hub.table.borrow_mut();
         let Some(id) = table.remove(watcher) else { return };
         // etcd's header carries no revision here.
         let response = WatchResponse {
@@ -206,6 +235,8 @@ impl StreamHandle {
         };
         table.reply(self.id, &response);
         table.tell_progress(self.id);
+        drop(table);
+        self.hub.count();
     }
 
     /// The hub.
@@ -217,6 +248,7 @@ impl StreamHandle {
 impl Drop for StreamHandle {
     fn drop(&mut self) {
         self.hub.table.borrow_mut().close(self.id);
+        self.hub.count();
     }
 }
 

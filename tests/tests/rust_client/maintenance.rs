@@ -12,7 +12,7 @@ use varve_api::method;
 use varve_tests::grpc_client::Client;
 use varve_tests::process::{Cluster, Program};
 
-use crate::session::{Answer, CALL_TIMEOUT, Session, get, put_request, run};
+use crate::session::{Answer, CALL_TIMEOUT, Session, delete, get, put_request, run};
 
 const CORRUPT: i32 = AlarmType::Corrupt as i32;
 
@@ -45,6 +45,49 @@ fn a_corrupt_cluster_changes_nothing_and_still_reads() {
         assert_eq!(words, ["memberID:7", "alarm:CORRUPT"]);
         alarm(client, AlarmAction::Deactivate, CORRUPT, 7).await;
         client.put(put_request("a", "2")).await.expect("a put");
+    });
+}
+
+#[test]
+fn calls_that_take_long_are_told_in_the_log_without_their_values() {
+    run(async {
+        let session = Session::start(&["--warning-unary-request-duration=1ns"]);
+        session.client.put(put_request("slow", "confidential")).await.expect("a put");
+        let line = "\"response type\":\"/etcdserverpb.KV/Put\"";
+        assert!(session.server.wait_for_log(line, CALL_TIMEOUT), "{}", session.server.log());
+        let log = session.server.log();
+        let line = log.lines().find(|found| found.contains(line)).expect("it was just found");
+        assert!(line.contains("request stats") && line.contains("value_size:12"), "{line}");
+        assert!(!log.contains("confidential"), "{log}");
+    });
+}
+
+#[test]
+fn metrics_count_what_clients_do() {
+    if !Program::varve().is_varve() {
+        return;
+    }
+    run(async {
+        let session = Session::start(&[]);
+        let client = &session.client;
+        for (key, value) in [("a", "1"), ("a", "2"), ("b", "3")] {
+            client.put(put_request(key, value)).await.expect("a put");
+        }
+        delete(client, "b").await;
+        get(client, "a").await.expect("it is there");
+        let metric = |name: &str| session.server.metric(name);
+        for (name, value) in [
+            ("etcd_mvcc_put_total", 3.0),
+            ("etcd_mvcc_delete_total", 1.0),
+            ("etcd_mvcc_range_total", 1.0),
+            ("etcd_debugging_mvcc_keys_total", 1.0),
+            ("etcd_cluster_version{cluster_version=\"3.7\"}", 1.0),
+            ("etcd_server_version{server_version=\"3.7.1\"}", 1.0),
+            ("etcd_server_is_learner", 0.0),
+            ("etcd_debugging_mvcc_watcher_total", 0.0),
+        ] {
+            assert_eq!(metric(name), Some(value), "{name}");
+        }
     });
 }
 
