@@ -185,10 +185,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         initial_advertise_peer_urls: values.urls("initial-advertise-peer-urls")?,
         advertise_client_urls: values.urls("advertise-client-urls")?,
         initial_cluster: values.text("initial-cluster"),
-        initial_cluster_state: match values.text("initial-cluster-state").as_str() {
-            "existing" => ClusterState::Existing,
-            _ => ClusterState::New,
-        },
+        initial_cluster_state: initial_cluster_state(values),
         initial_cluster_token: values.text("initial-cluster-token"),
         force_new_cluster: values.flag("force-new-cluster"),
         quota_bytes: match values.signed("quota-backend-bytes")? {
@@ -230,6 +227,13 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         shown: String::new(),
         notes: Vec::new(),
     })
+}
+
+fn initial_cluster_state(values: &Values<'_>) -> ClusterState {
+    match values.text("initial-cluster-state").as_str() {
+        "existing" => ClusterState::Existing,
+        _ => ClusterState::New,
+    }
 }
 
 fn request_bytes_max(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<usize, ConfigError> {
