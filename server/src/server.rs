@@ -36,7 +36,7 @@ use varve_api::etcdserverpb::RangeRequest;
 use varve_api::health::health_check_response::ServingStatus;
 use varve_disk::Disk;
 use varve_disk::os::OsDisk;
-use varve_store::{CommandKind, MemberPublish};
+use varve_store::{CommandKind, MemberPublish, View};
 
 use crate::apply::{ApplyThread, ToWorker};
 use crate::auth::Authenticator;

@@ -417,6 +417,7 @@ fn setup(plan: &Plan, id: u64) -> Setup {
         force_new_cluster: false,
         snapshot_count: plan.snapshot_count,
         warning_apply_duration: Duration::MAX,
+        warning_unary_request_duration: Duration::MAX,
         snapshot_catchup_entries: plan.catch_up_entries,
         auth: auth_options(),
         requests: RequestLimits {
