@@ -25,8 +25,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use varve_api::error::Status;
 use varve_api::mvccpb::Event;
 use varve_lsm::Brake;
-use varve_raftnode::{Applied, Committed, Index};
-use varve_store::{AlarmChange, LeaseChange, LeaseId, Member, Reply, RequestId, Store};
+use varve_raftnode::{Applied, Committed, Index, MemberChange};
+use varve_store::{AlarmChange, LeaseChange, LeaseId, Member, Reply, RequestId, Store, VoteChange};
 
 use crate::auth::Authenticator;
 use crate::background::Background;
@@ -347,8 +347,8 @@ impl ApplyThread {
         let applied = match entry.change {
             None => self.store.apply(index, term, payload)?,
             Some(change) => {
-                let applied = self.store.apply_change(index, term, payload)?;
-                let is_accepted = applied.members.is_some();
+                let applied = self.store.apply_change(index, term, payload, vote_change(change))?;
+                let is_accepted = applied.is_vote_changed;
                 tracing::info!(?change, index, is_accepted, "applied a membership change");
                 // The Raft thread never waits for this one.
                 let _ = self.raft.send(RaftInput::Changed { index: entry.index, is_accepted });
@@ -454,6 +454,15 @@ impl ApplyThread {
             ..applied.clone()
         }));
         Ok(())
+    }
+}
+
+/// A change of who votes in the state machine's words.
+fn vote_change(change: MemberChange) -> VoteChange {
+    match change {
+        MemberChange::AddVoter(id) => VoteChange::AddVoter(id.0),
+        MemberChange::AddLearner(id) => VoteChange::AddLearner(id.0),
+        MemberChange::Remove(id) => VoteChange::Remove(id.0),
     }
 }
 

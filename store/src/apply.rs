@@ -31,7 +31,7 @@ use crate::kv::{self, WriteTxn};
 use crate::lease::{self, LeaseChange, LeaseId};
 use crate::mark::Mark;
 use crate::member::{self, Founding, Member};
-use crate::member_change;
+use crate::member_change::{self, VoteChange};
 use crate::state::State;
 use crate::view::View;
 use crate::{compact, quota, txn, validate, version};
@@ -64,6 +64,8 @@ pub struct Applied {
     pub compacted: Option<i64>,
     /// The members, if the entry has changed any of them.
     pub members: Option<Vec<Member>>,
+    /// Who votes or learns is not the same as before; only after [`Store::apply_change`].
+    pub is_vote_changed: bool,
 }
 
 /// The answer to a command. Headers carry the revision only: the server adds ids and term.
@@ -120,16 +122,26 @@ impl Store {
     /// Any error is fatal: the process stops, see [`crate::Error`]. What a client did wrong is in
     /// the replies.
     pub fn apply(&mut self, index: u64, term: u64, payload: &Bytes) -> Result<Applied> {
-        self.apply_entry(index, term, payload, false)
+        self.apply_entry(index, term, payload, None)
     }
 
-    /// As [`Store::apply`], for an entry that changes Raft's configuration. Whether the change is
-    /// accepted, [`Applied::members`] says; Raft must follow.
+    /// As [`Store::apply`], for an entry that tells Raft to change who votes. A command that means
+    /// anything else is refused. Whether the change is accepted, [`Applied::is_vote_changed`]
+    /// says; Raft must follow.
     ///
     /// # Errors
     /// As [`Store::apply`].
-    pub fn apply_change(&mut self, index: u64, term: u64, payload: &Bytes) -> Result<Applied> {
-        self.apply_entry(index, term, payload, true)
+    pub fn apply_change(
+        &mut self,
+        index: u64,
+        term: u64,
+        payload: &Bytes,
+        voted: VoteChange,
+    ) -> Result<Applied> {
+        let before = self.state.configuration.clone();
+        let mut applied = self.apply_entry(index, term, payload, Some(voted))?;
+        applied.is_vote_changed = self.state.configuration != before;
+        Ok(applied)
     }
 
     fn apply_entry(
@@ -137,7 +149,7 @@ impl Store {
         index: u64,
         term: u64,
         payload: &Bytes,
-        is_raft_change: bool,
+        voted: Option<VoteChange>,
     ) -> Result<Applied> {
         let commands = match payload.is_empty() {
             true => Vec::new(),
@@ -149,7 +161,7 @@ impl Store {
         applied.events.reserve(commands.len());
         for command in commands {
             let id = command.id;
-            let reply = match self.execute(command, is_raft_change, &mut applied) {
+            let reply = match self.execute(command, voted, &mut applied) {
                 Ok(reply) => Ok(reply),
                 Err(Failure::Refused(status)) => Err(status),
                 Err(Failure::Fatal(error)) => return Err(error),
@@ -207,7 +219,7 @@ impl Store {
     fn execute(
         &mut self,
         command: Command,
-        is_raft_change: bool,
+        voted: Option<VoteChange>,
         applied: &mut Applied,
     ) -> Outcome<Reply> {
         let (state, body) = (&mut self.state, command.body);
@@ -261,7 +273,7 @@ impl Store {
             }
             CommandKind::Auth => Reply::Auth(auth::apply(state, author, &body, &mut applied.auth)?),
             CommandKind::MemberChange => {
-                let members = member_change::apply(state, &body, is_raft_change)?;
+                let members = member_change::apply(state, &body, voted)?;
                 applied.members = Some(members.clone());
                 Reply::Members(members)
             }

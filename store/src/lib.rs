@@ -85,7 +85,7 @@ pub use import::{Import, ImportOutcome, Imported};
 pub use lease::{LeaseChange, LeaseId, LeaseInfo};
 pub use mark::{Configuration, Mark};
 pub use member::{Founding, Member, MemberPublish};
-pub use member_change::MemberChange;
+pub use member_change::{MemberChange, VoteChange};
 pub use stream::RangeStream;
 pub use txn::{LEVELS_MAX as TXN_LEVELS_MAX, TxnDecodeError, decode as decode_txn};
 pub use version::{Downgrade, Release};

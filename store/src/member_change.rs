@@ -50,6 +50,17 @@ pub enum MemberChange {
     },
 }
 
+/// What an entry of the log says to Raft about one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteChange {
+    /// It has a vote.
+    AddVoter(u64),
+    /// It receives the log and has no vote.
+    AddLearner(u64),
+    /// It is no member any more.
+    Remove(u64),
+}
+
 const VERSION: u8 = 1;
 const ADD: u8 = 1;
 const REMOVE: u8 = 2;
@@ -57,9 +68,15 @@ const PROMOTE: u8 = 3;
 const UPDATE: u8 = 4;
 
 impl MemberChange {
-    /// Whether it changes who votes or learns: then it travels as a change of Raft's own.
-    pub fn is_of_raft(&self) -> bool {
-        !matches!(self, Self::Update { .. })
+    /// What it means for who votes: a change with such a meaning travels as one of Raft's own, and
+    /// Raft must be told the same.
+    pub fn vote_change(&self) -> Option<VoteChange> {
+        match self {
+            Self::Add { id, is_learner: true, .. } => Some(VoteChange::AddLearner(*id)),
+            Self::Add { id, .. } | Self::Promote { id } => Some(VoteChange::AddVoter(*id)),
+            Self::Remove { id } => Some(VoteChange::Remove(*id)),
+            Self::Update { .. } => None,
+        }
     }
 
     /// The body of the command.
@@ -127,14 +144,18 @@ fn decode(body: &[u8]) -> std::result::Result<MemberChange, Malformed> {
     Ok(change)
 }
 
-/// Applies a [`MemberChange`]. `is_raft_change` says whether the entry is one of Raft's own: those
-/// changes, and only those, may change who votes.
-pub(crate) fn apply(state: &mut State, body: &[u8], is_raft_change: bool) -> Outcome<Vec<Member>> {
+/// Applies a [`MemberChange`]. `voted` is what the entry says to Raft: who votes is changed by such
+/// entries only, and only in the way that Raft is told, or the two would be apart for ever.
+pub(crate) fn apply(
+    state: &mut State,
+    body: &[u8],
+    voted: Option<VoteChange>,
+) -> Outcome<Vec<Member>> {
     // The same bytes fail on every member: a reply, not an end.
     let invalid = |text: String| Status::new(Code::InvalidArgument, text);
     let change = MemberChange::decode(body).map_err(|error| invalid(error.to_string()))?;
-    if change.is_of_raft() != is_raft_change {
-        return Err(invalid(format!("{change:?} in an entry of another kind")).into());
+    if change.vote_change() != voted {
+        return Err(invalid(format!("{change:?} in an entry that tells Raft {voted:?}")).into());
     }
     match change {
         MemberChange::Add { id, peer_urls, is_learner, learners_max } => {

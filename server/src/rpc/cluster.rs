@@ -7,7 +7,8 @@
 //! Invariants: a change that may have been proposed is never proposed again by itself; who answers
 //! a client has applied the change.
 
-use bytes::Bytes;
+mod judge;
+
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 use varve_api::etcdserverpb::{
@@ -17,8 +18,9 @@ use varve_api::etcdserverpb::{
 };
 use varve_api::{Code, Status, error, method};
 use varve_raftnode::{MemberChange as RaftChange, NodeId, Progress, ProposeError};
-use varve_store::{Command, CommandKind, MemberChange, RequestId};
+use varve_store::{Command, CommandKind, MemberChange, RequestId, VoteChange};
 
+use self::judge::{Standing, judge};
 use crate::config::identity;
 use crate::config::url::Url;
 use crate::grpc::Router;
@@ -26,9 +28,6 @@ use crate::limits;
 use crate::peer::call::{Call, CallAnswer};
 use crate::raft::RaftInput;
 use crate::services::{Answer, Services};
-
-/// A learner is promoted when it has nine tenths of the leader's log, as in etcd.
-const READY_TENTHS: u64 = 9;
 
 /// Registers the service.
 pub fn register(router: &mut Router, services: &Services) {
@@ -213,34 +212,38 @@ async fn change_here(
     deadline: Instant,
 ) -> Result<u64, Status> {
     let progress = progress(services).await?;
-    judge(services, change, &progress)?;
-    let raft_change = match change {
-        MemberChange::Add { id, is_learner: true, .. } => RaftChange::AddLearner(NodeId(*id)),
-        MemberChange::Add { id, .. } | MemberChange::Promote { id } => {
-            RaftChange::AddVoter(NodeId(*id))
-        }
-        MemberChange::Remove { id } => {
-            if *id == services.cluster.member_id && hand_over(services, &progress).await {
-                return Err(error::NOT_LEADER.into());
-            }
-            RaftChange::Remove(NodeId(*id))
-        }
-        MemberChange::Update { .. } => {
-            services.propose(CommandKind::MemberChange, change.encode()).await?;
-            return Ok(services.cluster.applied());
-        }
+    let standing = Standing {
+        own: services.cluster.member_id,
+        is_strict: services.limits.strict_reconfig_check,
+        members: &services.view.members()?,
+        progress: &progress,
+        connected_for: &|member| services.peers.connected_since(member).map(|at| at.elapsed()),
     };
-    propose(services, raft_change, change.encode(), deadline).await?;
+    judge(change, &standing)?;
+    let is_own_end = *change == MemberChange::Remove { id: services.cluster.member_id };
+    if is_own_end && hand_over(services, &progress).await {
+        return Err(error::NOT_LEADER.into());
+    }
+    match change.vote_change() {
+        Some(voted) => propose(services, voted, change, deadline).await?,
+        None => _ = services.propose(CommandKind::MemberChange, change.encode()).await?,
+    }
     Ok(services.cluster.applied())
 }
 
 /// Proposes a change of Raft's; waits for its turn and for its reply.
 async fn propose(
     services: &Services,
-    change: RaftChange,
-    body: Bytes,
+    voted: VoteChange,
+    change: &MemberChange,
     deadline: Instant,
 ) -> Result<(), Status> {
+    let body = change.encode();
+    let change = match voted {
+        VoteChange::AddVoter(id) => RaftChange::AddVoter(NodeId(id)),
+        VoteChange::AddLearner(id) => RaftChange::AddLearner(NodeId(id)),
+        VoteChange::Remove(id) => RaftChange::Remove(NodeId(id)),
+    };
     let mut ticket = services.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
     loop {
         let kind = CommandKind::MemberChange;
@@ -278,82 +281,6 @@ async fn progress(services: &Services) -> Result<Vec<Progress>, Status> {
     progress.ok_or_else(|| error::NOT_LEADER.into())
 }
 
-/// Etcd's checks that only a leader can make: that the change leaves a quorum of members that
-/// started and are connected, and that a learner has caught up.
-fn judge(services: &Services, change: &MemberChange, progress: &[Progress]) -> Result<(), Status> {
-    let is_strict = services.limits.strict_reconfig_check;
-    let members = services.view.members()?;
-    // A change of nobody is not worth an entry.
-    if let MemberChange::Remove { id } | MemberChange::Promote { id } = change
-        && !members.iter().any(|member| member.id == *id)
-    {
-        return Err(error::MEMBER_NOT_FOUND.into());
-    }
-    let voters = || members.iter().filter(|member| !member.is_learner);
-    let has_started = |member: &&varve_store::Member| !member.name.is_empty();
-    let quorum = |count: usize| count / 2 + 1;
-    match change {
-        MemberChange::Add { is_learner, .. } if is_strict => {
-            let (count, started) = (voters().count(), voters().filter(has_started).count());
-            // Of a sole member, so that a lost cluster can be built up again from it.
-            let is_sole = count == 1;
-            let is_harmless = *is_learner || is_sole && started == 1;
-            if !is_harmless && started < quorum(count + 1) {
-                return Err(error::MEMBER_NOT_ENOUGH_STARTED.into());
-            }
-            if !is_sole && connected(services, voters()) < quorum(count + 1) {
-                return Err(error::UNHEALTHY.into());
-            }
-        }
-        MemberChange::Remove { id } if is_strict => {
-            if members.iter().any(|member| member.id == *id && member.is_learner) {
-                return Ok(());
-            }
-            let rest = || voters().filter(|member| member.id != *id);
-            if rest().filter(has_started).count() < quorum(rest().count()) {
-                return Err(error::MEMBER_NOT_ENOUGH_STARTED.into());
-            }
-            // One that is down takes nothing away from the quorum.
-            let is_own = *id == services.cluster.member_id;
-            if !is_own && services.peers.connected_since(*id).is_none() {
-                return Ok(());
-            }
-            let others = voters().count().saturating_sub(1);
-            if connected(services, voters()).saturating_sub(1) < 1 + others / 2 {
-                return Err(error::UNHEALTHY.into());
-            }
-        }
-        MemberChange::Promote { id } => {
-            let matched =
-                |id: u64| progress.iter().find(|one| one.id.0 == id).map(|one| one.matched.0);
-            let theirs = matched(*id).ok_or(error::MEMBER_NOT_FOUND)?;
-            let own = matched(services.cluster.member_id).unwrap_or(0);
-            if theirs * 10 < own * READY_TENTHS {
-                return Err(error::LEARNER_NOT_READY.into());
-            }
-            let (count, started) = (voters().count() + 1, voters().filter(has_started).count() + 1);
-            if is_strict && started < quorum(count) {
-                return Err(error::MEMBER_NOT_ENOUGH_STARTED.into());
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// How many of these this member has been connected to for a while, itself included.
-fn connected<'a>(
-    services: &Services,
-    members: impl Iterator<Item = &'a varve_store::Member>,
-) -> usize {
-    let is_connected = |member: &&varve_store::Member| {
-        let since = services.peers.connected_since(member.id);
-        member.id == services.cluster.member_id
-            || since.is_some_and(|since| since.elapsed() > limits::PEER_HEALTHY_AFTER)
-    };
-    members.filter(is_connected).count()
-}
-
 /// A leader that is to be removed lets another lead first, so that nobody waits for an election.
 /// Whether another does.
 async fn hand_over(services: &Services, progress: &[Progress]) -> bool {
@@ -383,18 +310,16 @@ pub async fn make_sole(services: &Services) {
         let members = services.view.members().unwrap_or_default();
         let is_learner = members.iter().any(|member| member.id == own && member.is_learner);
         let other = members.iter().find(|member| member.id != own);
-        let (raft_change, change) = match other {
-            _ if is_learner => {
-                (RaftChange::AddVoter(NodeId(own)), MemberChange::Promote { id: own })
-            }
+        let (voted, change) = match other {
+            _ if is_learner => (VoteChange::AddVoter(own), MemberChange::Promote { id: own }),
             Some(other) => {
                 let id = other.id;
-                (RaftChange::Remove(NodeId(id)), MemberChange::Remove { id })
+                (VoteChange::Remove(id), MemberChange::Remove { id })
             }
             None => return,
         };
         let deadline = Instant::now() + services.limits.request_timeout;
-        match propose(services, raft_change, change.encode(), deadline).await {
+        match propose(services, voted, &change, deadline).await {
             Ok(()) => tracing::info!(?change, "changed the members of the forced cluster"),
             // Not the leader yet, most likely.
             Err(_) => sleep(limits::READ_RETRY_PAUSE).await,

@@ -12,8 +12,8 @@ use varve_disk::sim::SimDisk;
 use varve_lsm::db::Work;
 use varve_lsm::{Db, Options, Writer};
 use varve_store::{
-    Applied, Command, CommandKind, Founding, Mark, Member, MemberChange, Store, View, check,
-    decode_batch, encode_batch,
+    Applied, Command, CommandKind, Founding, Mark, Member, MemberChange, Store, View, VoteChange,
+    check, decode_batch, encode_batch,
 };
 
 const DIRECTORY: &str = "/varve/engine";
@@ -117,22 +117,22 @@ impl Machine {
             self.work();
         }
         let index = self.store.applied().index + 1;
-        let applied = match is_raft_change(payload) {
-            true => self.store.apply_change(index, TERM, payload).unwrap(),
-            false => self.store.apply(index, TERM, payload).unwrap(),
+        let applied = match vote_change(payload) {
+            Some(voted) => self.store.apply_change(index, TERM, payload, voted).unwrap(),
+            None => self.store.apply(index, TERM, payload).unwrap(),
         };
         assert_eq!(self.store.applied(), Mark { index, term: TERM });
         applied
     }
 }
 
-/// Whether the server would have proposed this entry as a change of Raft's configuration.
-fn is_raft_change(payload: &Bytes) -> bool {
+/// What the server would have told Raft with this entry.
+fn vote_change(payload: &Bytes) -> Option<VoteChange> {
     match decode_batch(payload).as_deref() {
         Ok([command]) if command.kind == CommandKind::MemberChange => {
-            MemberChange::decode(&command.body).is_ok_and(|change| change.is_of_raft())
+            MemberChange::decode(&command.body).ok()?.vote_change()
         }
-        _ => false,
+        _ => None,
     }
 }
 

@@ -2,7 +2,8 @@
 
 use varve_lsm::Options;
 use varve_store::{
-    Command, CommandKind, Configuration, Member, MemberChange, Reply, RequestId, encode_batch,
+    Command, CommandKind, Configuration, Member, MemberChange, MemberPublish, Reply, RequestId,
+    VoteChange, encode_batch,
 };
 
 use crate::machine::Machine;
@@ -114,6 +115,38 @@ fn an_update_moves_a_member() {
     assert_eq!(members[1].peer_urls, ["http://elsewhere:1"]);
     machine.restart();
     assert_eq!(machine.store.members(), members);
+}
+
+#[test]
+fn who_votes_is_changed_as_raft_is_told_or_not_at_all() {
+    // A leader with a bug could write entries in which Raft's part and the command differ. Raft
+    // would follow to where the rows are not, and in the end to a group without voters.
+    let mut machine = Machine::new(7, Options::default());
+    let before = machine.store.members();
+    let publish = MemberPublish { member_id: 1, name: "new".into(), client_urls: Vec::new() };
+    let publish = Command {
+        id: RequestId(2),
+        kind: CommandKind::MemberPublish,
+        author: None,
+        body: publish.encode(),
+    };
+    for (voted, wanted) in [
+        (VoteChange::Remove(1), command(&MemberChange::Remove { id: 2 })),
+        (VoteChange::AddVoter(3), command(&add(3, "http://three:2380", true))),
+        (VoteChange::AddLearner(4), command(&add(3, "http://three:2380", true))),
+        (VoteChange::Remove(2), publish),
+    ] {
+        let index = machine.store.applied().index + 1;
+        let payload = encode_batch(&[wanted]);
+        let applied = machine.store.apply_change(index, 1, &payload, voted).unwrap();
+        assert!(!applied.is_vote_changed, "{voted:?}: {applied:?}");
+        let ids = |members: &[Member]| members.iter().map(|member| member.id).collect::<Vec<_>>();
+        assert_eq!(ids(&machine.store.members()), ids(&before), "{voted:?}");
+    }
+    let payload = encode_batch(&[command(&MemberChange::Remove { id: 2 })]);
+    let index = machine.store.applied().index + 1;
+    let voted = VoteChange::Remove(2);
+    assert!(machine.store.apply_change(index, 1, &payload, voted).unwrap().is_vote_changed);
 }
 
 #[test]

@@ -1,7 +1,12 @@
-//! Members among each other: three with certificates, one with a wrong one, and made-up ones.
+//! Members among each other: three with certificates, one with a wrong one, made-up ones, and one
+//! that joins.
 
 use std::time::Duration;
 
+use varve_api::etcdserverpb::{
+    MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
+};
+use varve_api::method;
 use varve_tests::certificates::{Authority, SERVER, Wanted, put};
 use varve_tests::grpc_client::Client;
 use varve_tests::process::{Options, Program, Server};
@@ -135,6 +140,59 @@ fn addresses_are_not_checked_if_a_flag_says_so() {
     let servers = spawn(|_| flags(false));
     let why = "does not match any of DNSNames";
     assert!(servers[0].wait_for_log(why, Duration::from_secs(20)), "{}", servers[0].log());
+}
+
+#[test]
+fn a_member_joins_over_tls_and_one_without_a_certificate_does_not() {
+    let files = Files::new();
+    let member = |name: &str| Options { name: name.to_owned(), ..Options::single("tls-join") };
+    let url = |member: &Options| format!("https://127.0.0.1:{}", member.peer_port);
+    let flags = |member: &Options, own: Vec<String>| {
+        let url = url(member);
+        let mut all = strings(&["--listen-peer-urls", &url, "--initial-advertise-peer-urls", &url]);
+        all.extend(own);
+        all
+    };
+    let trusted = || peer_flags(&files, &files.cert, &files.key);
+    let mut first = member("first");
+    first.initial_cluster = format!("first={}", url(&first));
+    first.extra_flags = flags(&first, trusted());
+    let mut second = member("second");
+    second.initial_cluster = format!("{},second={}", first.initial_cluster, url(&second));
+    second.initial_cluster_state = "existing".into();
+
+    let first = Server::spawn(&Program::varve(), first);
+    first.wait_ready();
+    block_on(async {
+        let client = Client::new(&first.client_address(), CALL_TIMEOUT);
+        let request = MemberAddRequest { peer_urls: vec![url(&second)], is_learner: true };
+        let added: MemberAddResponse =
+            client.unary(&method::CLUSTER_MEMBER_ADD, request).await.expect("a learner is added");
+        assert_eq!(added.members.len(), 2);
+    });
+
+    let mut stranger = second.clone();
+    stranger.extra_flags = flags(&stranger, strings(&["--peer-auto-tls"]));
+    let mut stranger = Server::spawn(&Program::varve(), stranger);
+    let ended = stranger.wait_exit(Duration::from_secs(60)).expect("it learns nothing and ends");
+    assert!(!ended.success(), "{ended}");
+    assert!(
+        stranger.log().contains("cannot fetch cluster info from peer urls"),
+        "{}",
+        stranger.log()
+    );
+
+    second.extra_flags = flags(&second, trusted());
+    let second = Server::spawn(&Program::varve(), second);
+    second.wait_ready();
+    block_on(async {
+        let client = Client::new(&first.client_address(), CALL_TIMEOUT);
+        put_key(&client, "a", "joined").await.expect("a quorum");
+        let request = MemberListRequest { linearizable: true };
+        let list: MemberListResponse =
+            client.unary(&method::CLUSTER_MEMBER_LIST, request).await.expect("the members");
+        assert!(list.members.iter().any(|one| one.name == "second" && one.is_learner));
+    });
 }
 
 #[test]
