@@ -85,6 +85,7 @@ impl Member {
             message_bytes_max: 4 << 10,
             inflight_messages_max: 4,
             uncommitted_bytes_max: 16 << 10,
+            catch_up_bytes_max: 16 << 10,
             ignores_changes_found: false,
         };
         let founded = Applied {

@@ -9,7 +9,7 @@
 //! from storage before they are durable. One cycle at a time is simpler, and what arrives
 //! meanwhile is the next, larger batch.
 
-use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message as RaftMessage, MessageType};
 use raft::{Ready, StateRole};
 
 use crate::change::change_of;
@@ -26,6 +26,8 @@ pub(crate) struct Cycle {
     ready: Ready,
     /// Messages that promise something not durable yet.
     held: Vec<RaftMessage>,
+    /// Entries that must not be applied before it is durable that they are committed.
+    held_entries: Vec<Entry>,
     must_write: bool,
     /// A snapshot that the state machine must install first.
     pub(crate) install: Option<Applied>,
@@ -63,6 +65,7 @@ impl Node {
         if self.cycle.is_some() {
             return output;
         }
+        self.raw.mut_store().begin_cycle();
         self.ask_reads();
         output.reads_failed = self.reads.take_failed();
         if !self.raw.has_ready() {
@@ -72,14 +75,19 @@ impl Node {
         for state in ready.take_read_states() {
             output.reads.extend(self.reads.answered(&state.request_ctx, Index(state.index)));
         }
-        output.committed = self.hand_out(ready.take_committed_entries());
+        let mut held_entries = ready.take_committed_entries();
+        if !self.must_find_again(&held_entries) {
+            output.committed = self.hand_out(std::mem::take(&mut held_entries));
+        }
         let install = (!ready.snapshot().is_empty()).then(|| mark_of(ready.snapshot()));
         if let Some(mark) = &install {
-            assert!(output.committed.is_empty(), "entries before a snapshot: {mark:?}");
+            let has_entries = !output.committed.is_empty() || !held_entries.is_empty();
+            assert!(!has_entries, "entries before a snapshot: {mark:?}");
             self.handed_out = mark.index.0;
         }
         let owes = self.raw.store().owes(&self.raw.raft.hard_state());
-        let must_write = owes || !ready.entries().is_empty() || install.is_some();
+        let must_write =
+            owes || !ready.entries().is_empty() || !held_entries.is_empty() || install.is_some();
         let mut held = ready.take_persisted_messages();
         let mut early = ready.take_messages();
         // The crate holds nothing back at a leader. But a sole voter leads without having asked
@@ -92,7 +100,8 @@ impl Node {
         }
         output.messages = frame(early);
         output.install = install.clone();
-        self.cycle = Some(Cycle { ready, held, must_write, install, is_installed: false });
+        let is_installed = false;
+        self.cycle = Some(Cycle { ready, held, held_entries, must_write, install, is_installed });
         output
     }
 
@@ -122,7 +131,13 @@ impl Node {
         if let Some(error) = self.raw.mut_store().take_failure() {
             return Err(error);
         }
-        output.committed = self.hand_out(light.take_committed_entries());
+        let mut committed = cycle.held_entries;
+        committed.extend(light.take_committed_entries());
+        if self.must_find_again(&committed) {
+            let state = self.raw.raft.hard_state();
+            self.raw.mut_store().write(None, &[], &state)?;
+        }
+        output.committed = self.hand_out(committed);
         let mut messages = cycle.held;
         messages.extend(light.take_messages());
         output.messages = frame(messages);
@@ -159,6 +174,15 @@ impl Node {
             self.raw.read_index(context.to_vec());
         }
         self.settle();
+    }
+
+    /// Whether these entries change who votes, and a crash would forget that they are committed.
+    /// The member that finds the change again would ask for votes of before: of somebody who was
+    /// removed, and perhaps is gone for good because of it.
+    fn must_find_again(&self, committed: &[Entry]) -> bool {
+        let durable = self.raw.store().durable_commit();
+        let is_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
+        committed.iter().any(|entry| is_change(entry) && entry.index > durable)
     }
 
     fn hand_out(&mut self, entries: Vec<Entry>) -> Vec<Committed> {

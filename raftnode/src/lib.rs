@@ -36,7 +36,8 @@
 //! - A vote, a new term and an acknowledged entry are in the log's frame before the message that
 //!   promises them leaves. A leader's appends promise nothing; its own copy is counted only after
 //!   its sync. A commit index is not synced for its own sake: it goes along with the next frame,
-//!   and what is lost of it is found again.
+//!   and what is lost of it is found again. But a change of the membership is handed out only when
+//!   it is durable that it is committed: whoever was removed may be gone before a restart.
 //! - The state machine follows behind and says how far it is durable ([`Node::flushed`]). The log
 //!   is cut only up to there. After a crash the entries from there on come out again, once.
 //! - A snapshot changes the state machine first, then the log (`snapshot.rs`).
@@ -131,6 +132,8 @@ pub struct Config {
     pub message_bytes_max: u64,
     /// Append messages under way to one follower.
     pub inflight_messages_max: usize,
+    /// Entry bytes read back from the log for followers in one cycle; one message may be larger.
+    pub catch_up_bytes_max: u64,
     /// Bytes proposed and not yet committed; beyond it proposals are refused.
     pub uncommitted_bytes_max: u64,
     /// Changes of the membership that the log has when it is opened have no effect here: a

@@ -66,7 +66,7 @@ impl Node {
         check_members(&applied)?;
         let raft_config = raft_config(&config, &applied);
         raft_config.validate().map_err(invalid)?;
-        let storage = LogStorage::open(wal, &applied)?;
+        let storage = LogStorage::open(wal, &applied, config.catch_up_bytes_max)?;
         let ignored_to = if config.ignores_changes_found { storage.last() } else { 0 };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&raft_config, storage, &logger).map_err(invalid)?;

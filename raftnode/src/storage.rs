@@ -1,5 +1,8 @@
 //! The log as the `raft` crate sees it: `raft::Storage` over the [`Wal`].
 //!
+//! What followers are sent is read back from the log, a bounded number of bytes in a cycle: a
+//! follower that was away for long is caught up with piece by piece, whatever it lacks.
+//!
 //! Entries that are not durable yet never get here; the crate keeps them itself until
 //! [`LogStorage::write`] has put them into one frame. Terms are answered from memory.
 //!
@@ -7,7 +10,7 @@
 //! crate is told that there is nothing to read, and the node fails at its next
 //! [`crate::Node::persist`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -35,12 +38,15 @@ pub(crate) struct LogStorage {
     members: ConfState,
     /// The newest state of the state machine that can be sent as a snapshot.
     mark: Applied,
+    /// Entry bytes that may be read for followers in one cycle, and what is left of them.
+    catch_up_bytes_max: u64,
+    catch_up_bytes_left: Cell<u64>,
     failure: RefCell<Option<Error>>,
 }
 
 impl LogStorage {
     /// Makes sense of a recovered log and what its state machine has applied.
-    pub(crate) fn open(mut wal: Wal, applied: &Applied) -> Result<Self> {
+    pub(crate) fn open(mut wal: Wal, applied: &Applied, catch_up_bytes_max: u64) -> Result<Self> {
         let state = match wal.state() {
             Some(bytes) => decode_state(bytes.clone())?,
             None => HardState::default(),
@@ -73,7 +79,16 @@ impl LogStorage {
         }
         let members = snapshot_of(applied).take_metadata().take_conf_state();
         let mark = applied.clone();
-        Ok(Self { wal, terms, durable, members, mark, failure: RefCell::new(None) })
+        Ok(Self {
+            wal,
+            terms,
+            durable,
+            members,
+            mark,
+            catch_up_bytes_max,
+            catch_up_bytes_left: Cell::new(catch_up_bytes_max),
+            failure: RefCell::new(None),
+        })
     }
 
     /// Writes what a cycle must make durable, as one frame with one sync: first forgets the log
@@ -114,6 +129,16 @@ impl LogStorage {
     /// it is found again, and goes along with the next frame.
     pub(crate) fn owes(&self, state: &HardState) -> bool {
         state.term != self.durable.term || state.vote != self.durable.vote
+    }
+
+    /// Up to here it is durable that entries are committed.
+    pub(crate) fn durable_commit(&self) -> u64 {
+        self.durable.commit
+    }
+
+    /// A cycle begins: followers may read again.
+    pub(crate) fn begin_cycle(&mut self) {
+        self.catch_up_bytes_left.set(self.catch_up_bytes_max);
     }
 
     /// The state machine is durable up to `mark`; forgets entries up to `cut`.
@@ -171,11 +196,21 @@ impl Storage for LogStorage {
             return Err(StorageError::Compacted.into());
         }
         assert!(high <= self.terms.last() + 1, "{low}..{high} asked of ..={}", self.terms.last());
-        if self.has_failed() {
+        // For a follower, who gets the rest when it has acknowledged this much, or at the next
+        // heartbeat.
+        let left = self.catch_up_bytes_left.get();
+        let is_late = context.can_async() && left == 0;
+        if self.has_failed() || is_late {
             return nothing_to_read(&context);
         }
         match self.read(low, high, max_size.into().unwrap_or(u64::MAX)) {
-            Ok(entries) => Ok(entries),
+            Ok(entries) => {
+                if context.can_async() {
+                    let bytes: usize = entries.iter().map(entry_bytes).sum();
+                    self.catch_up_bytes_left.set(left.saturating_sub(bytes as u64));
+                }
+                Ok(entries)
+            }
             Err(error) => {
                 *self.failure.borrow_mut() = Some(error);
                 nothing_to_read(&context)
@@ -216,6 +251,10 @@ fn nothing_to_read(context: &GetEntriesContext) -> raft::Result<Vec<Entry>> {
         return Err(StorageError::LogTemporarilyUnavailable.into());
     }
     Ok(Vec::new())
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    entry.data.len() + entry.context.len()
 }
 
 fn read_entry(index: u64, bytes: Bytes) -> Result<Entry> {

@@ -185,6 +185,7 @@ fn open(disk: &SimDisk, seed: u64, voters: u64) -> Node {
         message_bytes_max: 4 << 10,
         inflight_messages_max: 4,
         uncommitted_bytes_max: 16 << 10,
+        catch_up_bytes_max: 16 << 10,
         ignores_changes_found: false,
     };
     let founders = Applied {

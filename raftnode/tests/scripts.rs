@@ -16,6 +16,9 @@
 //! | `join 4` | starts a node that has nothing |
 //! | `confirms by hand`, `changed 1` | when a change takes effect on a node |
 //! | `propose 1 text`, `read 1 7`, `transfer 1 2` | requests |
+//! | `fill 1 1000 3` | three proposals of 1000 bytes |
+//! | `unreachable 1 2` | 1 is told that 2 cannot be reached |
+//! | `wipe 1` | a crash after which nothing is left of 1's disk |
 //! | `partition 1 \| 2 3`, `heal` | the network |
 //! | `crash 1`, `restart 1`, `flush 1 [keep]` | the machine; `keep` entries stay in the log |
 //! | `installs by hand`, `install 1`, `confirm 1` | snapshots |
@@ -66,6 +69,16 @@ impl Script {
                     cluster.trace.push(format!("not proposed: {error:?}"));
                 }
             }
+            ["fill", node, bytes, count] => {
+                for _ in 0..id(count) {
+                    let payload = "x".repeat(id(bytes) as usize);
+                    if let Err(error) = cluster.propose(id(node), &payload) {
+                        cluster.trace.push(format!("not proposed: {error:?}"));
+                    }
+                }
+            }
+            ["unreachable", node, other] => cluster.node(id(node)).unreachable(NodeId(id(other))),
+            ["wipe", node] => cluster.wipe(id(node)),
             ["change", node, how, other] => {
                 let other = NodeId(id(other));
                 let change = match how {

@@ -157,8 +157,11 @@ pub const LEASE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 pub const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
 /// Entry bytes in one append message.
 pub const APPEND_BYTES_MAX: u64 = 1 << 20;
-/// Append messages under way to one follower.
-pub const APPENDS_IN_FLIGHT_MAX: usize = 256;
+/// Append messages under way to one follower. A network with a longer way gets fuller messages.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 64;
+/// Entry bytes read back from the log for followers in one cycle of the Raft thread: a leader goes
+/// on while others catch up.
+pub const CATCH_UP_READ_BYTES_MAX: u64 = 8 << 20;
 /// Expired leases whose revocation is proposed per round of half a second; etcd's rate.
 pub const LEASE_REVOKES_PER_ROUND: usize = 500;
 /// Leases that a new leader lets end in a second; etcd's: three quarters of the rate above.
@@ -222,9 +225,11 @@ pub const LOG_CACHE_BYTES_MAX: usize = 32 << 20;
 pub const PEER_FRAME_BYTES_MAX: usize = 64 << 20;
 /// Small messages that wait for one peer.
 pub const PEER_SMALL_QUEUE_MAX: usize = 4_096;
-/// Append messages that wait for one peer: at most one mebibyte each, and Raft keeps no more than
-/// `APPENDS_IN_FLIGHT_MAX` under way.
-pub const PEER_BULK_QUEUE_MAX: usize = APPENDS_IN_FLIGHT_MAX;
+/// Append messages that wait for one peer; Raft keeps no more under way to one that follows.
+pub const PEER_BULK_QUEUE_MAX: usize = 4 * APPENDS_IN_FLIGHT_MAX;
+/// And their bytes; a longer one waits alone. What has no room is dropped, and Raft then sends one
+/// at a time until the peer answers.
+pub const PEER_BULK_BYTES_MAX: usize = 64 << 20;
 /// Streams that peers may hold open here.
 pub const PEER_STREAMS_MAX: usize = 256;
 /// Frames are written together up to about this many bytes.

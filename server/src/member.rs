@@ -138,7 +138,11 @@ impl Member {
             cluster: Arc::clone(&shared.cluster),
             metrics: Arc::clone(&shared.metrics),
             tick: setup.tick,
-            ticks_advanced: ticks_advanced(setup),
+            ticks_advanced: ticks_advanced(
+                setup.election_tick_advance,
+                setup.pre_vote,
+                setup.election_ticks,
+            ),
             catch_up_entries: setup.snapshot_catchup_entries,
             clock,
         };
@@ -257,6 +261,7 @@ impl Recovered {
                 message_bytes_max: limits::APPEND_BYTES_MAX,
                 inflight_messages_max: limits::APPENDS_IN_FLIGHT_MAX,
                 uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
+                catch_up_bytes_max: limits::CATCH_UP_READ_BYTES_MAX,
                 ignores_changes_found: setup.force_new_cluster,
             },
             wal,
@@ -306,9 +311,8 @@ fn force_sole(applied: &mut Applied, identity: &Identity) -> Result<(), Error> {
 
 /// `--initial-election-tick-advance`: the first election comes sooner. Only where asking before
 /// campaigning makes sure that it disturbs no leader whose first heartbeat is on its way.
-fn ticks_advanced(setup: &Setup) -> usize {
-    let advances = setup.election_tick_advance && setup.pre_vote;
-    if advances { setup.election_ticks.saturating_sub(2) } else { 0 }
+fn ticks_advanced(is_wanted: bool, pre_vote: bool, election_ticks: usize) -> usize {
+    if is_wanted && pre_vote { election_ticks.saturating_sub(2) } else { 0 }
 }
 
 /// Says how the log makes writes durable, and why.
@@ -325,4 +329,17 @@ fn lessor(setup: &Setup, store: &Store, clock: Clock) -> Result<Lessor, Error> {
     let lessor = Lessor::new(setup.lease_checkpoint_interval, election_timeout).with_clock(clock);
     lessor.reset(&leases(store)?);
     Ok(lessor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_advanced_only_where_nobody_can_be_disturbed() {
+        assert_eq!(ticks_advanced(true, true, 10), 8, "as many as etcd");
+        assert_eq!(ticks_advanced(true, false, 10), 0, "who does not ask first waits");
+        assert_eq!(ticks_advanced(false, true, 10), 0);
+        assert_eq!(ticks_advanced(true, true, 1), 0);
+    }
 }

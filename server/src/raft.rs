@@ -404,7 +404,13 @@ impl RaftThread {
                         self.node.snapshot_sent(to, false);
                     }
                 }
-                MessageClass::Small | MessageClass::Bulk => self.peers.send(message),
+                MessageClass::Small => _ = self.peers.send(message),
+                MessageClass::Bulk => {
+                    let to = message.to;
+                    if !self.peers.send(message) {
+                        self.node.unreachable(to);
+                    }
+                }
             }
         }
         if !output.committed.is_empty() {

@@ -51,6 +51,9 @@ impl Machine {
             MemberChange::AddLearner(id) => learners.push(id),
             MemberChange::Remove(_) => {}
         }
+        // As in a mark that has travelled.
+        voters.sort_unstable();
+        learners.sort_unstable();
         true
     }
 
@@ -70,7 +73,15 @@ impl Machine {
 
     /// All commands, without the leaders' own empty ones.
     pub fn commands(&self) -> Vec<String> {
-        let texts = self.entries.iter().map(|entry| String::from_utf8_lossy(&entry.2).to_string());
+        let texts = self.entries.iter().map(|entry| text_of(&entry.2));
         texts.filter(|text| !text.is_empty()).collect()
     }
+}
+
+/// What a trace says of a payload.
+pub fn text_of(payload: &[u8]) -> String {
+    if payload.len() > 64 {
+        return format!("<{} bytes>", payload.len());
+    }
+    String::from_utf8_lossy(payload).into_owned()
 }

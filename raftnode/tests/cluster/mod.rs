@@ -63,6 +63,15 @@ pub struct Cluster {
     /// What was committed, by index.
     pub history: BTreeMap<u64, (u64, Bytes)>,
     pub leaders: BTreeMap<u64, u64>,
+    /// Everybody who was a member as of any entry.
+    pub ever_members: BTreeSet<u64>,
+    /// Changes by their first appearance: additions, promotions, removals, refused ones.
+    pub changes: [u64; 4],
+    /// Where a member's removal was committed.
+    removed_at: BTreeMap<u64, u64>,
+    /// The most append bytes that one output held.
+    pub output_bytes_max: usize,
+    highest_id: u64,
     /// Where a read may not point below.
     pub read_floors: BTreeMap<u64, u64>,
     pub answered: BTreeMap<u64, u64>,
@@ -91,6 +100,11 @@ impl Cluster {
             cut: BTreeSet::new(),
             history: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            ever_members: voters.iter().chain(learners).copied().collect(),
+            changes: [0; 4],
+            removed_at: BTreeMap::new(),
+            output_bytes_max: 0,
+            highest_id: 0,
             read_floors: BTreeMap::new(),
             answered: BTreeMap::new(),
             failed_reads: Vec::new(),
@@ -126,6 +140,7 @@ impl Cluster {
             seen: None,
         };
         self.members.insert(id, member);
+        self.highest_id = self.highest_id.max(id);
         self.restart(id).expect("a fresh node starts");
     }
 
@@ -135,6 +150,51 @@ impl Cluster {
 
     pub fn node(&mut self, id: u64) -> &mut Node {
         self.member(id).node.as_mut().expect("the node runs")
+    }
+
+    /// The highest id that anybody has had.
+    pub fn highest_id(&self) -> u64 {
+        self.highest_id
+    }
+
+    /// Whether it was a member as of any entry.
+    pub fn was_member(&self, id: u64) -> bool {
+        self.ever_members.contains(&id)
+    }
+
+    /// The members as of the newest entry that was applied anywhere.
+    pub fn configuration(&self) -> BTreeSet<u64> {
+        let (voters, learners) = self.newest_members();
+        voters.iter().chain(learners).map(|id| id.0).collect()
+    }
+
+    fn newest_members(&self) -> &(Vec<NodeId>, Vec<NodeId>) {
+        let machines = self.members.values().map(|member| &member.machine);
+        let newest = machines.max_by_key(|machine| machine.applied()).expect("a member");
+        &newest.members
+    }
+
+    /// Whether a voter that stays has applied the removal of this one: then it may be gone for
+    /// good, as it may be when whoever asked for its removal has the answer.
+    pub fn may_be_gone(&self, id: u64) -> bool {
+        let Some(removed_at) = self.removed_at.get(&id) else { return false };
+        let knows = |one: &NodeId| self.members[&one.0].machine.applied() >= *removed_at;
+        self.newest_members().0.iter().any(knows)
+    }
+
+    /// Empties a member's disk and state, so that it starts like a founder.
+    pub fn wipe(&mut self, id: u64) {
+        self.crash(id);
+        let (seed, start) = (self.seed, self.founders.clone());
+        let member = self.member(id);
+        member.disk = SimDisk::new(seed ^ id);
+        member.machine = Machine::new(start);
+    }
+
+    /// Switches a node off for good.
+    pub fn retire(&mut self, id: u64) {
+        self.crash(id);
+        self.members.remove(&id);
     }
 
     pub fn is_up(&self, id: u64) -> bool {
@@ -179,6 +239,7 @@ impl Cluster {
             message_bytes_max: 4 << 10,
             inflight_messages_max: 8,
             uncommitted_bytes_max: 16 << 10,
+            catch_up_bytes_max: 8 << 10,
             ignores_changes_found: false,
         };
         let node = Node::open(config, wal, member.machine.flushed.clone())
@@ -326,20 +387,38 @@ impl Cluster {
     }
 
     fn carry_out(&mut self, id: u64, output: Output) {
+        let bulk = output.messages.iter().filter(|one| one.class == MessageClass::Bulk);
+        let bytes = bulk.map(|message| message.bytes.len()).sum();
+        self.output_bytes_max = self.output_bytes_max.max(bytes);
         for message in output.messages {
             self.send(id, message);
         }
         for committed in output.committed {
             let index = committed.index.0;
             let entry = (committed.term.0, committed.payload.clone());
+            let is_new = !self.history.contains_key(&index);
             let known = self.history.entry(index).or_insert_with(|| entry.clone()).clone();
             assert_eq!(known, entry, "{id} applies another entry at {index}");
-            let text = String::from_utf8_lossy(&entry.1);
+            let text = machine::text_of(&entry.1);
             self.trace.push(format!("{id} applies {index}/{} {text}", entry.0));
             let machine = &mut self.member(id).machine;
             machine.apply(index, entry.0, entry.1);
             if let Some(change) = committed.change {
+                let was_learner = machine.members.1.contains(&change.member());
                 let is_accepted = machine.change(change);
+                if is_new {
+                    let kind = match change {
+                        _ if !is_accepted => 3,
+                        MemberChange::Remove(_) => 2,
+                        MemberChange::AddVoter(_) if was_learner => 1,
+                        MemberChange::AddVoter(_) | MemberChange::AddLearner(_) => 0,
+                    };
+                    self.changes[kind] += 1;
+                    self.ever_members.insert(change.member().0);
+                    if is_accepted && matches!(change, MemberChange::Remove(_)) {
+                        self.removed_at.insert(change.member().0, index);
+                    }
+                }
                 if !is_accepted {
                     self.trace.push(format!("{id} refuses {change:?}"));
                 }

@@ -6,7 +6,8 @@
 //! All of it runs on one thread with its own runtime; one slow or dead peer delays no other,
 //! because every peer has its own tasks and its own bounded queues.
 //!
-//! A full queue drops the message: Raft sends again what matters. Lost connections are dialled
+//! A full queue drops the message: Raft sends again what matters, and is told of appends that were
+//! dropped. Lost connections are dialled
 //! again with growing pauses. Frames and handshake: docs/FORMAT.md section 5.
 //!
 //! What it does not do: knowing what a message means.
@@ -43,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::peer::call::{Call, CallAnswer};
 use crate::peer::frame::{FrameKind, LeaseQuestion, StreamKind};
 use crate::raft::RaftInput;
-use crate::request::BootNonce;
+use crate::request::{BootNonce, Budget, Share};
 use crate::tls::TlsSource;
 
 /// Another member, and where it listens for peers (see [`stream`]), tried in order.
@@ -114,6 +115,8 @@ struct Queues {
     addresses: Vec<String>,
     small: mpsc::Sender<Outgoing>,
     bulk: mpsc::Sender<Outgoing>,
+    /// What waits in `bulk` may take of the memory.
+    bulk_room: Budget,
     snapshots: mpsc::Sender<Message>,
     connected: Connected,
 }
@@ -132,8 +135,8 @@ impl Connected {
     }
 }
 
-/// A frame to be sent.
-type Outgoing = (FrameKind, Bytes);
+/// A frame to be sent, and its share of the memory.
+type Outgoing = (FrameKind, Bytes, Option<Share>);
 
 struct Receivers {
     peer: PeerAddress,
@@ -179,6 +182,7 @@ impl Peers {
                 addresses: peer.addresses.clone(),
                 small: small_sender,
                 bulk: bulk_sender,
+                bulk_room: Budget::new(limits::PEER_BULK_BYTES_MAX),
                 snapshots: snapshot_sender,
                 connected: connected.clone(),
             };
@@ -198,18 +202,24 @@ impl Peers {
         self.with(member, |queues| queues.connected.get()).flatten()
     }
 
-    /// Queues a Raft message; dropped when the queue is full or the member unknown.
-    pub fn send(&self, message: Message) {
-        let is_lost = self.with(message.to.0, |queues| {
-            let queue = match message.class {
-                MessageClass::Bulk => &queues.bulk,
-                MessageClass::Small | MessageClass::Snapshot => &queues.small,
-            };
-            queue.try_send((FrameKind::Raft, message.bytes.clone())).is_err()
+    /// Queues a Raft message; false if it is dropped, because the queue is full or the member
+    /// unknown.
+    pub fn send(&self, message: Message) -> bool {
+        let is_queued = self.with(message.to.0, |queues| {
+            let bytes = message.bytes.clone();
+            match message.class {
+                MessageClass::Bulk => queues.bulk_room.take(bytes.len()).is_some_and(|share| {
+                    queues.bulk.try_send((FrameKind::Raft, bytes, Some(share))).is_ok()
+                }),
+                MessageClass::Small | MessageClass::Snapshot => {
+                    queues.small.try_send((FrameKind::Raft, bytes, None)).is_ok()
+                }
+            }
         });
-        if is_lost == Some(true) {
+        if is_queued == Some(false) {
             self.metrics.peer_sent_failures.with_label_values(&[&hex(message.to.0)]).inc();
         }
+        is_queued.unwrap_or(false)
     }
 
     /// Starts sending a snapshot; false if one is under way to that member, or it is unknown.
@@ -240,7 +250,7 @@ impl Peers {
 
     fn send_frame(&self, member: u64, kind: FrameKind, payload: Bytes) {
         self.with(member, |queues| {
-            let _ = queues.small.try_send((kind, payload));
+            let _ = queues.small.try_send((kind, payload, None));
         });
     }
 
@@ -274,10 +284,10 @@ impl Carrier {
         let mut taken = Vec::new();
         for receivers in &mut self.receivers {
             let to = receivers.peer.id;
-            while let Ok((kind, payload)) = receivers.small.try_recv() {
+            while let Ok((kind, payload, _share)) = receivers.small.try_recv() {
                 taken.push((to, Carried::Frame(StreamKind::Small, kind, payload)));
             }
-            while let Ok((kind, payload)) = receivers.bulk.try_recv() {
+            while let Ok((kind, payload, _share)) = receivers.bulk.try_recv() {
                 taken.push((to, Carried::Frame(StreamKind::Bulk, kind, payload)));
             }
             while let Ok(message) = receivers.snapshots.try_recv() {

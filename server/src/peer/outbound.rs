@@ -98,7 +98,8 @@ async fn pump(
     let mut received = [0; 1];
     let sent = context.metrics.peer_sent_bytes.with_label_values(&[&hex(peer.id)]);
     loop {
-        let (kind, payload) = tokio::select! {
+        // The share is given back when the frame is in the buffer.
+        let (kind, payload, _share) = tokio::select! {
             next = queue.recv() => match next {
                 Some(next) => next,
                 None => return Ok(()),
@@ -111,7 +112,7 @@ async fn pump(
         };
         buffer.extend_from_slice(&frame::encode(kind, &payload));
         while buffer.len() < limits::PEER_WRITE_BYTES_TARGET {
-            let Ok((kind, payload)) = queue.try_recv() else { break };
+            let Ok((kind, payload, _share)) = queue.try_recv() else { break };
             buffer.extend_from_slice(&frame::encode(kind, &payload));
         }
         let write = async {

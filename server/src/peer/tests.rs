@@ -237,6 +237,20 @@ fn a_snapshot_that_is_cut_off_or_garbled_anywhere_changes_nothing_and_the_next_o
 }
 
 #[test]
+fn appends_for_a_peer_that_takes_none_are_bounded_in_bytes() {
+    let metrics = Metrics::new(Detail::Basic);
+    let (peers, _queues) = Peers::new(vec![unreachable(2)], metrics);
+    let bytes = Bytes::from(vec![0; limits::PEER_BULK_BYTES_MAX / 4]);
+    let send = |to: u64, class| peers.send(Message { to: NodeId(to), class, bytes: bytes.clone() });
+    for number in 0..4 {
+        assert!(send(2, MessageClass::Bulk), "append {number} has room");
+    }
+    assert!(!send(2, MessageClass::Bulk), "a fifth has none");
+    assert!(send(2, MessageClass::Small), "heartbeats wait for no append");
+    assert!(!send(3, MessageClass::Bulk), "nobody has this id");
+}
+
+#[test]
 fn a_question_about_a_lease_is_answered_by_who_leads_and_by_nobody_else() {
     run(async {
         let (asker, asked) = (side(1), side(2));

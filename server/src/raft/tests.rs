@@ -37,6 +37,7 @@ fn start(queue_length: usize) -> Running {
         message_bytes_max: limits::APPEND_BYTES_MAX,
         inflight_messages_max: limits::APPENDS_IN_FLIGHT_MAX,
         uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
+        catch_up_bytes_max: 1 << 20,
         ignores_changes_found: false,
     };
     let founded = Applied {
