@@ -87,9 +87,9 @@ impl World<'_> {
         while self.now < deadline && self.violations.is_empty() {
             self.run_until(self.now + SECOND);
             if self.is_quiet() {
-                // What watchers have not read yet.
+                // What watchers have not read yet, the slowest of which have just begun to sleep.
                 let before = self.history.log.len();
-                self.run_until(self.now + 2 * SECOND);
+                self.run_until(self.now + 20 * SECOND);
                 if self.is_quiet() && before == self.history.log.len() {
                     return;
                 }
