@@ -6,7 +6,7 @@
 //! are [`bytes::Bytes`]: decoding from a `Bytes` borrows from the receive buffer and cloning a
 //! message does not copy keys or values.
 //!
-//! What it does not do: transport, dispatch, JSON, checks of requests.
+//! What it does not do: transport, dispatch, reading and writing of JSON, checks of requests.
 
 /// Keys at a revision, and changes of them.
 #[allow(missing_docs, clippy::all, reason = "generated from proto/, documented there")]
@@ -45,6 +45,7 @@ pub mod v3electionpb;
 pub mod health;
 
 pub mod error;
+pub mod json;
 pub mod method;
 
 pub use error::{ApiError, Code, Status};

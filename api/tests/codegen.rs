@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use prost::Message as _;
 use varve_api::method::{Kind, METHODS};
 
 fn manifest_dir() -> &'static Path {
@@ -53,6 +54,81 @@ fn generated_code_is_what_the_protos_generate() {
         let same = std::fs::read_to_string(committed.join(&name)).unwrap()
             == std::fs::read_to_string(fresh.path().join(&name)).unwrap();
         assert!(same, "src/generated/{} is out of date; rerun with VARVE_BLESS=1", name.display());
+    }
+}
+
+/// The descriptors that the gateway reads and writes JSON by. Names that Rust would mangle are
+/// snake case in `proto/`, with etcd's name as `json_name`; here etcd's name is the field's.
+fn descriptors_for_json() -> Vec<u8> {
+    /// Number of `json_name` in `google.protobuf.FieldDescriptorProto`.
+    const JSON_NAME: i32 = 10;
+    let mut set = compile();
+    for file in &mut set.file {
+        let source = file.source_code_info.take().expect("protox tells where things stand");
+        let said: BTreeSet<Vec<i32>> =
+            source.location.into_iter().map(|location| location.path).collect();
+        for (message_index, message) in (0..).zip(&mut file.message_type) {
+            for (field_index, field) in (0..).zip(&mut message.field) {
+                // 4: `FileDescriptorProto.message_type`; 2: `DescriptorProto.field`.
+                if said.contains(&vec![4, message_index, 2, field_index, JSON_NAME]) {
+                    field.name.clone_from(&field.json_name);
+                }
+                field.json_name = Some(camel_case(field.name()));
+            }
+        }
+    }
+    set.encode_to_vec()
+}
+
+/// As protoc makes a `json_name`: underscores go, and what follows them is upper case.
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |mut joined, word| {
+        let mut letters = word.chars();
+        joined.extend(letters.next().map(|letter| letter.to_ascii_uppercase()));
+        joined.extend(letters);
+        joined
+    })
+}
+
+#[test]
+fn descriptors_are_what_the_protos_describe() {
+    let fresh = descriptors_for_json();
+    let committed = manifest_dir().join("src/generated/descriptors.bin");
+    if std::env::var_os("VARVE_BLESS").is_some_and(|value| value == "1") {
+        std::fs::write(&committed, &fresh).unwrap();
+    }
+    let same = std::fs::read(&committed).unwrap() == fresh;
+    assert!(same, "src/generated/descriptors.bin is out of date; rerun with VARVE_BLESS=1");
+}
+
+#[test]
+fn fields_have_etcds_names_in_json() {
+    let set = prost_types::FileDescriptorSet::decode(&*descriptors_for_json()).unwrap();
+    let names: BTreeSet<_> = set
+        .file
+        .iter()
+        .flat_map(|file| &file.message_type)
+        .flat_map(|message| {
+            let of = |field: &prost_types::FieldDescriptorProto| {
+                (message.name().to_owned(), field.name().to_owned(), field.json_name().to_owned())
+            };
+            message.field.iter().map(of).collect::<Vec<_>>()
+        })
+        .collect();
+    for (message, name, json_name) in [
+        ("RangeRequest", "range_end", "rangeEnd"),
+        ("AuthStatusResponse", "authRevision", "authRevision"),
+        ("Member", "ID", "ID"),
+        ("Member", "peerURLs", "peerURLs"),
+        ("LeaseCheckpoint", "remaining_TTL", "remainingTTL"),
+        ("StatusResponse", "dbSizeInUse", "dbSizeInUse"),
+        ("ResponseHeader", "cluster_id", "clusterId"),
+        ("Permission", "permType", "permType"),
+    ] {
+        let wanted = (message.to_owned(), name.to_owned(), json_name.to_owned());
+        assert!(names.contains(&wanted), "{wanted:?}");
     }
 }
 

@@ -150,6 +150,11 @@ impl Authenticator {
         Ok(Some(author.ok_or(error::INVALID_AUTH_TOKEN)?))
     }
 
+    /// `--client-cert-auth`.
+    pub fn takes_users_from_certificates(&self) -> bool {
+        self.client_cert_auth
+    }
+
     /// What the command says that makes a token.
     ///
     /// # Errors

@@ -61,4 +61,8 @@ impl Health for Services {
             "raftState": if self.cluster.is_leader() { "StateLeader" } else { "StateFollower" },
         })
     }
+
+    fn takes_users_from_certificates(&self) -> bool {
+        self.auth.takes_users_from_certificates() && self.view.is_auth_enabled()
+    }
 }

@@ -12,6 +12,7 @@ pub mod corruption;
 pub mod data_dir;
 pub mod der;
 pub mod error;
+pub mod gateway;
 pub mod grpc;
 pub mod health;
 pub mod http;

@@ -291,7 +291,7 @@ fn start_workers(
             router.http(HttpRoutes::new(
                 services.clone(),
                 Arc::clone(&shared.metrics),
-                setup.access.clone(),
+                setup.http.clone(),
             ));
             if let Some((publish, ready)) = first {
                 tokio::task::spawn_local(compactor::run(services.clone(), setup.auto_compaction));

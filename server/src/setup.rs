@@ -9,7 +9,7 @@ use crate::auth::AuthOptions;
 use crate::config::AutoCompaction;
 use crate::corruption::CorruptionChecks;
 use crate::data_dir::Identity;
-use crate::http::Access;
+use crate::http::HttpOptions;
 use crate::listener::{ListenAddress, ListenOptions};
 use crate::services::RequestLimits;
 use crate::socket::Role;
@@ -63,8 +63,8 @@ pub struct Setup {
     pub requests: RequestLimits,
     /// Limits of connections.
     pub connections: ConnectionOptions,
-    /// `--cors`, `--host-whitelist`.
-    pub access: Access,
+    /// What the HTTP paths do, and for whom.
+    pub http: HttpOptions,
     /// Time between two checkpoints of a lease; none are made without. With the feature gate
     /// `LeaseCheckpoint`.
     pub lease_checkpoint_interval: Option<Duration>,

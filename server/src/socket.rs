@@ -9,11 +9,11 @@
 //!
 //! Invariants: an [`Accepted`] holds its slot of the connection limit until it is dropped.
 
-use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -82,7 +82,8 @@ pub enum AcceptedSocket {
 #[derive(Debug)]
 pub struct Socket {
     stream: Stream,
-    received_bytes: Rc<Cell<u64>>,
+    // Only one thread counts; it is atomic because hyper hands on what is `Send` only.
+    received_bytes: Arc<AtomicU64>,
     authority: AuthorityFilter,
 }
 
@@ -113,7 +114,7 @@ impl Socket {
             }
             Security::Either(_) => stream,
         };
-        Ok(Self { stream, received_bytes: Rc::default(), authority: AuthorityFilter::default() })
+        Ok(Self { stream, received_bytes: Arc::default(), authority: AuthorityFilter::default() })
     }
 
     /// Whether it speaks TLS.
@@ -130,8 +131,8 @@ impl Socket {
     }
 
     /// A view of the number of bytes received so far.
-    pub fn received_bytes(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.received_bytes)
+    pub fn received_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.received_bytes)
     }
 }
 
@@ -182,7 +183,7 @@ impl AsyncRead for Socket {
         ready!(result)?;
         let received = (buffer.filled().len() - before) as u64;
         self.authority.pass(&mut buffer.filled_mut()[before..]);
-        self.received_bytes.set(self.received_bytes.get() + received);
+        self.received_bytes.fetch_add(received, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }

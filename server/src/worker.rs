@@ -27,7 +27,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
 use crate::grpc::router::Dispatch;
-use crate::grpc::{Caller, Origin, ResponseBody, Router};
+use crate::grpc::{Caller, Origin, ResponseBody, Router, Successor};
 use crate::limits;
 use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::socket::{Accepted, Role, Socket};
@@ -221,9 +221,12 @@ async fn serve_connection(shared: Rc<Shared>, accepted: Accepted) {
     };
     let received_bytes = socket.received_bytes();
     let (is_secure, common_name) = (socket.is_secure(), socket.common_name());
-    let caller = Rc::new(Caller { address: peer.clone(), is_secure, common_name });
-    let service = ConnectionService { router: Rc::clone(&shared.router), caller, role };
-    let mut connection = pin!(shared.builder.serve_connection(TokioIo::new(socket), service));
+    let successor = Successor::default();
+    let caller = Rc::new(Caller { address: peer.clone(), is_secure, common_name, successor });
+    let router = Rc::clone(&shared.router);
+    let service = ConnectionService { router, caller: Rc::clone(&caller), role };
+    let socket = TokioIo::new(socket);
+    let mut connection = pin!(shared.builder.serve_connection_with_upgrades(socket, service));
     let mut preface = pin!(tokio::time::sleep(limits::PREFACE_TIMEOUT));
     let mut stopping = shared.stopping.clone();
     let mut is_open = false;
@@ -235,10 +238,10 @@ async fn serve_connection(shared: Rc<Shared>, accepted: Accepted) {
                 if let Err(error) = result {
                     tracing::debug!(%peer, %error, "rejected connection on client endpoint");
                 }
-                return;
+                break;
             }
             () = preface.as_mut(), if !is_open => {
-                if received_bytes.get() < limits::PREFACE_BYTES {
+                if received_bytes.load(Ordering::Relaxed) < limits::PREFACE_BYTES {
                     tracing::debug!(%peer, "closed a connection that sent no request");
                     return;
                 }
@@ -248,6 +251,12 @@ async fn serve_connection(shared: Rc<Shared>, accepted: Accepted) {
                 connection.as_mut().graceful_shutdown();
                 is_stopping = true;
             }
+        }
+    }
+    if let Some(successor) = caller.successor.take() {
+        tokio::select! {
+            () = successor => {}
+            _ = stopping.changed(), if !is_stopping => {}
         }
     }
 }

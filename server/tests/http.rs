@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::{Server, call, connect, http1, run};
 use varve_api::error::{Code, Status};
-use varve_server::http::{Access, Consistency, Health, HttpRoutes};
+use varve_server::http::{Access, Consistency, Health, HttpOptions, HttpRoutes};
 use varve_server::metrics::{Detail, Metrics};
 use varve_server::socket::Role;
 use varve_server::worker::ConnectionOptions;
@@ -61,12 +61,17 @@ impl Health for State {
     fn raft_status(&self) -> serde_json::Value {
         serde_json::json!({"id": "8e9e05c52164694d"})
     }
+
+    fn takes_users_from_certificates(&self) -> bool {
+        false
+    }
 }
 
 fn start(state: &State, role: Role, access: Access) -> Server {
     let state = state.clone();
     Server::start_with(role, 100, ConnectionOptions::default(), move |router| {
-        router.http(HttpRoutes::new(state, Metrics::new(Detail::Basic), access));
+        let options = HttpOptions { access, has_gateway: false };
+        router.http(HttpRoutes::new(state, Metrics::new(Detail::Basic), options));
     })
 }
 

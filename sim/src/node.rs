@@ -29,7 +29,7 @@ use varve_server::config::AutoCompaction;
 use varve_server::corruption::CorruptionChecks;
 use varve_server::data_dir::{FoundingMember, Identity};
 use varve_server::error::Error;
-use varve_server::http::Access;
+use varve_server::http::HttpOptions;
 use varve_server::listener::ListenOptions;
 use varve_server::mailbox::{Mailbox, MailboxOwner, mailbox};
 use varve_server::member::{Member, Surroundings, message_bytes_max};
@@ -432,7 +432,7 @@ fn setup(plan: &Plan, id: u64) -> Setup {
             catch_up: Bounds { revisions_max: plan.catch_up_revisions, bytes_target: 300 },
         },
         connections: ConnectionOptions::default(),
-        access: Access::default(),
+        http: HttpOptions::default(),
         lease_checkpoint_interval: None,
         socket_threads: 1,
         auto_compaction: AutoCompaction::Off,

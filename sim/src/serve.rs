@@ -17,7 +17,9 @@ use varve_api::etcdserverpb::{
 };
 use varve_api::{Status, method};
 use varve_server::grpc::frame::{Decoder, PREFIX_BYTES, decode};
-use varve_server::grpc::{Caller, Encoded, Incoming, Outgoing, PeerAddress, RequestMeta};
+use varve_server::grpc::{
+    Caller, Encoded, Incoming, Outgoing, PeerAddress, RequestMeta, Successor,
+};
 use varve_server::rpc;
 use varve_server::services::Services;
 
@@ -337,7 +339,12 @@ fn wire(request: RequestUnion) -> Bytes {
 }
 
 fn meta(method: &'static varve_api::method::Method) -> RequestMeta {
-    let caller = Caller { address: PeerAddress::Unix, is_secure: false, common_name: None };
+    let caller = Caller {
+        address: PeerAddress::Unix,
+        is_secure: false,
+        common_name: None,
+        successor: Successor::default(),
+    };
     RequestMeta::new(method, HeaderMap::new(), Rc::new(caller)).expect("there are no headers")
 }
 

@@ -15,6 +15,7 @@ pub mod etcdctl_script;
 pub mod group;
 pub mod grpc_client;
 pub mod history;
+pub mod http_client;
 pub mod load;
 pub mod network;
 pub mod not_yet;

@@ -217,12 +217,10 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         auth_token_ttl: Duration::from_secs(values.unsigned("auth-token-ttl")?),
         bcrypt_cost: bcrypt_cost(values, notes)?,
         tls: tls::flags(values)?,
+        enable_grpc_gateway: values.flag("enable-grpc-gateway"),
         cors: values.list("cors"),
         host_whitelist: values.list("host-whitelist"),
-        metrics: match values.text("metrics").as_str() {
-            "extensive" => Detail::Extensive,
-            _ => Detail::Basic,
-        },
+        metrics: metrics_detail(&values.text("metrics")),
         log: log_options(values)?,
         shown: String::new(),
         notes: Vec::new(),
@@ -234,6 +232,10 @@ fn initial_cluster_state(values: &Values<'_>) -> ClusterState {
         "existing" => ClusterState::Existing,
         _ => ClusterState::New,
     }
+}
+
+fn metrics_detail(text: &str) -> Detail {
+    if text == "extensive" { Detail::Extensive } else { Detail::Basic }
 }
 
 fn request_bytes_max(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<usize, ConfigError> {

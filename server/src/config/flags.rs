@@ -70,7 +70,7 @@ pub const SECTIONS: &[Section] = &[
             "Set SO_REUSEPORT on listening sockets."),
         ignored("socket-reuse-address", Bool, "false",
             "Set SO_REUSEADDR on listening sockets; here it always is."),
-        ignored("enable-grpc-gateway", Bool, "true",
+        works("enable-grpc-gateway", Bool, "true",
             "Answer JSON over HTTP below /v3/."),
         ignored("raft-read-timeout", Duration, "5s",
             "Read timeout of connections between members."),

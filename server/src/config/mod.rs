@@ -130,6 +130,8 @@ pub struct Config {
     /// TLS of clients and members.
     pub tls: TlsFlags,
 
+    /// `--enable-grpc-gateway`.
+    pub enable_grpc_gateway: bool,
     /// `--cors`: allowed origins; empty or `*` is all.
     pub cors: Vec<String>,
     /// `--host-whitelist`; empty or `*` is all.

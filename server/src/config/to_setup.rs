@@ -13,7 +13,7 @@ use super::{ClusterState, Config, bootstrap, identity};
 use crate::auth::AuthOptions;
 use crate::corruption::CorruptionChecks;
 use crate::data_dir::{FoundingMember, Identity};
-use crate::http::Access;
+use crate::http::{Access, HttpOptions};
 use crate::join;
 use crate::limits;
 use crate::listener::{ListenAddress, ListenOptions};
@@ -78,7 +78,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
             keepalive_interval: config.grpc_keepalive_interval,
             keepalive_timeout: config.grpc_keepalive_timeout,
         },
-        access: Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },
+        http: http_options(config),
         socket_threads: std::thread::available_parallelism()
             .map_or(1, std::num::NonZero::get)
             .min(limits::SOCKET_THREADS_MAX),
@@ -149,6 +149,13 @@ fn listen(config: &Config) -> Result<Vec<Listen>, String> {
         }
     }
     Ok(found)
+}
+
+fn http_options(config: &Config) -> HttpOptions {
+    HttpOptions {
+        access: Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },
+        has_gateway: config.enable_grpc_gateway,
+    }
 }
 
 /// The certificates for clients, if any listener has a use for them.

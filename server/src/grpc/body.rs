@@ -1,4 +1,5 @@
-//! The response body that hyper polls: nothing, plain bytes, one message, or a running stream.
+//! The response body that hyper polls: nothing, plain bytes, one message, a running stream, or a
+//! translation of one of them.
 //!
 //! One idea: the body of a streaming response *owns* the handler's future. hyper polls the body
 //! until it is pending; the body hands out what is queued and then lets the handler run. So a call
@@ -34,6 +35,8 @@ enum Kind {
     Single { first: Option<Bytes>, rest: VecDeque<Bytes>, trailers: Option<HeaderMap> },
     /// A stream.
     Stream(Box<Stream>),
+    /// What somebody else makes of another body.
+    Translated(Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>),
 }
 
 struct Stream {
@@ -53,6 +56,11 @@ impl ResponseBody {
     /// The body of a plain HTTP response.
     pub fn plain(bytes: impl Into<Bytes>) -> Self {
         Self(Kind::Plain(Some(bytes.into())))
+    }
+
+    /// A body of somebody else's making, of unknown length.
+    pub fn translated(body: impl Body<Data = Bytes, Error = Infallible> + 'static) -> Self {
+        Self(Kind::Translated(Box::pin(body)))
     }
 
     pub(super) fn single(message: Encoded) -> Self {
@@ -97,6 +105,7 @@ impl Body for ResponseBody {
                 },
             },
             Kind::Stream(stream) => return stream.poll_frame(context),
+            Kind::Translated(body) => return body.as_mut().poll_frame(context),
         };
         Poll::Ready(frame.map(Ok))
     }
@@ -107,6 +116,7 @@ impl Body for ResponseBody {
             Kind::Plain(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Kind::Single { trailers, .. } => trailers.is_none(),
             Kind::Stream(stream) => stream.done,
+            Kind::Translated(body) => body.is_end_stream(),
         }
     }
 
@@ -117,7 +127,7 @@ impl Body for ResponseBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
             // An exact hint would become a content-length, which gRPC responses do not have.
-            Kind::Single { .. } | Kind::Stream(_) => SizeHint::default(),
+            Kind::Single { .. } | Kind::Stream(_) | Kind::Translated(_) => SizeHint::default(),
         }
     }
 }

@@ -8,13 +8,39 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use http_body::Body as _;
+use http_body::{Body, Frame};
 use prost::Message;
 use tokio::sync::mpsc;
 
 use super::counters::Tally;
 use super::frame::{Decoder, PREFIX_BYTES, decode};
 use super::status::{Code, Status};
+
+/// Where the messages of a call come from, as gRPC frames them.
+pub enum RequestBody {
+    /// From a client that speaks gRPC.
+    Http(hyper::body::Incoming),
+    /// From whatever translates another language into gRPC.
+    Translated(Pin<Box<dyn Body<Data = Bytes, Error = Status>>>),
+}
+
+impl RequestBody {
+    async fn chunk(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
+        match self {
+            Self::Http(body) if body.is_end_stream() => None,
+            Self::Http(body) => poll_fn(|context| Pin::new(&mut *body).poll_frame(context))
+                .await
+                .map(|frame| frame.map_err(|_| Status::new(Code::Canceled, "context canceled"))),
+            Self::Translated(body) => poll_fn(|context| body.as_mut().poll_frame(context)).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for RequestBody {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("RequestBody")
+    }
+}
 
 /// The messages of a client stream, in order.
 ///
@@ -33,7 +59,7 @@ pub struct Incoming<M> {
 #[derive(Debug)]
 enum Source {
     /// A connection.
-    Body(hyper::body::Incoming),
+    Body(RequestBody),
     /// A caller on the same thread, without a connection between.
     Local(mpsc::Receiver<Bytes>),
 }
@@ -42,7 +68,7 @@ enum Source {
 const UNEXPECTED_END: &str = "unexpected EOF";
 
 impl<M> Incoming<M> {
-    pub(super) fn new(body: hyper::body::Incoming, decoder: Decoder, tally: Tally) -> Self {
+    pub(super) fn new(body: RequestBody, decoder: Decoder, tally: Tally) -> Self {
         Self {
             source: Source::Body(body),
             decoder,
@@ -130,20 +156,11 @@ impl<M> Incoming<M> {
             }
         };
         loop {
-            if body.is_end_stream() {
-                return Ok(false);
-            }
-            let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await;
-            match frame {
-                None => return Ok(false),
-                Some(Err(_)) => return Err(Status::new(Code::Canceled, "context canceled")),
-                // Trailers of a request carry nothing in gRPC.
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.decoder.push(data);
-                        return Ok(true);
-                    }
-                }
+            let Some(frame) = body.chunk().await else { return Ok(false) };
+            // Trailers of a request carry nothing in gRPC.
+            if let Ok(data) = frame?.into_data() {
+                self.decoder.push(data);
+                return Ok(true);
             }
         }
     }
@@ -164,7 +181,9 @@ impl<M: Message + Default> Incoming<M> {
 /// grpc-go has no code for a unary call whose message is cut off, but has one for a stream.
 fn cut_off(status: Status) -> Status {
     match status.message.as_ref() {
-        UNEXPECTED_END => Status::new(Code::Unknown, UNEXPECTED_END),
+        UNEXPECTED_END if status.code == Code::Internal => {
+            Status::new(Code::Unknown, UNEXPECTED_END)
+        }
         _ => status,
     }
 }

@@ -6,7 +6,9 @@
 //! There is no cancellation signal: a call that is cancelled, reset or past its deadline is
 //! dropped together with its handler's future (see the module header of `grpc`).
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,7 +37,7 @@ impl std::fmt::Display for PeerAddress {
 }
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Caller {
     /// Where it came from.
     pub address: PeerAddress,
@@ -44,6 +46,31 @@ pub struct Caller {
     /// The common name of the certificate with which it has proved who it is; `None` without one,
     /// or if it has none.
     pub common_name: Option<Rc<str>>,
+    /// What the connection does after HTTP.
+    pub successor: Successor,
+}
+
+/// What a connection does once it has left HTTP (a WebSocket); empty for nearly all. The task of the
+/// connection runs it, so that the connection keeps its slot and ends with its thread.
+#[derive(Default)]
+pub struct Successor(RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>);
+
+impl Successor {
+    /// Says what is to be done.
+    pub fn set(&self, future: impl Future<Output = ()> + 'static) {
+        *self.0.borrow_mut() = Some(Box::pin(future));
+    }
+
+    /// For the task of the connection: what is to be done, if anything.
+    pub fn take(&self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+        self.0.borrow_mut().take()
+    }
+}
+
+impl std::fmt::Debug for Successor {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Successor")
+    }
 }
 
 /// Metadata of one call.

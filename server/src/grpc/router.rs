@@ -19,13 +19,14 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use prost::Message;
 use tokio::time::Instant;
+use varve_api::json;
 use varve_api::method::{self, Kind, METHODS, Method};
 
 use super::body::ResponseBody;
 use super::counters::{CallRecord, GrpcCounters};
 use super::frame::{Decoder, Encoded, decode};
 use super::gzip;
-use super::incoming::Incoming;
+use super::incoming::{Incoming, RequestBody};
 use super::outgoing::Outgoing;
 use super::request::{Caller, PeerAddress, RequestMeta};
 use super::status::{Code, GRPC_CONTENT_TYPE, Status, append, deadline_exceeded};
@@ -49,12 +50,13 @@ pub type ResponseFuture = Pin<Box<dyn Future<Output = Response<ResponseBody>>>>;
 
 /// Answers requests that are not gRPC.
 pub trait HttpHandler {
-    /// Starts answering `request`.
+    /// Starts answering `request`; what it asks of the services goes through `router`.
     fn call(
         &self,
         request: Request<hyper::body::Incoming>,
         caller: &Rc<Caller>,
         origin: Origin,
+        router: &Rc<Router>,
     ) -> ResponseFuture;
 }
 
@@ -109,7 +111,7 @@ pub struct Router {
 /// One call on its way to a handler.
 struct Call {
     meta: RequestMeta,
-    body: hyper::body::Incoming,
+    body: RequestBody,
     /// The client sends gzip and gets it.
     is_gzip: bool,
     record: CallRecord,
@@ -278,13 +280,15 @@ impl Router {
 
     /// Answers one request of a connection that may carry both gRPC and plain HTTP.
     pub fn dispatch(
-        &self,
+        self: &Rc<Self>,
         request: Request<hyper::body::Incoming>,
         caller: &Rc<Caller>,
     ) -> Dispatch {
-        // A POST over HTTP/2 is meant as gRPC; only reads can be meant for the HTTP paths.
+        // A POST over HTTP/2 is meant as gRPC, but for those of the gateway; only reads can be meant
+        // for the other HTTP paths.
         let is_grpc = request.version() == Version::HTTP_2
-            && (request.method() == http::Method::POST || is_grpc_content_type(request.headers()));
+            && (request.method() == http::Method::POST || is_grpc_content_type(request.headers()))
+            && !is_gateway(request.uri().path());
         if is_grpc {
             self.dispatch_grpc(request, caller)
         } else {
@@ -303,45 +307,64 @@ impl Router {
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path();
-        let route = method::find(path)
-            .and_then(|method| Some((method, self.routes[method.index].as_ref()?)));
-        let Some((method, route)) = route else {
+        let Some(method) = method::find(path).filter(|method| self.serves(method)) else {
             return Dispatch::refused(error_response(&self.unimplemented(path)));
         };
         let is_gzip = match is_gzip(&head.headers) {
             Ok(is_gzip) => is_gzip,
             Err(status) => return Dispatch::refused(error_response(&status)),
         };
+        match RequestMeta::new(method, head.headers, Rc::clone(caller)) {
+            Err(status) => Dispatch::refused(early_abort(StatusCode::BAD_REQUEST, &status)),
+            Ok(meta) => self.call(meta, RequestBody::Http(body), is_gzip),
+        }
+    }
+
+    /// Whether a method is registered.
+    pub fn serves(&self, method: &Method) -> bool {
+        self.routes[method.index].is_some()
+    }
+
+    /// Longest message accepted from a client, in bytes without prefix.
+    pub fn message_bytes_max(&self) -> usize {
+        self.options.message_bytes_max
+    }
+
+    /// Starts a call; the answer is one in gRPC, compressed if the client is.
+    ///
+    /// # Panics
+    /// If the method is not registered.
+    pub fn call(&self, meta: RequestMeta, body: RequestBody, is_gzip: bool) -> Dispatch {
+        let method = meta.method();
+        let route = self.routes[method.index].as_ref();
+        let route = route.unwrap_or_else(|| panic!("{} is asked for and known", method.path));
+        let mut record = CallRecord::start(&self.options.counters, method);
         if let Some(Err(status)) = self.gate.as_ref().map(|gate| gate(method)) {
-            let mut record = CallRecord::start(&self.options.counters, method);
             let response = error_response(&status);
             record.handled(&Err(status));
             return Dispatch::refused(response);
         }
-        match RequestMeta::new(method, head.headers, Rc::clone(caller)) {
-            Err(status) => Dispatch::refused(early_abort(StatusCode::BAD_REQUEST, &status)),
-            Ok(meta) => Dispatch::Running(route.call(Call {
-                meta,
-                body,
-                is_gzip,
-                record: CallRecord::start(&self.options.counters, method),
-                guard: self.guard.clone(),
-                observer: self.observer.clone(),
-                message_bytes_max: self.options.message_bytes_max,
-                stream_buffer_bytes_max: self.options.stream_buffer_bytes_max,
-            })),
-        }
+        Dispatch::Running(route.call(Call {
+            meta,
+            body,
+            is_gzip,
+            record,
+            guard: self.guard.clone(),
+            observer: self.observer.clone(),
+            message_bytes_max: self.options.message_bytes_max,
+            stream_buffer_bytes_max: self.options.stream_buffer_bytes_max,
+        }))
     }
 
     /// Answers one request of a connection that is for plain HTTP only.
     pub fn dispatch_http(
-        &self,
+        self: &Rc<Self>,
         request: Request<hyper::body::Incoming>,
         caller: &Rc<Caller>,
         origin: Origin,
     ) -> Dispatch {
         match &self.http {
-            Some(http) => Dispatch::Running(http.call(request, caller, origin)),
+            Some(http) => Dispatch::Running(http.call(request, caller, origin, self)),
             None => {
                 let mut response = Response::new(ResponseBody::empty());
                 *response.status_mut() = StatusCode::NOT_FOUND;
@@ -486,7 +509,7 @@ async fn guarded(
 }
 
 async fn receive_single(
-    body: hyper::body::Incoming,
+    body: RequestBody,
     decoder: Decoder,
     record: &CallRecord,
 ) -> Result<Bytes, Status> {
@@ -523,6 +546,11 @@ fn refuse_transport<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
         return None;
     };
     Some(early_abort(http_status, &status))
+}
+
+/// Whether a path is one of the JSON gateway. No service of gRPC has such a name.
+fn is_gateway(path: &str) -> bool {
+    path.starts_with(json::PREFIX) || path.starts_with(json::PREFIX_OLD)
 }
 
 fn is_grpc_content_type(headers: &HeaderMap) -> bool {

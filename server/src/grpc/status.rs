@@ -51,6 +51,16 @@ pub fn append(map: &mut HeaderMap, status: &Status) {
     }
 }
 
+/// What a call came to, if `map` is the trailers (or the headers without a body) that end it.
+pub fn read(map: &HeaderMap) -> Option<Result<(), Status>> {
+    let code = Code::from_number(map.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()?)?;
+    if code == Code::Ok {
+        return Some(Ok(()));
+    }
+    let message = map.get(GRPC_MESSAGE).map_or(&b""[..], HeaderValue::as_bytes);
+    Some(Err(Status::new(code, percent_decode(message))))
+}
+
 /// Keeps printable ASCII except `%`; everything else becomes `%XX`, byte by byte.
 fn percent_encode(message: &str) -> String {
     let mut encoded = String::with_capacity(message.len());
@@ -62,6 +72,31 @@ fn percent_encode(message: &str) -> String {
         }
     }
     encoded
+}
+
+/// The inverse of [`percent_encode`].
+fn percent_decode(encoded: &[u8]) -> String {
+    let mut decoded = Vec::with_capacity(encoded.len());
+    let mut rest = encoded;
+    while let [byte, after @ ..] = rest {
+        let hex = match rest {
+            [b'%', high, low, ..] => {
+                char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16))
+            }
+            _ => None,
+        };
+        match hex {
+            Some((high, low)) => {
+                decoded.push((high * 16 + low) as u8);
+                rest = &rest[3..];
+            }
+            None => {
+                decoded.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 /// Parses `grpc-timeout`: at most eight digits and a unit of H, M, S, m, u, n.
@@ -114,7 +149,11 @@ mod tests {
             ("\u{f6}", "%C3%B6"),
         ] {
             assert_eq!(percent_encode(plain), encoded);
+            let outcome = Err(Status::new(Code::NotFound, plain));
+            assert_eq!(read(&trailers(&outcome)), Some(outcome));
         }
+        assert_eq!(read(&trailers(&Ok(()))), Some(Ok(())));
+        assert_eq!(read(&HeaderMap::new()), None);
     }
 
     #[test]

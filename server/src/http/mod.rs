@@ -3,8 +3,8 @@
 //! One idea: paths, bodies, headers and status codes are etcd's to the byte, because probes and
 //! tests compare them; what the server's state is comes from the trait [`Health`].
 //!
-//! What it does not do: the JSON gateway (`/v3/...`) and `/debug/pprof`; they answer 404 as in an
-//! etcd started without them.
+//! What it does not do: the JSON gateway (`/v3/...`), which is called from here (`crate::gateway`),
+//! and `/debug/pprof`, which answers 404 as in an etcd started without it.
 
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -19,8 +19,9 @@ mod query;
 
 use query::Query;
 
+use crate::gateway;
 use crate::grpc::router::ResponseFuture;
-use crate::grpc::{Caller, HttpHandler, Origin, ResponseBody};
+use crate::grpc::{Caller, HttpHandler, Origin, ResponseBody, Router};
 use crate::metrics::Metrics;
 use crate::version::ETCD_VERSION;
 
@@ -46,6 +47,9 @@ pub trait Health: 'static {
 
     /// The state of Raft as a JSON object, for `/debug/vars`.
     fn raft_status(&self) -> serde_json::Value;
+
+    /// Whether who shows a certificate is the user of its common name.
+    fn takes_users_from_certificates(&self) -> bool;
 }
 
 /// How a health check reads.
@@ -66,6 +70,15 @@ pub struct Access {
     pub hosts: Vec<String>,
 }
 
+/// What flags decide about the HTTP paths.
+#[derive(Clone, Debug, Default)]
+pub struct HttpOptions {
+    /// Who may use those of the client port.
+    pub access: Access,
+    /// `--enable-grpc-gateway`.
+    pub has_gateway: bool,
+}
+
 /// Answers plain HTTP on one socket thread.
 pub struct HttpRoutes<H> {
     inner: Rc<Inner<H>>,
@@ -74,13 +87,13 @@ pub struct HttpRoutes<H> {
 struct Inner<H> {
     health: H,
     metrics: Arc<Metrics>,
-    access: Access,
+    options: HttpOptions,
 }
 
 impl<H: Health> HttpRoutes<H> {
     /// Routes over the state of the server.
-    pub fn new(health: H, metrics: Arc<Metrics>, access: Access) -> Self {
-        Self { inner: Rc::new(Inner { health, metrics, access }) }
+    pub fn new(health: H, metrics: Arc<Metrics>, options: HttpOptions) -> Self {
+        Self { inner: Rc::new(Inner { health, metrics, options }) }
     }
 }
 
@@ -90,17 +103,14 @@ impl<H: Health> HttpHandler for HttpRoutes<H> {
         request: Request<hyper::body::Incoming>,
         caller: &Rc<Caller>,
         origin: Origin,
+        router: &Rc<Router>,
     ) -> ResponseFuture {
-        let inner = Rc::clone(&self.inner);
-        let is_secure = caller.is_secure;
-        // The body of a request is never looked at; it is dropped here.
-        let (head, _body) = request.into_parts();
+        let (inner, caller) = (Rc::clone(&self.inner), Rc::clone(caller));
+        let router = Rc::clone(router);
         Box::pin(async move {
             match origin {
-                Origin::Client => {
-                    inner.guarded(&head.method, &head.uri, &head.headers, is_secure).await
-                }
-                Origin::Metrics => inner.answer(&head.method, &head.uri, origin).await,
+                Origin::Client => inner.guarded(request, &caller, &router).await,
+                Origin::Metrics => inner.answer(request.method(), request.uri(), origin).await,
             }
         })
     }
@@ -132,34 +142,57 @@ const READY_CHECKS: &[Check] =
 
 impl<H: Health> Inner<H> {
     /// Answers a request of the client port: checks host and origin first.
-    /// Over TLS the certificate has told the client that it has the right host.
     async fn guarded(
         &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        is_secure: bool,
+        request: Request<hyper::body::Incoming>,
+        caller: &Rc<Caller>,
+        router: &Rc<Router>,
     ) -> Reply {
-        let host = host_name(uri, headers);
-        if !is_secure && !allows(&self.access.hosts, host) {
-            tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");
-            return error(StatusCode::MISDIRECTED_REQUEST, &unknown_host(host));
+        if let Some(refusal) = self.refuse(&request, caller) {
+            return refusal;
         }
-        let origin = headers.get(ORIGIN).and_then(|value| value.to_str().ok()).unwrap_or("");
-        let allowed = if allows(&self.access.origins, "*") {
+        let access = &self.options.access;
+        let origin = text(request.headers(), &ORIGIN).to_owned();
+        let allowed = if allows(&access.origins, "*") {
             Some("*")
         } else {
-            allows(&self.access.origins, origin).then_some(origin)
+            allows(&access.origins, &origin).then_some(origin.as_str())
         };
-        let mut response = if method == Method::OPTIONS {
+        let mut response = if request.method() == Method::OPTIONS {
             Response::new(ResponseBody::empty())
+        } else if self.is_gateway(request.uri()) {
+            gateway::answer(request, caller, router).await
         } else {
-            self.answer(method, uri, Origin::Client).await
+            // The body of a request is not looked at.
+            self.answer(request.method(), request.uri(), Origin::Client).await
         };
         if let Some(allowed) = allowed {
             add_cors(response.headers_mut(), allowed);
         }
         response
+    }
+
+    /// What is wrong with who asks, if anything.
+    fn refuse<B>(&self, request: &Request<B>, caller: &Caller) -> Option<Reply> {
+        if !caller.is_secure {
+            // Over TLS the certificate has told the client that it has the right host.
+            let host = host_name(request.uri(), request.headers());
+            if allows(&self.options.access.hosts, host) {
+                return None;
+            }
+            tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");
+            return Some(error(StatusCode::MISDIRECTED_REQUEST, &unknown_host(host)));
+        }
+        let is_named = caller.common_name.is_some() && self.health.takes_users_from_certificates();
+        (is_named && self.is_gateway(request.uri())).then(|| {
+            let text = "CommonName of client sending a request against gateway will be ignored \
+                        and not used as expected";
+            error(StatusCode::BAD_REQUEST, text)
+        })
+    }
+
+    fn is_gateway(&self, uri: &Uri) -> bool {
+        self.options.has_gateway && gateway::answers(uri.path())
     }
 
     async fn answer(&self, method: &Method, uri: &Uri, origin: Origin) -> Reply {
@@ -357,13 +390,14 @@ fn allows(list: &[String], wanted: &str) -> bool {
     list.is_empty() || list.iter().any(|entry| entry == "*" || entry == wanted)
 }
 
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+}
+
 /// The host that a request names, without its port.
 fn host_name<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
-    let authority = uri
-        .authority()
-        .map(http::uri::Authority::as_str)
-        .or_else(|| headers.get(HOST).and_then(|value| value.to_str().ok()))
-        .unwrap_or("");
+    let authority =
+        uri.authority().map(http::uri::Authority::as_str).unwrap_or_else(|| text(headers, &HOST));
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,
