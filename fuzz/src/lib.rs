@@ -27,7 +27,6 @@ mod wal_model;
 mod log_model;
 
 /// The naive engine of the engine's own tests.
-#[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../../lsm/tests/support/mod.rs"]
 mod lsm_support;
 
