@@ -88,6 +88,20 @@ impl Caller {
         lease: i64,
         value: Bytes,
     ) -> Result<Candidate, Status> {
+        let (caller, prefix) = (self.clone(), prefix.clone());
+        // A task of its own: a call that is cut off between the put and its answer would leave a
+        // key that nobody withdraws. This goes on, and drops the candidate.
+        let standing =
+            tokio::task::spawn_local(async move { caller.stand_up(&prefix, lease, value).await });
+        standing.await.expect("nobody aborts the task")
+    }
+
+    async fn stand_up(
+        &self,
+        prefix: &Bytes,
+        lease: i64,
+        value: Bytes,
+    ) -> Result<Candidate, Status> {
         let key = candidate_key(prefix, lease);
         let put = PutRequest { key: key.clone(), value, lease, ..PutRequest::default() };
         let own = RangeRequest { key: key.clone(), ..RangeRequest::default() };

@@ -7,7 +7,7 @@ use varve_api::error;
 use varve_api::etcdserverpb::{
     AuthEnableRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthStatusRequest,
     AuthStatusResponse, AuthUserAddRequest, AuthUserGrantRoleRequest, AuthenticateRequest,
-    AuthenticateResponse, PutResponse,
+    AuthenticateResponse, PutResponse, RangeRequest, RangeResponse,
 };
 use varve_api::health::{HealthCheckRequest, HealthCheckResponse};
 use varve_api::method::{self, Method};
@@ -23,6 +23,8 @@ use crate::not_yet::is_left_out;
 use crate::session::{Anything, Session, expect_error, get, grant, put_request, run};
 
 /// How long a lock that nobody waits for any more may leave its key.
+/// Calls that are given up, each a little later than the one before.
+const GIVEN_UP: u64 = 100;
 const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[test]
@@ -84,6 +86,42 @@ fn a_lock_that_is_given_up_leaves_no_key() {
             .expect_err("no such lease");
         assert_eq!(refused.code(), tonic::Code::Unknown);
         assert_eq!(refused.message(), error::LEASE_NOT_FOUND.message);
+    });
+}
+
+/// Wherever the call is cut off: before its put, between the put and its answer, or after.
+#[test]
+fn locks_that_are_given_up_at_any_moment_leave_no_keys() {
+    run(async {
+        let session = Session::start(&[]);
+        let client = session.client.clone();
+        let holder = grant(&client, 60).await;
+        let request = |lease| LockRequest { name: "mutex".into(), lease };
+        let _: LockResponse =
+            client.unary(&method::LOCK_LOCK, request(holder)).await.expect("the lock is free");
+        for attempt in 0..GIVEN_UP {
+            let (lease, waiter) = (grant(&client, 60).await, client.clone());
+            let waiting = tokio::spawn(async move {
+                waiter.unary::<_, LockResponse>(&method::LOCK_LOCK, request(lease)).await
+            });
+            tokio::time::sleep(Duration::from_micros(attempt * 25)).await;
+            waiting.abort();
+        }
+        let deadline = Instant::now() + GIVE_UP_TIMEOUT;
+        let all = RangeRequest {
+            key: "mutex/".into(),
+            range_end: "mutex0".into(),
+            ..RangeRequest::default()
+        };
+        loop {
+            let left: RangeResponse =
+                client.unary(&method::KV_RANGE, all.clone()).await.expect("a range");
+            if left.count == 1 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{} candidates are still there", left.count - 1);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     });
 }
 
