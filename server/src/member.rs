@@ -4,7 +4,7 @@
 //! One idea: everything that decides anything is here, and takes clock, randomness and disk from
 //! outside; `server` gives it the system's, with threads and sockets. A simulation gives it others
 //! and calls the steps of the threads itself ([`RaftThread::take_inputs`], [`ApplyThread::take`],
-//! [`crate::background::step`], and the tasks of [`Member::serve`]).
+//! [`crate::background::step`], and the tasks of [`Shared::serve`]).
 
 use std::sync::Arc;
 use std::time::Duration;

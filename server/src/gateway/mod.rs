@@ -4,10 +4,10 @@
 //! goes through the same router, with the same checks, limits and counters; the response of that
 //! call becomes JSON. So there is nothing here that could answer otherwise than gRPC does.
 //!
-//! - [`words`]: messages between JSON and protobuf, by descriptors;
-//! - [`request`]: JSON values out of a body, framed as gRPC frames messages;
-//! - [`response`]: one message, or a stream of lines, or an error, as grpc-gateway 2 writes them;
-//! - [`websocket`]: the same over a WebSocket, a value or a line a message.
+//! - `words`: messages between JSON and protobuf, by descriptors;
+//! - `request`: JSON values out of a body, framed as gRPC frames messages;
+//! - `response`: one message, or a stream of lines, or an error, as grpc-gateway 2 writes them;
+//! - `websocket`: the same over a WebSocket, a value or a line a message.
 //!
 //! What it does not do: paths with parameters, other methods than POST, forms (etcd has none). The
 //! texts of errors in JSON are serde's.
