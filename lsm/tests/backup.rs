@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use support::{
-    Batch, Model, batches_of, commit, compare, dir, open, random_batch, settle, small_options,
-    write,
+    Batch, Model, batches_of, commit, compare, dir, go_on, open, random_batch, settle,
+    small_options, write,
 };
 use varve_disk::Disk;
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
@@ -30,18 +30,6 @@ fn engine(disk: &SimDisk, count: usize) -> Result<(Db, Writer, Model)> {
     writer.freeze()?;
     settle(&db)?;
     Ok((db, writer, model))
-}
-
-fn go_on(db: &Db, writer: &mut Writer, model: &mut Model, count: usize) {
-    let mut random = Random::new(78);
-    for _ in 0..count {
-        let batch = random_batch(model, &mut random);
-        write(writer, &batch.changes);
-        model.push(batch.clone());
-        commit(writer, &batch, model.batches.len()).unwrap();
-    }
-    writer.freeze().unwrap();
-    settle(db).unwrap();
 }
 
 fn open_at(disk: &SimDisk, dir: &Path) -> (Db, Writer) {

@@ -7,24 +7,12 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use support::{Model, commit, compare, dir, open, random_batch, settle, small_options, write};
+use support::{Model, compare, dir, go_on, open, small_options};
 use varve_disk::Disk;
 use varve_disk::sim::{Random, SimDisk};
-use varve_lsm::{Checkpoint, Db, Writer};
+use varve_lsm::{Checkpoint, Db};
 
 const STAGED: &str = "/node/staged";
-
-fn go_on(db: &Db, writer: &mut Writer, model: &mut Model, count: usize) {
-    let mut random = Random::new(78);
-    for _ in 0..count {
-        let batch = random_batch(model, &mut random);
-        write(writer, &batch.changes);
-        model.push(batch.clone());
-        commit(writer, &batch, model.batches.len()).unwrap();
-    }
-    writer.freeze().unwrap();
-    settle(db).unwrap();
-}
 
 /// Asks for all files of the checkpoint, as a receiver does; stages and counts those that lack.
 fn stage(disk: &SimDisk, db: &Db, checkpoint: &Checkpoint) -> usize {

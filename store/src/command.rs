@@ -121,11 +121,7 @@ pub fn encode_batch(commands: &[Command]) -> Bytes {
 /// [`Error::Command`] when the bytes are not a batch of a known version. A committed entry that
 /// fails here was damaged on its way or written by a newer program: the member must stop.
 pub fn decode_batch(payload: &Bytes) -> Result<Vec<Command>> {
-    decode(payload).map_err(|malformed| Error::Command {
-        offset: malformed.offset,
-        expected: malformed.expected.to_owned(),
-        found: malformed.found,
-    })
+    decode(payload).map_err(Error::in_command)
 }
 
 fn decode(payload: &Bytes) -> std::result::Result<Vec<Command>, Malformed> {

@@ -11,6 +11,8 @@
 
 use varve_api::{ApiError, Code, Status};
 
+use crate::wire::Malformed;
+
 /// A result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -51,6 +53,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is wrong with a command of the log.
+    pub(crate) fn in_command(malformed: Malformed) -> Self {
+        let Malformed { offset, expected, found } = malformed;
+        Self::Command { offset, expected: expected.to_owned(), found }
+    }
+
     /// A damaged row, for the cold path.
     #[cold]
     pub(crate) fn row(key: &[u8], expected: &str, found: impl std::fmt::Debug) -> Self {

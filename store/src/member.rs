@@ -88,11 +88,7 @@ impl MemberPublish {
             cursor.finish()?;
             Ok(publish)
         };
-        decode().map_err(|malformed| Error::Command {
-            offset: malformed.offset,
-            expected: malformed.expected.to_owned(),
-            found: malformed.found,
-        })
+        decode().map_err(Error::in_command)
     }
 }
 

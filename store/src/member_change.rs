@@ -108,11 +108,7 @@ impl MemberChange {
     /// # Errors
     /// [`Error::Command`] when the bytes are something else.
     pub fn decode(body: &[u8]) -> Result<Self> {
-        decode(body).map_err(|malformed| Error::Command {
-            offset: malformed.offset,
-            expected: malformed.expected.to_owned(),
-            found: malformed.found,
-        })
+        decode(body).map_err(Error::in_command)
     }
 }
 

@@ -199,6 +199,19 @@ pub fn commit(writer: &mut Writer, batch: &Batch, number: usize) -> Result<()> {
     writer.commit(Commit { mark: mark(number), kv_visible, compacted })
 }
 
+/// Commits `count` random batches more, to engine and model alike, and settles.
+pub fn go_on(db: &Db, writer: &mut Writer, model: &mut Model, count: usize) {
+    let mut random = Random::new(78);
+    for _ in 0..count {
+        let batch = random_batch(model, &mut random);
+        write(writer, &batch.changes);
+        model.push(batch.clone());
+        commit(writer, &batch, model.batches.len()).unwrap();
+    }
+    writer.freeze().unwrap();
+    settle(db).unwrap();
+}
+
 /// Keys that share prefixes, with some odd ones.
 pub fn key(random: &mut Random) -> Vec<u8> {
     match random.below(40) {

@@ -166,11 +166,7 @@ impl AuthCommand {
     /// # Errors
     /// [`Error::Command`] when the bytes are something else.
     pub fn decode(body: &[u8]) -> Result<Self> {
-        decode(body).map_err(|malformed| Error::Command {
-            offset: malformed.offset,
-            expected: malformed.expected.to_owned(),
-            found: malformed.found,
-        })
+        decode(body).map_err(Error::in_command)
     }
 
     fn number(&self) -> u8 {
