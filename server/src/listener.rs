@@ -65,9 +65,12 @@ pub struct Bound {
     security: Security,
 }
 
+/// A listening socket that belongs to no reactor yet.
 #[derive(Debug)]
-enum BoundSocket {
+pub enum BoundSocket {
+    /// TCP.
     Tcp(std::net::TcpListener),
+    /// Unix.
     Unix(std::os::unix::net::UnixListener),
 }
 
@@ -83,11 +86,30 @@ pub struct Acceptor {
 /// # Errors
 /// With the address in the text, as etcd logs it.
 pub fn bind(address: &ListenAddress, role: Role, options: ListenOptions) -> io::Result<Bound> {
-    let socket = match address {
+    let socket = bind_socket(address, options)?;
+    Ok(Bound { socket, role, security: Security::Plain })
+}
+
+/// As [`bind`], for whoever accepts by itself.
+///
+/// # Errors
+/// With the address in the text, as etcd logs it.
+pub fn bind_socket(address: &ListenAddress, options: ListenOptions) -> io::Result<BoundSocket> {
+    Ok(match address {
         ListenAddress::Tcp { host, port } => BoundSocket::Tcp(bind_tcp(host, *port, options)?),
         ListenAddress::Unix(path) => BoundSocket::Unix(bind_unix(path)?),
-    };
-    Ok(Bound { socket, role, security: Security::Plain })
+    })
+}
+
+/// Removes the files of Unix sockets that nobody listens on any more, as etcd does at its end.
+pub fn remove_socket_files<'a>(addresses: impl IntoIterator<Item = &'a ListenAddress>) {
+    let disk = OsDisk::new();
+    for address in addresses {
+        if let ListenAddress::Unix(path) = address {
+            // What is left there is removed by the next start.
+            let _left = disk.remove(path);
+        }
+    }
 }
 
 fn bind_tcp(host: &str, port: u16, options: ListenOptions) -> io::Result<std::net::TcpListener> {
@@ -129,7 +151,7 @@ fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 }
 
 /// The error of listening at `address`, in etcd's words, which wrappers look for.
-pub fn name_listen_error(network: &str, address: &str, error: &io::Error) -> io::Error {
+fn name_listen_error(network: &str, address: &str, error: &io::Error) -> io::Error {
     let reason = match error.kind() {
         io::ErrorKind::AddrInUse => "bind: address already in use".to_owned(),
         io::ErrorKind::AddrNotAvailable => "bind: cannot assign requested address".to_owned(),
@@ -147,10 +169,28 @@ impl Bound {
 
     /// The address that was bound, with the port the system chose; `None` for Unix sockets.
     pub fn local_address(&self) -> Option<SocketAddr> {
-        match &self.socket {
-            BoundSocket::Tcp(listener) => listener.local_addr().ok(),
-            BoundSocket::Unix(_) => None,
+        self.socket.local_address()
+    }
+}
+
+impl BoundSocket {
+    /// The address that was bound, with the port the system chose; `None` for Unix sockets.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
         }
+    }
+
+    /// Makes it one of this thread's reactor.
+    ///
+    /// # Errors
+    /// Epoll refuses it.
+    pub fn register(self) -> io::Result<Registered> {
+        Ok(match self {
+            Self::Tcp(listener) => Registered::Tcp(TcpListener::from_std(listener)?),
+            Self::Unix(listener) => Registered::Unix(UnixListener::from_std(listener)?),
+        })
     }
 }
 
@@ -175,6 +215,7 @@ pub fn start(
     let workers: Arc<[WorkerInbox]> = workers.into();
     let registered = {
         let _reactor = runtime.enter();
+        let register = |bound: Bound| Ok((bound.socket.register()?, bound.role, bound.security));
         listeners.into_iter().map(register).collect::<io::Result<Vec<_>>>()?
     };
     let thread = std::thread::Builder::new().name("acceptor".into()).spawn(move || {
@@ -217,18 +258,13 @@ pub fn file_limit() -> u64 {
     if outcome == 0 { limit.rlim_cur } else { 0 }
 }
 
-/// A listener of the acceptor's reactor.
-enum Registered {
+/// A listening socket of one reactor.
+#[derive(Debug)]
+pub enum Registered {
+    /// TCP.
     Tcp(TcpListener),
+    /// Unix.
     Unix(UnixListener),
-}
-
-fn register(bound: Bound) -> io::Result<(Registered, Role, Security)> {
-    let registered = match bound.socket {
-        BoundSocket::Tcp(listener) => Registered::Tcp(TcpListener::from_std(listener)?),
-        BoundSocket::Unix(listener) => Registered::Unix(UnixListener::from_std(listener)?),
-    };
-    Ok((registered, bound.role, bound.security))
 }
 
 async fn accept_loop(
@@ -291,7 +327,11 @@ fn next_pause(pause: Duration) -> Duration {
 }
 
 impl Registered {
-    async fn accept(&self) -> io::Result<(AcceptedSocket, PeerAddress)> {
+    /// The next connection.
+    ///
+    /// # Errors
+    /// Of this connection, or of the process (see the header).
+    pub async fn accept(&self) -> io::Result<(AcceptedSocket, PeerAddress)> {
         match self {
             Self::Tcp(listener) => {
                 let (socket, address) = listener.accept().await?;

@@ -50,7 +50,7 @@ use crate::error::{Error, fatal};
 use crate::grpc::{Router, RouterOptions};
 use crate::http::HttpRoutes;
 use crate::limits;
-use crate::listener::{self, Acceptor, Bound};
+use crate::listener::{self, Acceptor, Bound, ListenAddress};
 use crate::mailbox::MailboxOwner;
 use crate::member::{self, Member, Shared, Surroundings};
 use crate::metrics::Metrics;
@@ -74,6 +74,7 @@ pub struct Server {
     background: Arc<Background>,
     cluster: Arc<Cluster>,
     serving: watch::Sender<ServingStatus>,
+    listened_at: Vec<ListenAddress>,
     _data_dir: DataDir,
 }
 
@@ -118,6 +119,9 @@ impl Server {
         serving.send_replace(ServingStatus::Serving);
         tracing::info!("ready to serve client requests");
         log_listeners(&setup.listen);
+        let for_clients = setup.listen.into_iter().map(|listen| listen.address);
+        let for_peers = setup.listen_peers.into_iter().map(|(address, _)| address);
+        let listened_at = for_clients.chain(for_peers).collect();
         Ok(Self {
             acceptor: Some(acceptor),
             workers,
@@ -126,6 +130,7 @@ impl Server {
             background: shared.background,
             cluster: shared.cluster,
             serving,
+            listened_at,
             _data_dir: data_dir,
         })
     }
@@ -156,6 +161,7 @@ impl Server {
         if self.raft_thread.join().is_err() {
             tracing::error!("the raft thread panicked while stopping");
         }
+        listener::remove_socket_files(&self.listened_at);
         tracing::info!("closed etcd server");
     }
 }
@@ -200,8 +206,7 @@ fn bind(setup: &Setup) -> Result<Vec<Bound>, Error> {
 fn bind_peers(setup: &Setup) -> Result<Vec<PeerListener>, Error> {
     let mut listeners = Vec::new();
     for (address, is_secure) in &setup.listen_peers {
-        let socket = std::net::TcpListener::bind(address)
-            .map_err(|error| listener::name_listen_error("tcp", address, &error))?;
+        let socket = listener::bind_socket(address, setup.listen_options)?;
         listeners.push(PeerListener { socket, is_secure: *is_secure });
     }
     Ok(listeners)

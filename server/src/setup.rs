@@ -31,8 +31,8 @@ pub struct Setup {
     pub listen: Vec<Listen>,
     /// Certificates for those of them that speak TLS.
     pub client_tls: Option<Arc<TlsSource>>,
-    /// `--listen-peer-urls` as "host:port", and whether TLS is spoken there.
-    pub listen_peers: Vec<(String, bool)>,
+    /// `--listen-peer-urls`, and whether TLS is spoken there.
+    pub listen_peers: Vec<(ListenAddress, bool)>,
     /// Certificates for members.
     pub peer_tls: Option<Arc<TlsSource>>,
     /// How to bind.

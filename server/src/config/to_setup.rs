@@ -46,8 +46,8 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         listen_peers: config
             .listen_peer_urls
             .iter()
-            .map(|url| (url.authority(), url.is_secure()))
-            .collect(),
+            .map(|url| Ok((url.listen_address()?, url.is_secure())))
+            .collect::<Result<_, String>>()?,
         peer_tls,
         listen_options: ListenOptions { reuse_port: config.socket_reuse_port },
         advertise_client_urls: texts(&config.advertise_client_urls),

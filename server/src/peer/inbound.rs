@@ -3,13 +3,11 @@
 //! Anything unexpected ends the stream with a reason, on the wire and in the log; the peer dials
 //! again. Nothing here waits for the Raft thread: a message that finds its inbox full is dropped.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use varve_api::etcdserverpb::MemberListResponse;
 
@@ -19,30 +17,31 @@ use super::hash::{HashAnswer, HashQuestion};
 use super::stream::{self, PeerStream};
 use super::{Context, PeerListener, Peers, hex, node, snapshot};
 use crate::apply::ToWorker;
+use crate::grpc::PeerAddress as RemoteAddress;
 use crate::limits;
 use crate::raft::RaftInput;
 use crate::read_pool::lower_priority;
 use crate::request;
+use crate::socket::AcceptedSocket;
 
 /// Accepts streams for the life of the process.
 pub(super) async fn listen(context: Arc<Context>, peers: Peers, listener: PeerListener) {
     let PeerListener { socket: listener, is_secure } = listener;
-    let listener =
-        match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(error = %error, "cannot listen for peers");
-                return;
-            }
-        };
+    let listener = match listener.register() {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(error = %error, "cannot listen for peers");
+            return;
+        }
+    };
     let permits = Arc::new(tokio::sync::Semaphore::new(limits::PEER_STREAMS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, remote)) => {
+            Ok((socket, remote)) => {
                 let (context, peers) = (Arc::clone(&context), peers.clone());
                 tokio::spawn(async move {
-                    serve(&context, &peers, stream, remote, is_secure).await;
+                    serve(&context, &peers, socket, &remote, is_secure).await;
                     drop(permit);
                 });
             }
@@ -58,13 +57,13 @@ pub(super) async fn listen(context: Arc<Context>, peers: Peers, listener: PeerLi
 async fn serve(
     context: &Arc<Context>,
     peers: &Peers,
-    stream: TcpStream,
-    remote: SocketAddr,
+    socket: AcceptedSocket,
+    remote: &RemoteAddress,
     is_secure: bool,
 ) {
     let tls = context.tls.as_ref().filter(|_| is_secure);
     assert_eq!(tls.is_some(), is_secure, "a listener with TLS has certificates");
-    let mut stream = match stream::accept(stream, remote, tls).await {
+    let mut stream = match stream::accept(socket, remote, tls).await {
         Ok(stream) => stream,
         Err(error) => {
             tracing::warn!(remote = %remote, error = %error, "rejected connection on peer endpoint");

@@ -39,6 +39,7 @@ use crate::apply::ToWorker;
 use crate::cluster::Cluster;
 use crate::lease::Lessor;
 use crate::limits;
+use crate::listener::BoundSocket;
 use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::peer::call::{Call, CallAnswer};
@@ -60,7 +61,7 @@ pub struct PeerAddress {
 #[derive(Debug)]
 pub struct PeerListener {
     /// Bound, and listening.
-    pub socket: std::net::TcpListener,
+    pub socket: BoundSocket,
     /// Whether TLS is spoken.
     pub is_secure: bool,
 }

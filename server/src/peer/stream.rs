@@ -1,45 +1,48 @@
-//! A connection between members, plain or TLS.
+//! A connection between members: TCP or a Unix socket, plain or TLS.
 //!
-//! One idea: an address of a member is `host:port`, or `https://host:port` if it is spoken to with
-//! TLS; everything above reads and writes frames and does not know which.
+//! One idea: an address of a member is its URL, but for plain TCP, which is `host:port`; everything
+//! above reads and writes frames and does not know which of the four it is.
 //!
 //! Both ends prove who they are if the flags say so: the dialled one is verified for the host that
-//! was dialled, the dialling one for the address it comes from (`tls/address.rs`).
+//! was dialled, the dialling one for the address it comes from (`tls/address.rs`). A Unix socket has
+//! no addresses: its name stands for the host, up to a colon, and `localhost` for a path; who may
+//! dial it is for the permissions of its file.
 
-use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::fmt::Debug;
+use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::tune;
+use crate::config::url::{Scheme, Url};
+use crate::grpc::PeerAddress as RemoteAddress;
 use crate::limits;
+use crate::socket::AcceptedSocket;
 use crate::tls::{TlsSource, address};
 
-/// In front of addresses that are spoken to with TLS.
-const SECURE: &str = "https://";
-
 /// A connection.
-#[derive(Debug)]
-pub enum PeerStream {
-    /// As the kernel has it.
-    Plain(TcpStream),
-    /// Encrypted.
-    Tls(Box<TlsStream<TcpStream>>),
-}
+pub type PeerStream = Box<dyn Connection>;
+
+/// What all connections can do.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + Debug {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + Debug> Connection for T {}
 
 /// The address of a peer URL; `None` if it is none.
 pub fn address_of(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let prefix = if scheme.eq_ignore_ascii_case("https") { SECURE } else { "" };
-    Some(format!("{prefix}{authority}"))
+    let url = Url::parse(url).ok()?;
+    let place = url.authority();
+    Some(match url.scheme() {
+        Scheme::Http => place,
+        Scheme::Https => format!("https://{place}"),
+        Scheme::Unix => format!("unix://{place}"),
+        Scheme::Unixs => format!("unixs://{place}"),
+    })
 }
 
 /// Connects to an address within `limits::PEER_DIAL_TIMEOUT`.
@@ -53,11 +56,17 @@ pub async fn dial(address: &str, tls: Option<&TlsSource>) -> io::Result<PeerStre
 }
 
 async fn dial_unbounded(address: &str, tls: Option<&TlsSource>) -> io::Result<PeerStream> {
-    let authority = address.strip_prefix(SECURE).unwrap_or(address);
-    let stream = TcpStream::connect(authority).await?;
-    tune(&stream);
-    if authority.len() == address.len() {
-        return Ok(PeerStream::Plain(stream));
+    let (scheme, place) = address.split_once("://").unwrap_or(("http", address));
+    let stream: PeerStream = match scheme {
+        "unix" | "unixs" => Box::new(UnixStream::connect(place).await?),
+        _ => {
+            let stream = TcpStream::connect(place).await?;
+            tune(&stream);
+            Box::new(stream)
+        }
+    };
+    if matches!(scheme, "http" | "unix") {
+        return Ok(stream);
     }
     let config = tls.and_then(TlsSource::client).ok_or_else(|| {
         io::Error::other(format!(
@@ -65,11 +74,17 @@ async fn dial_unbounded(address: &str, tls: Option<&TlsSource>) -> io::Result<Pe
              found neither"
         ))
     })?;
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(host).map_err(io::Error::other)?;
-    let stream = TlsConnector::from(config).connect(name, stream).await?;
-    Ok(PeerStream::Tls(Box::new(stream.into())))
+    let name = ServerName::try_from(host_of(place).to_owned()).map_err(io::Error::other)?;
+    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+}
+
+/// Whose certificate is expected there.
+fn host_of(place: &str) -> &str {
+    if place.contains('/') {
+        return "localhost";
+    }
+    let host = place.rsplit_once(':').map_or(place, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Makes the handshake with a member that has connected, and checks that its certificate is for
@@ -78,80 +93,38 @@ async fn dial_unbounded(address: &str, tls: Option<&TlsSource>) -> io::Result<Pe
 /// # Errors
 /// It has no certificate that we accept, or takes too long.
 pub async fn accept(
-    stream: TcpStream,
-    remote: SocketAddr,
+    socket: AcceptedSocket,
+    remote: &RemoteAddress,
     tls: Option<&Arc<TlsSource>>,
 ) -> io::Result<PeerStream> {
-    tune(&stream);
-    let Some(source) = tls else { return Ok(PeerStream::Plain(stream)) };
-    let handshake = async {
-        let config = source.server();
-        let config = config.expect("listeners with TLS are started with a certificate only");
-        let stream = TlsAcceptor::from(config).accept(stream).await?;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-        if let Some(certificate) = certificate.filter(|_| !source.options().skips_address_check) {
-            address::check(certificate, remote.ip()).await.map_err(io::Error::other)?;
+    let stream: PeerStream = match socket {
+        AcceptedSocket::Unix(socket) => Box::new(UnixStream::from_std(socket)?),
+        AcceptedSocket::Tcp(socket) => {
+            let stream = TcpStream::from_std(socket)?;
+            tune(&stream);
+            Box::new(stream)
         }
-        Ok(PeerStream::Tls(Box::new(stream.into())))
     };
-    timeout(limits::PREFACE_TIMEOUT, handshake)
+    let Some(source) = tls else { return Ok(stream) };
+    timeout(limits::PREFACE_TIMEOUT, secure(stream, remote, source))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-impl AsyncRead for PeerStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+async fn secure(
+    stream: PeerStream,
+    remote: &RemoteAddress,
+    source: &TlsSource,
+) -> io::Result<PeerStream> {
+    let config = source.server();
+    let config = config.expect("listeners with TLS are started with a certificate only");
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let certificate = certificate.filter(|_| !source.options().skips_address_check);
+    if let (Some(certificate), RemoteAddress::Tcp(remote)) = (certificate, remote) {
+        address::check(certificate, remote.ip()).await.map_err(io::Error::other)?;
     }
-}
-
-impl AsyncWrite for PeerStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
+    Ok(Box::new(stream))
 }
 
 #[cfg(test)]
@@ -163,5 +136,13 @@ mod tests {
         assert_eq!(address_of("http://a:1").as_deref(), Some("a:1"));
         assert_eq!(address_of("https://[::1]:1").as_deref(), Some("https://[::1]:1"));
         assert_eq!(address_of("a:1"), None);
+        assert_eq!(address_of("unix://a:1").as_deref(), Some("unix://a:1"));
+        assert_eq!(address_of("unixs:///run/a.sock").as_deref(), Some("unixs:///run/a.sock"));
+    }
+
+    #[test]
+    fn a_certificate_is_expected_for_the_host_that_was_dialled() {
+        let hosts = ["a:1", "[::1]:1", "a", "/run/a:1", "run/a"].map(host_of);
+        assert_eq!(hosts, ["a", "::1", "a", "localhost", "localhost"]);
     }
 }

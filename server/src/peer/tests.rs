@@ -1,6 +1,6 @@
 //! Two members on loopback: snapshots that are cut off or garbled anywhere, questions about leases.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use varve_store::{Command, CommandKind, Founding, Mark, Member, RequestId, Store
 
 use super::*;
 use crate::lease::Answer;
+use crate::listener::{self, ListenAddress, ListenOptions};
 use crate::mailbox::{MailboxOwner, mailbox};
 use crate::metrics::Detail;
 use crate::peer::frame::FrameError;
@@ -90,9 +91,10 @@ impl Side {
 
     /// Listens for peers; where.
     fn listen(&self, peers: Peers) -> String {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let listener = PeerListener { socket: listener, is_secure: false };
+        let anywhere = ListenAddress::Tcp { host: "127.0.0.1".to_owned(), port: 0 };
+        let socket = listener::bind_socket(&anywhere, ListenOptions::default()).unwrap();
+        let address = socket.local_address().unwrap().to_string();
+        let listener = PeerListener { socket, is_secure: false };
         tokio::spawn(inbound::listen(Arc::clone(&self.context), peers, listener));
         address
     }

@@ -15,10 +15,14 @@ use crate::{CALL_TIMEOUT, Files, block_on, put_key, strings, text, value_of};
 
 /// Three members that speak TLS with each other and plain with clients.
 fn spawn(flags: impl Fn(usize) -> Vec<String>) -> Vec<Server> {
+    spawn_at(|member| format!("https://127.0.0.1:{}", member.peer_port), flags)
+}
+
+/// Three members with these peer URLs, and flags of each by its number.
+fn spawn_at(url: impl Fn(&Options) -> String, flags: impl Fn(usize) -> Vec<String>) -> Vec<Server> {
     let mut members: Vec<Options> = (0..3)
         .map(|number| Options { name: format!("m{number}"), ..Options::single("tls-member") })
         .collect();
-    let url = |member: &Options| format!("https://127.0.0.1:{}", member.peer_port);
     let cluster: Vec<String> =
         members.iter().map(|member| format!("{}={}", member.name, url(member))).collect();
     for (number, member) in members.iter_mut().enumerate() {
@@ -202,4 +206,32 @@ fn made_up_certificates_are_enough_to_encrypt() {
     assert_replicates(&servers.iter().collect::<Vec<_>>(), "made up");
     let directory = servers[0].options().data_directory.join("fixtures").join("peer");
     assert!(directory.join("key.pem").is_file());
+}
+
+/// Not a bare name: that would be relative to where the test runs.
+fn socket_of(member: &Options) -> String {
+    text(&member.data_directory.join("peer.sock"))
+}
+
+#[test]
+fn members_meet_on_unix_sockets_in_plain_and_with_tls() {
+    let files = Files::new();
+    let mut plain = spawn_at(|member| format!("unix://{}", socket_of(member)), |_| Vec::new());
+    plain.iter().for_each(Server::wait_ready);
+    assert_replicates(&plain.iter().collect::<Vec<_>>(), "plain");
+    let socket = socket_of(plain[0].options());
+    assert!(std::fs::symlink_metadata(&socket).is_ok(), "{socket}");
+    assert!(plain[0].terminate().is_some_and(|status| status.success()), "{}", plain[0].log());
+    assert!(std::fs::symlink_metadata(&socket).is_err(), "{socket} is left behind");
+    // What a killed member leaves behind is in nobody's way.
+    plain[1].kill();
+    plain[1].restart_unawaited();
+    plain[0].restart();
+    assert_replicates(&plain.iter().collect::<Vec<_>>(), "again");
+    drop(plain);
+
+    let trusted = |_| peer_flags(&files, &files.cert, &files.key);
+    let secure = spawn_at(|member| format!("unixs://{}", socket_of(member)), trusted);
+    secure.iter().for_each(Server::wait_ready);
+    assert_replicates(&secure.iter().collect::<Vec<_>>(), "secure");
 }
