@@ -27,6 +27,7 @@ pub mod mailbox;
 pub mod member;
 pub mod metrics;
 pub mod peer;
+pub mod profile;
 pub mod raft;
 pub mod random;
 pub mod read_pool;

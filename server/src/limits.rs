@@ -202,6 +202,8 @@ pub const INLINE_RANGE_KEYS_MAX: i64 = 16;
 pub const CATCH_UP_REVISIONS_MAX: i64 = 4_096;
 /// Bytes of events after which such a step ends at the next revision.
 pub const CATCH_UP_BYTES_TARGET: usize = 256 << 10;
+/// Longest profile of the processor that `/debug/pprof/profile` makes.
+pub const PROFILE_DURATION_MAX: Duration = Duration::from_secs(600);
 
 // --- Backups -----------------------------------------------------------------------------------------
 

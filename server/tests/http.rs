@@ -5,10 +5,11 @@
 
 mod support;
 
+use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use support::{Server, call, connect, http1, run};
+use support::{Server, call, connect, http1, http1_bytes, run};
 use varve_api::error::{Code, Status};
 use varve_server::http::{Access, Consistency, Health, HttpOptions, HttpRoutes};
 use varve_server::metrics::{Detail, Metrics};
@@ -68,9 +69,12 @@ impl Health for State {
 }
 
 fn start(state: &State, role: Role, access: Access) -> Server {
+    start_with(state, role, HttpOptions { access, ..HttpOptions::default() })
+}
+
+fn start_with(state: &State, role: Role, options: HttpOptions) -> Server {
     let state = state.clone();
     Server::start_with(role, 100, ConnectionOptions::default(), move |router| {
-        let options = HttpOptions { access, has_gateway: false };
         router.http(HttpRoutes::new(state, Metrics::new(Detail::Basic), options));
     })
 }
@@ -185,6 +189,41 @@ fn the_metrics_port_has_less_and_no_cors() {
         assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
         assert!(body.contains("\netcd_server_has_leader 0\n"));
         assert_answer(&ask("/version").await, "404", "404 page not found\n");
+    });
+}
+
+#[test]
+fn profiles_are_made_and_what_only_go_has_says_so() {
+    let with = HttpOptions { has_profiles: true, ..HttpOptions::default() };
+    let server = start_with(&State::default(), Role::Client, with.clone());
+    run(async {
+        let ask = async |path: &str| http1(&server, &format!("GET {path}"), "Host: h\r\n").await;
+        let (head, body) = ask("/debug/pprof/").await;
+        assert!(head.starts_with("HTTP/1.1 200") && body.contains("profile?seconds=30"), "{head}");
+        let (head, body) = ask("/debug/pprof/cmdline").await;
+        let own: Vec<String> = std::env::args().collect();
+        assert!(head.starts_with("HTTP/1.1 200") && body == own.join("\0"), "{head} {body}");
+        assert_answer(&ask("/debug/pprof/symbol").await, "200", "num_symbols: 0\n");
+        for name in ["heap", "goroutine", "mutex", "trace"] {
+            let (head, body) = ask(&format!("/debug/pprof/{name}")).await;
+            assert!(head.starts_with("HTTP/1.1 501"), "{name}: {head}");
+            assert!(body.starts_with(&format!("{name}: only programs in Go have it; here: ")));
+        }
+        assert_answer(&ask("/debug/pprof/nonsense").await, "404", "Unknown profile\n");
+
+        let line = "GET /debug/pprof/profile?seconds=1";
+        let (head, body) = http1_bytes(&server, line, "Host: h\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("application/octet-stream"), "{head}");
+        let mut message = Vec::new();
+        flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut message).expect("gzip");
+        let has = |text: &[u8]| message.windows(text.len()).any(|window| window == text);
+        assert!(has(b"nanoseconds") && has(b"samples"), "{} bytes", message.len());
+    });
+    let server = start_with(&State::default(), Role::Metrics, with);
+    run(async {
+        let answer = http1(&server, "GET /debug/pprof/", "Host: h\r\n").await;
+        assert_answer(&answer, "404", "404 page not found\n");
     });
 }
 

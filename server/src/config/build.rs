@@ -218,6 +218,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         bcrypt_cost: bcrypt_cost(values, notes)?,
         tls: tls::flags(values)?,
         enable_grpc_gateway: values.flag("enable-grpc-gateway"),
+        enable_pprof: values.flag("enable-pprof"),
         cors: values.list("cors"),
         host_whitelist: values.list("host-whitelist"),
         metrics: metrics_detail(&values.text("metrics")),

@@ -198,8 +198,8 @@ pub const SECTIONS: &[Section] = &[
             "Seconds that an auth token lives."),
     ] },
     Section { title: "Monitoring and logging", flags: &[
-        ignored("enable-pprof", Bool, "false",
-            "Serve Go profiles."),
+        works("enable-pprof", Bool, "false",
+            "Serve profiles below /debug/pprof/."),
         works("metrics", Text, "basic",
             "'extensive' adds latency histograms of calls."),
         works("listen-metrics-urls", Urls, "",

@@ -132,6 +132,8 @@ pub struct Config {
 
     /// `--enable-grpc-gateway`.
     pub enable_grpc_gateway: bool,
+    /// `--enable-pprof`.
+    pub enable_pprof: bool,
     /// `--cors`: allowed origins; empty or `*` is all.
     pub cors: Vec<String>,
     /// `--host-whitelist`; empty or `*` is all.

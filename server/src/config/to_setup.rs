@@ -155,6 +155,7 @@ fn http_options(config: &Config) -> HttpOptions {
     HttpOptions {
         access: Access { origins: config.cors.clone(), hosts: config.host_whitelist.clone() },
         has_gateway: config.enable_grpc_gateway,
+        has_profiles: config.enable_pprof || config.log.level.0 >= tracing::Level::DEBUG,
     }
 }
 

@@ -3,8 +3,7 @@
 //! One idea: paths, bodies, headers and status codes are etcd's to the byte, because probes and
 //! tests compare them; what the server's state is comes from the trait [`Health`].
 //!
-//! What it does not do: the JSON gateway (`/v3/...`), which is called from here (`crate::gateway`),
-//! and `/debug/pprof`, which answers 404 as in an etcd started without it.
+//! What it does not do: the JSON gateway (`/v3/...`), which is called from here (`crate::gateway`).
 
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -15,6 +14,7 @@ use http::header::{ALLOW, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use varve_api::error::Status;
 
+mod pprof;
 mod query;
 
 use query::Query;
@@ -77,6 +77,8 @@ pub struct HttpOptions {
     pub access: Access,
     /// `--enable-grpc-gateway`.
     pub has_gateway: bool,
+    /// `--enable-pprof`, or `--log-level=debug`.
+    pub has_profiles: bool,
 }
 
 /// Answers plain HTTP on one socket thread.
@@ -205,6 +207,11 @@ impl<H: Health> Inner<H> {
             ("/metrics", _) => self.metrics(),
             ("/version", Origin::Client) => only_get(method).unwrap_or_else(|| self.version()),
             ("/debug/vars", Origin::Client) => only_get(method).unwrap_or_else(|| self.vars()),
+            (path, Origin::Client)
+                if self.options.has_profiles && path.starts_with(pprof::PREFIX) =>
+            {
+                pprof::answer(&path[pprof::PREFIX.len()..], &query).await
+            }
             (path, _) => {
                 let found = checks_of(path, &query);
                 match (found, only_get(method)) {

@@ -192,13 +192,20 @@ pub async fn read(response: Response<h2::RecvStream>) -> Answer {
 
 /// Sends one HTTP/1.1 request and reads until the server closes; gives head and body.
 pub async fn http1(server: &Server, request_line: &str, headers: &str) -> (String, String) {
+    let (head, body) = http1_bytes(server, request_line, headers).await;
+    (head, String::from_utf8(body).expect("text"))
+}
+
+/// As [`http1`], for bodies that are no text.
+pub async fn http1_bytes(server: &Server, request_line: &str, headers: &str) -> (String, Vec<u8>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut socket = TcpStream::connect(server.address).await.expect("the server listens");
     let request = format!("{request_line} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer).await.expect("read");
-    let answer = String::from_utf8(answer).expect("text");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    (head.to_owned(), body.to_owned())
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head");
+    let body = answer.split_off(end + 4);
+    answer.truncate(end);
+    (String::from_utf8(answer).expect("text"), body)
 }
