@@ -14,6 +14,7 @@ use varve_disk::Disk;
 use crate::files::{FileOpener, TableFile, is_data_name};
 use crate::manifest::{CURRENT_NAME, Manifest};
 use crate::memtable::MemtableWriter;
+use crate::segment::{FrameCache, Walk};
 use crate::table::ValueRef;
 use crate::version::{SuperVersion, Version};
 use crate::writer::committed_of;
@@ -62,7 +63,9 @@ pub fn check_directory(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Report
         return Err(Error::corrupt(&path, 0, "the name of a manifest", "none, but data files"));
     };
     let removals = Arc::default();
-    let opener = FileOpener { disk: &**disk, dir, removals: &removals };
+    // What is read once needs no cache.
+    let cache = Arc::new(FrameCache::new(0));
+    let opener = FileOpener { disk: &**disk, dir, removals: &removals, cache: &cache };
     let version = Version::open(&state, &opener)?;
     let memtable = MemtableWriter::new(committed_of(&version));
     let active = Arc::clone(memtable.memtable());
@@ -72,7 +75,7 @@ pub fn check_directory(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Report
 
 fn check(snapshot: &Snapshot) -> Result<Report> {
     let version = Arc::clone(&snapshot.super_version.version);
-    let mut check = Check { version, report: Report::default() };
+    let mut check = Check { version, values: Walk::default(), report: Report::default() };
     check.digests();
     for keyspace in [Keyspace::Kv, Keyspace::Sys] {
         check.tables(keyspace)?;
@@ -108,6 +111,7 @@ fn check_counts(snapshot: &Snapshot, keyspace: Keyspace, report: &mut Report) ->
 
 struct Check {
     version: Arc<Version>,
+    values: Walk,
     report: Report,
 }
 
@@ -219,7 +223,9 @@ impl Check {
             ValueRef::Inline(value) => self.report.value_bytes += value.len() as u64,
             ValueRef::Stored(handle) => {
                 let version = Arc::clone(&self.version);
-                if let Some(value) = self.note(version.value(*handle))? {
+                let value = version.segment_of(*handle);
+                let value = value.and_then(|segment| self.values.value(segment, *handle));
+                if let Some(value) = self.note(value)? {
                     self.report.value_bytes += value.len() as u64;
                 }
             }

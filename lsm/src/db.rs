@@ -22,6 +22,7 @@ use crate::manifest::{Identity, Manifest, State, manifest_name};
 use crate::memtable::MemtableWriter;
 use crate::output::Place;
 use crate::scrub::Scrub;
+use crate::segment::FrameCache;
 use crate::version::{SuperVersion, Version};
 use crate::worker::{LEVEL0_EXCESS, STEP_BYTES, Worker};
 use crate::writer::committed_of;
@@ -34,6 +35,7 @@ pub use crate::checkpoint::{Checkpoint, CheckpointFile};
 pub use crate::iter::history::History;
 pub use crate::iter::source::Direction;
 pub use crate::iter::visible::{Range, Rows};
+pub use crate::segment::Compression;
 pub use crate::snapshot::{Snapshot, Values};
 pub use crate::writer::{Commit, Writer};
 
@@ -52,7 +54,7 @@ pub struct Options {
     pub frozen_memtables_max: usize,
     /// Level-0 tables that start a merge.
     pub level0_tables: usize,
-    /// Bytes of one value segment; at most 2 GiB.
+    /// Bytes of one value segment, before they are compressed; at most 2 GiB.
     pub segment_bytes: u64,
     /// Bytes of one table of the bottom level.
     pub table_bytes: u64,
@@ -60,6 +62,13 @@ pub struct Options {
     pub inline_value_bytes_max: usize,
     /// Bytes that one step of a flush or a merge handles, about.
     pub step_bytes: u64,
+    /// How values are stored that a merge has to move: they have outlived most of their neighbours,
+    /// so they are cold. `None`: as they are, which is the fastest to read. May change at each
+    /// opening; both kinds are always read.
+    pub compression: Option<Compression>,
+    /// Bytes of decompressed values that are kept in memory, at most. A value of more than a
+    /// sixteenth of that is not kept.
+    pub frame_cache_bytes: usize,
 }
 
 /// Offsets in segments are `u32`, and the last value may reach beyond the limit.
@@ -77,6 +86,8 @@ impl Default for Options {
             table_bytes: 8 << 20,
             inline_value_bytes_max: 128,
             step_bytes: STEP_BYTES,
+            compression: None,
+            frame_cache_bytes: 64 << 20,
         }
     }
 }
@@ -101,7 +112,8 @@ pub enum Work {
 pub struct Sizes {
     /// Bytes of all files that the newest version needs.
     pub disk_bytes: u64,
-    /// Of these, bytes that a read at some readable revision can reach (estimate).
+    /// Of these, bytes that a read at some readable revision can reach (estimate). Values count as
+    /// they are stored.
     pub live_bytes: u64,
     /// Bytes in memtables.
     pub memtable_bytes: u64,
@@ -130,6 +142,7 @@ pub(crate) struct Shared {
     publish: Mutex<()>,
     pub worker: Mutex<Worker>,
     pub removals: Arc<Removals>,
+    pub cache: Arc<FrameCache>,
     /// Files promised to a sender by [`Db::has_file`].
     pub pins: Mutex<Vec<Arc<FileGuard>>>,
     _lock: Box<dyn DirLock>,
@@ -156,6 +169,7 @@ impl Db {
             "segments of {} bytes",
             options.segment_bytes
         );
+        options.compression.iter().for_each(|compression| compression.check());
         create_dir(&*disk, dir)?;
         let lock = disk.lock(dir)?;
         let (manifest, state) = match Manifest::open(&disk, dir)? {
@@ -166,7 +180,8 @@ impl Db {
             None => create(&disk, dir, &options)?,
         };
         let removals = Arc::new(Removals::default());
-        let opener = FileOpener { disk: &*disk, dir, removals: &removals };
+        let cache = Arc::new(FrameCache::new(options.frame_cache_bytes));
+        let opener = FileOpener { disk: &*disk, dir, removals: &removals, cache: &cache };
         let version = Version::open(&state, &opener)?;
         // Only now that nothing is refused any more: a refused directory is left as it is.
         remove_strays(&*disk, dir, manifest.number(), &state)?;
@@ -193,6 +208,7 @@ impl Db {
                 scrub: Scrub::default(),
             }),
             removals,
+            cache,
             pins: Mutex::default(),
             _lock: lock,
         });
@@ -277,12 +293,19 @@ impl Db {
 
 /// Of each table, the share of rows that is no garbage, and as large a share of their values.
 fn live_bytes(version: &Version) -> u64 {
+    let segments = version.segment_infos();
+    // A compressed segment takes less than what it holds.
+    let stored = |id: &u64, bytes: u64| {
+        let info = &segments[id];
+        let share = u128::from(info.bytes.min(info.value_bytes));
+        (u128::from(bytes) * share / u128::from(info.value_bytes.max(1))) as u64
+    };
     let mut live_bytes = 0;
     for file in version.tables() {
         let info = &file.record.info;
         let floor = garbage::floor(file.record.keyspace, version.compacted);
         let garbage_rows = file.record.garbage.rows(floor).min(info.rows);
-        let value_bytes: u64 = info.segments.iter().map(|(_, _, bytes)| bytes).sum();
+        let value_bytes: u64 = info.segments.iter().map(|(id, _, bytes)| stored(id, *bytes)).sum();
         let live = u128::from(info.bytes + value_bytes) * u128::from(info.rows - garbage_rows);
         live_bytes += (live / u128::from(info.rows.max(1))) as u64;
     }

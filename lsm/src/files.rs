@@ -23,7 +23,7 @@ use bytes::Bytes;
 use varve_disk::Disk;
 
 use crate::manifest::{CURRENT_NEW_NAME, MANIFEST_PREFIX, TableRecord};
-use crate::segment::{Segment, SegmentInfo};
+use crate::segment::{FrameCache, Segment, SegmentInfo};
 use crate::table::Table;
 use crate::{Error, Result};
 
@@ -159,6 +159,8 @@ pub(crate) struct FileOpener<'a> {
     pub disk: &'a dyn Disk,
     pub dir: &'a Path,
     pub removals: &'a Arc<Removals>,
+    /// Of what compressed segments hold.
+    pub cache: &'a Arc<FrameCache>,
 }
 
 impl FileOpener<'_> {
@@ -172,7 +174,7 @@ impl FileOpener<'_> {
 
     /// Opens a segment.
     pub(crate) fn segment(&self, info: &SegmentInfo) -> Result<Arc<SegmentFile>> {
-        let segment = Segment::open(self.disk, self.dir, info.clone())?;
+        let segment = Segment::open(self.disk, self.dir, info.clone(), self.cache)?;
         let guard = FileGuard::new(segment_name(info.id), info.digest, self.removals);
         Ok(Arc::new(SegmentFile { segment, guard }))
     }

@@ -63,7 +63,8 @@ impl FlushJob {
             key: None,
             fold: fold_of(memtable, keyspace),
             tables: tables_of(place, keyspace),
-            segments: SegmentOutput::new(place.clone(), options.segment_bytes),
+            // What was just written is read soon: never compressed.
+            segments: SegmentOutput::new(place.clone(), options.segment_bytes, None),
             finished: Vec::new(),
         }
     }

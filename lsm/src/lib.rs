@@ -11,7 +11,8 @@
 //! The version number *is* the revision that the caller gives, so no sequence numbers exist beside
 //! it, and newer places hold newer versions: a point read stops at the first place that answers.
 //! Keys and values live apart (WiscKey, FAST 2016): key tables are small, sorted and resident;
-//! values longer than a line are written once into segments and referred to by handle.
+//! values longer than a line are written once into segments and referred to by handle. A merge moves
+//! those whose neighbours are dead, and may compress them ([`Options::compression`]).
 //!
 //! # Three ideas
 //!
@@ -35,6 +36,7 @@
 //! | publish | [`Writer::commit`] when it freezes, `work` | the swap of one pointer |
 //! | chunks of a memtable | the writer | getting a chunk of memory, about once a MiB |
 //! | pins | [`Db::has_file`], `install`, `work` | transfers, and removing files |
+//! | frame cache, 16 parts | a reader of compressed values | a look-up; who finds it taken does without |
 //! | removals | `work`; whoever drops the last view of an obsolete file | putting its name on a list |
 //!
 //! A commit waits for none of the first four but publish. What background work cannot keep up with
@@ -93,8 +95,8 @@ mod writer;
 pub use brake::Brake;
 pub use check::{Report, check_directory};
 pub use db::{
-    Checkpoint, CheckpointFile, Commit, Db, Direction, History, Options, Range, Rows, Sizes,
-    Snapshot, Values, Work, Writer,
+    Checkpoint, CheckpointFile, Commit, Compression, Db, Direction, History, Options, Range, Rows,
+    Sizes, Snapshot, Values, Work, Writer,
 };
 pub use entry::{Delta, Entry, KeyRange, Kind, Meta, Revision};
 pub use error::{Error, Result};

@@ -6,7 +6,8 @@
 //! files that the next start removes.
 //!
 //! On the way, values that lie in *poor* segments (see `pick.rs`) are copied to new ones, in key
-//! order. A segment that no table refers to any more leaves the version with the same edit.
+//! order, and compressed if the options say so: they have outlived their neighbours, so they are
+//! cold. A segment that no table refers to any more leaves the version with the same edit.
 //!
 //! Invariants: the inputs hold, of each key in them, a contiguous stretch of versions (level 0 is
 //! taken whole, and the bottom has a key in one table only), which is what `garbage.rs` asks for.
@@ -24,7 +25,7 @@ use crate::iter::merge::Merge;
 use crate::manifest::{Level, TableRecord};
 use crate::output::{Place, SegmentOutput, TableOutput};
 use crate::pick::Choice;
-use crate::segment::SegmentInfo;
+use crate::segment::{SegmentInfo, Walk};
 use crate::table::{Row, ValueRef};
 use crate::version::{Levels, Version};
 use crate::{Error, Options, Result};
@@ -47,6 +48,7 @@ pub(crate) struct MergeJob {
     tables: TableOutput,
     segments: SegmentOutput,
     poor: BTreeSet<u64>,
+    values: Walk,
     /// First keys of bottom tables that stay: outputs end before them.
     cuts: VecDeque<Bytes>,
 }
@@ -97,8 +99,9 @@ impl MergeJob {
             fold: Fold::new(garbage::floor(keyspace, version.compacted)),
             key: None,
             tables: TableOutput::new(place.clone(), keyspace, Level::Bottom, options.table_bytes),
-            segments: SegmentOutput::new(place.clone(), options.segment_bytes),
+            segments: SegmentOutput::new(place.clone(), options.segment_bytes, options.compression),
             poor,
+            values: Walk::default(),
             cuts,
         })
     }
@@ -156,7 +159,7 @@ impl MergeJob {
         if let ValueRef::Stored(handle) = row.value
             && self.poor.contains(&handle.segment)
         {
-            let value = self.version.value(handle)?;
+            let value = self.values.value(self.version.segment_of(handle)?, handle)?;
             moved_bytes = value.len() as u64;
             row.value = ValueRef::Stored(self.segments.add(ids, &value)?);
         }

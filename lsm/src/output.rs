@@ -14,7 +14,7 @@ use varve_disk::Disk;
 use crate::files::FileIds;
 use crate::garbage::GarbageBuilder;
 use crate::manifest::{Level, TableRecord};
-use crate::segment::{SegmentBuilder, SegmentInfo};
+use crate::segment::{Compression, SegmentBuilder, SegmentInfo};
 use crate::table::{Row, TableBuilder, ValueHandle};
 use crate::{Keyspace, Result};
 
@@ -29,15 +29,17 @@ pub(crate) struct Place {
 pub(crate) struct SegmentOutput {
     place: Place,
     bytes_max: u64,
+    compression: Option<Compression>,
     open: Option<SegmentBuilder>,
     finished: Vec<SegmentInfo>,
     started: Vec<u64>,
 }
 
 impl SegmentOutput {
-    /// No segment yet; each is finished when it holds `bytes_max`.
-    pub(crate) fn new(place: Place, bytes_max: u64) -> Self {
-        Self { place, bytes_max, open: None, finished: Vec::new(), started: Vec::new() }
+    /// No segment yet; each is finished when it holds `bytes_max`, as if it were not compressed.
+    pub(crate) fn new(place: Place, bytes_max: u64, compression: Option<Compression>) -> Self {
+        let (finished, started) = (Vec::new(), Vec::new());
+        Self { place, bytes_max, compression, open: None, finished, started }
     }
 
     /// Stores a value.
@@ -47,7 +49,8 @@ impl SegmentOutput {
             None => {
                 let id = ids.take();
                 self.started.push(id);
-                SegmentBuilder::new(Arc::clone(&self.place.disk), &self.place.dir, id)?
+                let disk = Arc::clone(&self.place.disk);
+                SegmentBuilder::new(disk, &self.place.dir, id, self.compression)?
             }
         };
         let handle = builder.add(value)?;

@@ -79,8 +79,8 @@ impl<'a> RowRef<'a> {
         }
     }
 
-    /// The value; empty for a tombstone. A long one in a file is a slice of the mapped file, all
-    /// others are copied.
+    /// The value; empty for a tombstone. A long one in a file is a slice of the mapped file, or of
+    /// what was decompressed of it; all others are copied.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if its checksum is wrong, or if it is not there;
@@ -91,12 +91,13 @@ impl<'a> RowRef<'a> {
             Place::Table(row) => match row.value_ref()? {
                 ValueRef::None => Ok(Bytes::new()),
                 ValueRef::Inline(value) => Ok(value),
-                ValueRef::Stored(handle) => self.snapshot.value(handle),
+                ValueRef::Stored(handle) => Ok(self.snapshot.value(handle)?.into_bytes()),
             },
         }
     }
 
-    /// As [`RowRef::value`], shown where it lies, without a copy.
+    /// As [`RowRef::value`], shown where it lies, without a copy (a compressed one lies in what was
+    /// decompressed).
     ///
     /// # Errors
     /// Those of [`RowRef::value`].
@@ -106,9 +107,7 @@ impl<'a> RowRef<'a> {
             Place::Memtable(record) => Ok(show(record.value())),
             Place::Table(row) => match row.value()? {
                 RowValue::Here(value) => Ok(show(value)),
-                RowValue::Stored(handle) => {
-                    Ok(show(self.snapshot.segment_of(handle)?.value_in_place(handle)?))
-                }
+                RowValue::Stored(handle) => Ok(show(&self.snapshot.value(handle)?)),
             },
         }
     }

@@ -20,10 +20,10 @@ use crate::iter::source::{Direction, Source};
 use crate::iter::visible::{Range, Rows};
 use crate::memtable::{Committed, RecordRef, hash};
 use crate::row::RowRef;
-use crate::segment::Segment;
+use crate::segment::Value;
 use crate::table::{Row, ValueHandle, ValueRef};
 use crate::version::SuperVersion;
-use crate::{Entry, Error, KeyRange, Keyspace, Kind, Result, Revision};
+use crate::{Entry, KeyRange, Keyspace, Kind, Result, Revision};
 
 /// Whether a read wants values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,19 +73,9 @@ impl Snapshot {
     }
 
     /// The value at `handle`, if it may be touched.
-    pub(crate) fn value(&self, handle: ValueHandle) -> Result<Bytes> {
-        self.segment_of(handle)?.value(handle)
-    }
-
-    /// The segment that the value at `handle` is in, if it may be touched.
-    pub(crate) fn segment_of(&self, handle: ValueHandle) -> Result<&Segment> {
-        let version = &self.super_version.version;
-        if let Some(disk) = &self.residents_of
-            && !version.is_resident(&**disk, handle)
-        {
-            return Err(Error::NotResident);
-        }
-        version.segment_of(handle)
+    pub(crate) fn value(&self, handle: ValueHandle) -> Result<Value<'_>> {
+        let segment = self.super_version.version.segment_of(handle)?;
+        segment.value(handle, self.residents_of.as_deref())
     }
 
     /// Newest visible `kv` revision.
@@ -274,7 +264,9 @@ pub(crate) fn entry_of_row(snapshot: &Snapshot, row: Row, values: Values) -> Res
             (value, length)
         }
         (ValueRef::Inline(value), Values::Skip) => (Bytes::new(), value.len() as u32),
-        (ValueRef::Stored(handle), Values::Load) => (snapshot.value(handle)?, handle.length),
+        (ValueRef::Stored(handle), Values::Load) => {
+            (snapshot.value(handle)?.into_bytes(), handle.length)
+        }
         (ValueRef::Stored(handle), Values::Skip) => (Bytes::new(), handle.length),
     };
     let (key, revision, kind, meta) = (row.key, row.revision, row.kind, row.meta);

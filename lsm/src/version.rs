@@ -14,7 +14,6 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use varve_disk::Disk;
 
 use crate::files::{FileOpener, SegmentFile, TableFile};
 use crate::manifest::{Edit, Level, State};
@@ -182,17 +181,6 @@ impl Version {
             return Err(Error::corrupt(Path::new("CURRENT"), 0, expected, "no such segment"));
         };
         Ok(&file.segment)
-    }
-
-    /// The value at `handle`.
-    pub(crate) fn value(&self, handle: ValueHandle) -> Result<Bytes> {
-        self.segment_of(handle)?.value(handle)
-    }
-
-    /// Whether the value at `handle` can be read without waiting for the device.
-    pub(crate) fn is_resident(&self, disk: &dyn Disk, handle: ValueHandle) -> bool {
-        let file = self.segment_file(handle.segment);
-        file.is_none_or(|file| disk.is_resident(file.segment.untouched(handle)))
     }
 
     /// Value bytes that tables refer to, by segment.

@@ -244,6 +244,11 @@ fn unreferenced(version: &Version, edit: &Edit) -> Vec<u64> {
 impl Shared {
     /// Opens files of this directory.
     pub(crate) fn opener(&self) -> FileOpener<'_> {
-        FileOpener { disk: &*self.place.disk, dir: &self.place.dir, removals: &self.removals }
+        FileOpener {
+            disk: &*self.place.disk,
+            dir: &self.place.dir,
+            removals: &self.removals,
+            cache: &self.cache,
+        }
     }
 }

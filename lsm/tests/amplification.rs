@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use support::counting::CountingDisk;
-use support::{dir, small_options};
+use support::{compressed_segments, dir, small_options};
 use varve_disk::sim::{Random, SimDisk};
-use varve_lsm::{Commit, Db, Delta, Keyspace, Meta, Options, Revision, Work, Writer};
+use varve_lsm::{Commit, Compression, Db, Delta, Keyspace, Meta, Options, Revision, Work, Writer};
 
 const KEYS: u64 = 4_000;
 const VALUE_BYTES: u64 = 1_000;
@@ -33,11 +33,14 @@ fn scaled_options() -> Options {
 }
 
 struct Load {
+    simulated: SimDisk,
     disk: CountingDisk,
     db: Db,
     writer: Writer,
     main: u64,
     compacted: u64,
+    /// Values are of text, of which much repeats.
+    is_text: bool,
 }
 
 /// The worst that was seen, in hundredths.
@@ -51,9 +54,14 @@ struct Seen {
 
 impl Load {
     fn new() -> Self {
-        let disk = CountingDisk::new(Arc::new(SimDisk::new(1)));
-        let (db, writer) = Db::open(Arc::new(disk.clone()), dir(), scaled_options()).unwrap();
-        let mut load = Self { disk, db, writer, main: 0, compacted: 0 };
+        Self::with(scaled_options(), false)
+    }
+
+    fn with(options: Options, is_text: bool) -> Self {
+        let simulated = SimDisk::new(1);
+        let disk = CountingDisk::new(Arc::new(simulated.clone()));
+        let (db, writer) = Db::open(Arc::new(disk.clone()), dir(), options).unwrap();
+        let mut load = Self { simulated, disk, db, writer, main: 0, compacted: 0, is_text };
         (0..KEYS).for_each(|key| load.put(key, Delta::Plus));
         load
     }
@@ -63,8 +71,12 @@ impl Load {
         let revision = Revision { main: self.main, sub: 0 };
         let name = format!("/registry/things/{key:06}");
         // No two values are alike.
-        let value: Vec<u8> =
-            (0..VALUE_BYTES / 8).flat_map(|at| (self.main * 1_000 + at).to_le_bytes()).collect();
+        let word = |at: u64| match self.is_text {
+            true => *[b"\"image\":", b"\"phase\":", b"\"Running", &self.main.to_be_bytes()]
+                [(at % 4) as usize],
+            false => (self.main * 1_000 + at).to_le_bytes(),
+        };
+        let value: Vec<u8> = (0..VALUE_BYTES / 8).flat_map(word).collect();
         self.writer.put(Keyspace::Kv, name.as_bytes(), revision, delta, Meta::EMPTY, &value);
         let mark = Bytes::copy_from_slice(&self.main.to_le_bytes());
         let (kv_visible, compacted) = (self.main, self.compacted);
@@ -109,6 +121,30 @@ fn assert_limits(seen: &Seen) {
     assert!(seen.key_write_percent <= 60, "{seen:?}");
     assert!(seen.space_percent_mean <= 150, "{seen:?}");
     assert!(seen.space_percent_max <= 200, "{seen:?}");
+}
+
+#[test]
+fn space_shrinks_when_relocated_values_are_compressed_and_nothing_is_written_more_often() {
+    // A twentieth of the keys takes four fifths of the writes, the others become cold.
+    let overwrite = |compression| {
+        let options = Options { compression, ..scaled_options() };
+        let (mut load, mut random) = (Load::with(options, true), Random::new(6));
+        let hot = KEYS / 20;
+        let seen = load.overwrite(6 * KEYS, || {
+            if random.one_in(5) { random.below(KEYS) } else { random.below(hot) * 20 }
+        });
+        println!("{seen:?}");
+        (seen, compressed_segments(&load.simulated))
+    };
+    let (plain, none) = overwrite(None);
+    let (compressed, some) = overwrite(Some(Compression { level: 1, frame_bytes: 16 << 10 }));
+    assert!(none == 0 && some > 0);
+    assert!(
+        compressed.space_percent_mean * 4 < plain.space_percent_mean * 3,
+        "{compressed:?}, {plain:?}"
+    );
+    assert!(compressed.value_write_percent < plain.value_write_percent);
+    assert!(compressed.key_write_percent <= plain.key_write_percent + 1);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use support::{
-    Batch, Model, batches_of, commit, compare, dir, go_on, open, random_batch, settle,
-    small_options, write,
+    Batch, Model, batches_of, commit, compare, compressed_segments, compressing_options, dir,
+    go_on, open, open_with, random_batch, settle, small_options, write,
 };
 use varve_disk::Disk;
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
@@ -19,7 +19,7 @@ const BACKUP: &str = "/node/backups/monday";
 
 /// An engine with files of all kinds, and what is in it.
 fn engine(disk: &SimDisk, count: usize) -> Result<(Db, Writer, Model)> {
-    let (db, mut writer) = open(disk)?;
+    let (db, mut writer) = open_with(disk, compressing_options())?;
     let (mut random, mut model) = (Random::new(77), Model::default());
     for number in 1..=count {
         let batch: Batch = random_batch(&model, &mut random);
@@ -135,7 +135,8 @@ fn an_empty_engine_is_scrubbed_at_once() {
 #[test]
 fn the_scrubber_finds_a_flipped_bit_in_any_file_and_names_it() {
     let disk = SimDisk::new(1);
-    let (db, _writer, _) = engine(&disk, 40).unwrap();
+    let (db, _writer, _) = engine(&disk, 120).unwrap();
+    assert!(compressed_segments(&disk) > 0);
     let names = disk.list(dir()).unwrap().into_iter();
     let names: Vec<_> = names.filter(|name| name.ends_with("s") || name.ends_with("t")).collect();
     assert!(names.len() >= 2, "{names:?}");

@@ -12,12 +12,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use support::{
-    Batch, Model, batches_of, commit, compare, dir, open, random_batch, settle, small_options,
-    write,
+    Batch, Model, batches_of, commit, compare, compressed_segments, compressing_options, dir, open,
+    open_with, random_batch, settle, small_options, write,
 };
 use varve_disk::Disk;
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
-use varve_lsm::{Checkpoint, Db, Error, Result, Work};
+use varve_lsm::{Checkpoint, Db, Error, Options, Result, Work};
 
 fn styles(operation: u64) -> Vec<CrashStyle> {
     let mut styles = vec![CrashStyle::LoseAll, CrashStyle::KeepAll];
@@ -42,8 +42,8 @@ fn batches() -> Vec<Batch> {
 }
 
 /// Writes all batches, with background work as it comes. `flushed` follows what is acknowledged.
-fn run(disk: &SimDisk, batches: &[Batch], flushed: &mut usize) -> Result<()> {
-    let (db, mut writer) = open(disk)?;
+fn run(disk: &SimDisk, options: &Options, batches: &[Batch], flushed: &mut usize) -> Result<()> {
+    let (db, mut writer) = open_with(disk, options.clone())?;
     for (number, batch) in batches.iter().enumerate() {
         write(&mut writer, &batch.changes);
         commit(&mut writer, batch, number + 1)?;
@@ -65,9 +65,10 @@ fn run(disk: &SimDisk, batches: &[Batch], flushed: &mut usize) -> Result<()> {
     panic!("background work finds no end");
 }
 
-fn look(found: &SimDisk, model: &Model, flushed: usize, what: &str) {
+fn look(found: &SimDisk, options: &Options, model: &Model, flushed: usize, what: &str) {
     let mut random = Random::new(flushed as u64);
-    let (db, mut writer) = open(found).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let opened = open_with(found, options.clone());
+    let (db, mut writer) = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
     let recovered = batches_of(db.snapshot().mark());
     assert!(recovered >= flushed, "{what}: {recovered} batches, {flushed} were flushed");
     let mut state = model.truncated(recovered);
@@ -87,24 +88,36 @@ fn look(found: &SimDisk, model: &Model, flushed: usize, what: &str) {
 
 #[test]
 fn a_crash_at_any_disk_call_leaves_a_state_at_or_after_the_last_flush() {
+    crash_at_any_disk_call(&small_options(), 0);
+}
+
+#[test]
+fn a_crash_at_any_disk_call_leaves_such_a_state_of_compressed_values_too() {
+    crash_at_any_disk_call(&compressing_options(), 3);
+}
+
+/// In the short run at every seventh call, from `first` on.
+fn crash_at_any_disk_call(options: &Options, first: u64) {
     let batches = batches();
     let mut model = Model::default();
     batches.iter().for_each(|batch| model.push(batch.clone()));
     let disk = SimDisk::new(1);
-    run(&disk, &batches, &mut 0).unwrap();
+    run(&disk, options, &batches, &mut 0).unwrap();
+    assert_eq!(compressed_segments(&disk) > 0, options.compression.is_some());
     let operations = disk.operations();
     assert!(operations > 200, "{operations} operations are too few to prove something");
-    let step = if std::env::var_os("VARVE_LONG").is_some() { 1 } else { 7 };
+    let is_long = std::env::var_os("VARVE_LONG").is_some();
+    let (first, step) = if is_long { (0, 1) } else { (first, 7) };
     let mut images = 0;
-    for operation in (0..=operations).step_by(step) {
+    for operation in (first..=operations).step_by(step) {
         let disk = SimDisk::new(1);
         disk.stop_at_operation(operation);
         let mut flushed = 0;
-        let result = run(&disk, &batches, &mut flushed);
+        let result = run(&disk, options, &batches, &mut flushed);
         assert_eq!(result.is_err(), operation < operations);
         for style in styles(operation) {
             let found = disk.crash_image(style);
-            look(&found, &model, flushed, &format!("operation {operation}, {style:?}"));
+            look(&found, options, &model, flushed, &format!("operation {operation}, {style:?}"));
             images += 1;
         }
     }
@@ -130,19 +143,24 @@ fn a_crash_during_an_installation_leaves_the_old_state_or_the_new_one() {
     let mut model = Model::default();
     batches.iter().for_each(|batch| model.push(batch.clone()));
     let sender = SimDisk::new(9);
-    let (sender_db, mut sender_writer) = open(&sender).unwrap();
+    let (sender_db, mut sender_writer) = open_with(&sender, compressing_options()).unwrap();
     let mut checkpoints = Vec::new();
     for (number, batch) in batches.iter().enumerate() {
         write(&mut sender_writer, &batch.changes);
         commit(&mut sender_writer, batch, number + 1).unwrap();
+        if number == 90 {
+            sender_writer.freeze().unwrap();
+            settle(&sender_db).unwrap();
+        }
         if number == 120 || number == 219 {
             sender_writer.freeze().unwrap();
             while matches!(sender_db.work().unwrap(), Work::Flushing | Work::Flushed) {}
             checkpoints.push(sender_db.checkpoint());
         }
     }
+    assert!(compressed_segments(&sender) > 0);
     let staged = Path::new("/node/staged");
-    let options = varve_lsm::Options { origin: 8, ..small_options() };
+    let options = Options { origin: 8, ..compressing_options() };
     // Installs both checkpoints; returns the marks that were acknowledged.
     let run = |disk: &SimDisk, installed: &mut usize| -> Result<()> {
         let (db, mut writer) = Db::open(Arc::new(disk.clone()), dir(), options.clone())?;
@@ -179,7 +197,8 @@ fn a_crash_during_an_installation_leaves_the_old_state_or_the_new_one() {
 fn a_damaged_or_missing_file_of_a_checkpoint_changes_nothing() {
     let batches = batches();
     let sender = SimDisk::new(9);
-    run(&sender, &batches, &mut 0).unwrap();
+    run(&sender, &compressing_options(), &batches, &mut 0).unwrap();
+    assert!(compressed_segments(&sender) > 0);
     let (sender_db, _writer) = open(&sender).unwrap();
     let checkpoint = sender_db.checkpoint();
     let staged = Path::new("/node/staged");
@@ -218,13 +237,13 @@ fn a_disk_error_during_background_work_is_reported_and_costs_nothing_that_was_fl
     let batches = batches();
     let mut model = Model::default();
     batches.iter().for_each(|batch| model.push(batch.clone()));
-    let disk = SimDisk::new(1);
-    run(&disk, &batches, &mut 0).unwrap();
+    let (disk, options) = (SimDisk::new(1), compressing_options());
+    run(&disk, &options, &batches, &mut 0).unwrap();
     for operation in (0..disk.operations()).step_by(11) {
         let disk = SimDisk::new(1);
         disk.fail_after(operation, varve_disk::sim::Fault::Io);
         let mut flushed = 0;
-        assert!(matches!(run(&disk, &batches, &mut flushed), Err(Error::Disk(_))));
-        look(&disk.crash(), &model, flushed, &format!("failed operation {operation}"));
+        assert!(matches!(run(&disk, &options, &batches, &mut flushed), Err(Error::Disk(_))));
+        look(&disk.crash(), &options, &model, flushed, &format!("failed operation {operation}"));
     }
 }

@@ -1,5 +1,5 @@
 //! The engine against the naive one: random batches, flushes, merges, restarts, crashes, and
-//! checkpoints moved between nodes, from one seed.
+//! checkpoints moved between nodes, from one seed. Odd seeds compress what merges relocate.
 //!
 //! `VARVE_OPERATIONS=<n>` runs seed after seed, each three times as long, until so many operations
 //! were made (changes, reads held against the model, steps of background work); `VARVE_LONG=1` is
@@ -12,10 +12,13 @@ mod support;
 use std::path::Path;
 use std::sync::Arc;
 
-use support::{Model, batches_of, commit, compare, dir, mark, open, random_batch, settle, write};
+use support::{
+    Model, batches_of, commit, compare, compressed_segments, compressing_options, dir, mark,
+    open_with, random_batch, settle, small_options, write,
+};
 use varve_disk::Disk;
 use varve_disk::sim::{Random, SimDisk};
-use varve_lsm::{Db, Snapshot, Writer};
+use varve_lsm::{Db, Options, Snapshot, Writer};
 
 #[test]
 fn the_engine_answers_like_the_model_through_flushes_merges_restarts_and_crashes() {
@@ -26,10 +29,12 @@ fn the_engine_answers_like_the_model_through_flushes_merges_restarts_and_crashes
     let is_long = std::env::var_os("VARVE_LONG").is_some();
     let operations_min = number("VARVE_OPERATIONS").or(is_long.then_some(10_000_000));
     let steps = if operations_min.is_some() { 1_500 } else { 500 };
-    let (first, mut changes) = (number("VARVE_SEED"), 0);
+    let (first, mut changes, mut compressed) = (number("VARVE_SEED"), 0, 0);
     for seed in first.unwrap_or(0).. {
         println!("VARVE_SEED={seed}");
-        changes += Run::new(seed).run(steps);
+        let run = Run::new(seed).run(steps);
+        changes += run.model.batches.iter().map(|batch| batch.changes.len()).sum::<usize>();
+        compressed += run.compressed;
         let is_enough = match operations_min {
             _ if first.is_some() => true,
             Some(operations_min) => support::operations() >= operations_min,
@@ -37,9 +42,11 @@ fn the_engine_answers_like_the_model_through_flushes_merges_restarts_and_crashes
         };
         if is_enough {
             println!(
-                "{} operations, {changes} changes of them, last seed {seed}",
+                "{} operations, {changes} changes of them, last seed {seed}; {compressed} times a \
+                 compressed segment was read",
                 support::operations()
             );
+            assert!(compressed > 0 || first.is_some_and(|seed| seed % 2 == 0));
             break;
         }
     }
@@ -47,6 +54,7 @@ fn the_engine_answers_like_the_model_through_flushes_merges_restarts_and_crashes
 
 struct Run {
     random: Random,
+    options: Options,
     disk: SimDisk,
     db: Option<(Db, Writer)>,
     model: Model,
@@ -54,18 +62,20 @@ struct Run {
     held: Vec<(Snapshot, Model)>,
     /// Batches that were acknowledged as flushed.
     flushed: usize,
+    /// Compressed segments, summed over comparisons.
+    compressed: usize,
 }
 
 impl Run {
     fn new(seed: u64) -> Self {
         let disk = SimDisk::new(seed);
-        let db = Some(open(&disk).unwrap());
-        let (model, held) = (Model::default(), Vec::new());
-        Self { random: Random::new(seed), disk, db, model, held, flushed: 0 }
+        let options = if seed % 2 == 1 { compressing_options() } else { small_options() };
+        let db = Some(open_with(&disk, options.clone()).unwrap());
+        let (random, model, held) = (Random::new(seed), Model::default(), Vec::new());
+        Self { random, options, disk, db, model, held, flushed: 0, compressed: 0 }
     }
 
-    /// Returns the changes that it made.
-    fn run(mut self, steps: usize) -> usize {
+    fn run(mut self, steps: usize) -> Self {
         for _ in 0..steps {
             match self.random.below(200) {
                 0..120 => self.batch(),
@@ -83,7 +93,7 @@ impl Run {
         settle(&self.handles().0).unwrap();
         self.compare();
         self.check();
-        self.model.batches.iter().map(|batch| batch.changes.len()).sum()
+        self
     }
 
     fn handles(&mut self) -> &mut (Db, Writer) {
@@ -131,6 +141,7 @@ impl Run {
 
     fn compare(&mut self) {
         let snapshot = self.db.as_ref().unwrap().0.snapshot();
+        self.compressed += compressed_segments(&self.disk);
         compare(&snapshot, &self.model, &mut self.random, 3);
         for (snapshot, model) in &self.held {
             compare(snapshot, model, &mut self.random, 1);
@@ -158,7 +169,12 @@ impl Run {
 
     /// What was flushed is there; the rest is replayed, or was never decided.
     fn reopen(&mut self) {
-        let mut db = open(&self.disk).unwrap();
+        // Whatever was compressed is read whether or not more will be.
+        if self.random.one_in(4) {
+            self.options.compression =
+                self.options.compression.xor(compressing_options().compression);
+        }
+        let mut db = open_with(&self.disk, self.options.clone()).unwrap();
         let recovered = batches_of(db.0.snapshot().mark());
         let flushed = self.flushed;
         assert!(recovered >= flushed, "{recovered} batches of {flushed} flushed ones");
@@ -187,7 +203,8 @@ impl Run {
         let newer = self.handles().0.checkpoint();
         let disk = SimDisk::new(self.random.next_u64());
         let origin = self.random.next_u64() as u32;
-        let options = varve_lsm::Options { origin, ..support::small_options() };
+        self.options.origin = origin;
+        let options = self.options.clone();
         let (db, mut writer) = Db::open(Arc::new(disk.clone()), dir(), options).unwrap();
         for checkpoint in [&older, &newer] {
             let staged = Path::new("/node/staged");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use support::counting::CountingDisk;
-use support::{dir, settle, small_options};
+use support::{compressed_segments, compressing_options, dir, settle, small_options};
 use varve_disk::sim::SimDisk;
 use varve_lsm::{
     Commit, Db, Delta, Error, KeyRange, Keyspace, Meta, Revision, Snapshot, Values, Writer,
@@ -57,9 +57,50 @@ fn a_snapshot_of_residents_refuses_values_that_are_elsewhere_and_nothing_else() 
     assert_eq!(all(&residents, Values::Load).unwrap(), [500, 10]);
 }
 
+#[test]
+fn a_compressed_value_is_resident_once_its_frame_was_decompressed() {
+    let evicted = Arc::new(AtomicBool::new(false));
+    let says = Arc::clone(&evicted);
+    let simulated = SimDisk::new(1);
+    let disk = CountingDisk::new(Arc::new(simulated.clone()))
+        .with_residency(move |_| !says.load(Ordering::Relaxed));
+    let (db, mut writer) = Db::open(Arc::new(disk), dir(), compressing_options()).unwrap();
+    // Of each pair one is written again, so the other is moved.
+    let key = |number: u64| format!("key/{number:03}").into_bytes();
+    let writes = (0..60).chain((0..60).filter(|number| number % 2 == 1));
+    for (number, main) in writes.zip(1..) {
+        let delta = if main <= 60 { Delta::Plus } else { Delta::Zero };
+        put_as(&mut writer, main, delta, &key(number), &[number as u8; 500]);
+    }
+    let mark = Bytes::from_static(&[9; 8]);
+    writer.commit(Commit { mark, kv_visible: 91, compacted: 91 }).unwrap();
+    writer.freeze().unwrap();
+    settle(&db).unwrap();
+    assert!(compressed_segments(&simulated) > 0);
+    let get = |snapshot: &Snapshot, number: u64| {
+        let entry = snapshot.get(Keyspace::Kv, &key(number), u64::MAX)?;
+        Ok::<_, Error>(entry.unwrap().value)
+    };
+    evicted.store(true, Ordering::Relaxed);
+    let residents = db.snapshot_of_residents();
+    assert!(matches!(get(&residents, 0), Err(Error::NotResident)));
+    assert_eq!(get(&db.snapshot(), 0).unwrap(), vec![0; 500]);
+    assert_eq!(get(&residents, 0).unwrap(), vec![0; 500]);
+    let refused = |number: &u64| matches!(get(&residents, *number), Err(Error::NotResident));
+    assert!((0..60).filter(refused).count() > 50);
+    evicted.store(false, Ordering::Relaxed);
+    for number in 0..60 {
+        assert_eq!(get(&residents, number).unwrap(), vec![number as u8; 500]);
+    }
+}
+
 fn put(writer: &mut Writer, main: u64, key: &[u8], value: &[u8]) {
+    put_as(writer, main, Delta::Plus, key, value);
+}
+
+fn put_as(writer: &mut Writer, main: u64, delta: Delta, key: &[u8], value: &[u8]) {
     let revision = Revision { main, sub: 0 };
-    writer.put(Keyspace::Kv, key, revision, Delta::Plus, Meta::EMPTY, value);
+    writer.put(Keyspace::Kv, key, revision, delta, Meta::EMPTY, value);
     let mark = Bytes::copy_from_slice(&main.to_le_bytes());
     writer.commit(Commit { mark, kv_visible: main, compacted: 0 }).unwrap();
 }

@@ -6,8 +6,12 @@
 //! is touched and remembered in a bitmap; small values are compared each time, which is cheaper
 //! than remembering.
 //!
-//! What it does not do: know keys, know which values are dead, compress.
+//! A segment of cold values may be compressed, in frames (`frames.rs`). Offsets are the same as if
+//! it were not; a value is then a slice of its decompressed frame, which `cache.rs` keeps.
+//!
+//! What it does not do: know keys, know which values are dead, choose what is compressed.
 
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,17 +19,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use varve_disk::Disk;
 
-use crate::Result;
 use crate::table::ValueHandle;
-use crate::table::frame::{Flaw, Format, HEADER_BYTES, Parsed, expect_equal, parse_frame, section};
+use crate::table::frame::{
+    self, Flaw, Format, HEADER_BYTES, Parsed, expect_equal, parse_frame, section,
+};
 use crate::table::little_endian::{u32_at, u64_at};
+use crate::{Error, Result};
 
 mod builder;
+mod cache;
+mod frames;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
 pub use builder::SegmentBuilder;
+pub(crate) use cache::FrameCache;
+pub use frames::Compression;
+use frames::{Frame, Frames};
+pub use walk::Walk;
 
 /// Bytes in front of each value: length and checksum.
 const VALUE_HEADER_BYTES: usize = 8;
@@ -38,11 +51,19 @@ const COPIED_BYTES_MAX: usize = 4096;
 /// because no two of them can begin within so many bytes.
 const GRANULE_BYTES: usize = 256;
 
-static FORMAT: Format = Format { magic: *b"varve.vs", version: 1, features_incompatible: 0 };
+/// Longer frames are not decompressed by who must not wait: so many bytes take 50 us, about.
+const QUICK_FRAME_BYTES_MAX: usize = 64 << 10;
+
+static FORMAT: Format =
+    Format { magic: *b"varve.vs", version: 1, features_incompatible: FEATURE_FRAMES };
+
+/// The section of values holds them in frames, which the section of frames lists.
+const FEATURE_FRAMES: u32 = 1;
 
 /// Numbers of the sections of a segment.
 const SECTION_VALUES: u32 = 1;
 const SECTION_PROPERTIES: u32 = 2;
+const SECTION_FRAMES: u32 = 3;
 
 /// What is known about a segment without opening it; kept in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,29 +99,40 @@ fn checksum_of(length: u32, value: &[u8]) -> u32 {
 
 /// An open value segment. Shared by all threads.
 ///
-/// Invariants: all values lie in `values_end` bytes of `map`, behind the header; a bit of
-/// `verified` is set only after the checksum of the long value that begins in its granule held.
+/// Invariants: all values lie between the header and `values_end`, in `map` if it is plain, in its
+/// frames otherwise; a bit of `verified` is set only after the checksum of the long value that
+/// begins in its granule held.
 pub struct Segment {
     info: SegmentInfo,
     file: String,
     map: Bytes,
     values_end: usize,
+    /// Of a compressed segment.
+    frames: Option<Frames>,
+    cache: Arc<FrameCache>,
     verified: Box<[AtomicU64]>,
 }
 
 impl Segment {
-    /// Maps a segment and checks its header and length; values are checked when first read.
+    /// Maps a segment and checks its header, length and frames; values are checked when first read.
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if the file is not the one that `info` describes; the disk's.
-    pub fn open(disk: &dyn Disk, dir: &Path, info: SegmentInfo) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        info: SegmentInfo,
+        cache: &Arc<FrameCache>,
+    ) -> Result<Arc<Self>> {
         let path = file_path(dir, info.id);
         let file = path.display().to_string();
         let map = disk.map(&path)?;
-        let values_end = check_structure(&map, &info).map_err(|flaw| flaw.in_file(&file, 0))?;
-        let words = map.len().div_ceil(GRANULE_BYTES * 64);
+        let (values_end, frames) =
+            check_structure(&map, &info).map_err(|flaw| flaw.in_file(&file, 0))?;
+        let words = values_end.div_ceil(GRANULE_BYTES * 64);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
-        Ok(Arc::new(Self { info, file, map, values_end, verified }))
+        let cache = Arc::clone(cache);
+        Ok(Arc::new(Self { info, file, map, values_end, frames, cache, verified }))
     }
 
     /// What the manifest says about it.
@@ -113,52 +145,74 @@ impl Segment {
         self.map.clone()
     }
 
-    /// The value at `handle`, a slice of the map (small values are copied), verified at first touch.
+    /// The value at `handle`, verified at first touch; with `residents_of`, only if it can be had
+    /// without waiting for that disk.
     ///
     /// # Errors
-    /// [`crate::Error::Corrupt`] if there is no such value or its checksum is wrong.
-    pub fn value(&self, handle: ValueHandle) -> Result<Bytes> {
-        let value = self.value_in_place(handle)?;
-        if value.len() <= COPIED_BYTES_MAX {
-            return Ok(Bytes::copy_from_slice(value));
-        }
-        Ok(self.map.slice_ref(value))
+    /// [`crate::Error::Corrupt`] if there is no such value or its checksum is wrong;
+    /// [`crate::Error::NotResident`].
+    pub fn value(&self, handle: ValueHandle, residents_of: Option<&dyn Disk>) -> Result<Value<'_>> {
+        self.value_by(handle, residents_of, |frame| {
+            let key = (self.info.digest, frame.number as u32);
+            if let Some(content) = self.cache.get(key) {
+                return Ok(content);
+            }
+            if let Some(disk) = residents_of
+                && (frame.plain.len() > QUICK_FRAME_BYTES_MAX
+                    || !disk.is_resident(&self.map[frame.stored.clone()]))
+            {
+                return Err(Error::NotResident);
+            }
+            let content = self.decode(frame)?;
+            self.cache.insert(key, &content);
+            Ok(content)
+        })
     }
 
-    /// As [`Segment::value`], where it lies.
-    ///
-    /// # Errors
-    /// As [`Segment::value`].
-    pub fn value_in_place(&self, handle: ValueHandle) -> Result<&[u8]> {
+    /// As [`Segment::value`], with another way to get what a compressed frame holds.
+    fn value_by(
+        &self,
+        handle: ValueHandle,
+        residents_of: Option<&dyn Disk>,
+        content_of: impl FnOnce(&Frame) -> Result<Bytes>,
+    ) -> Result<Value<'_>> {
         debug_assert_eq!(handle.segment, self.info.id, "a handle into another segment");
         let start = handle.offset as usize;
-        let end = self.check_bounds(handle).map_err(|flaw| flaw.in_file(&self.file, start))?;
-        let value = &self.map[start + VALUE_HEADER_BYTES..end];
-        let is_long = value.len() >= GRANULE_BYTES;
-        let bit = 1u64 << (start / GRANULE_BYTES % 64);
-        let word = &self.verified[start / GRANULE_BYTES / 64];
-        // Relaxed: the bit guards no other memory; the mapped bytes never change.
-        if !is_long || word.load(Ordering::Relaxed) & bit == 0 {
-            let checksum = checksum_of(handle.length, value);
-            expect_equal(4, "value checksum", checksum, u32_at(&self.map[start..], 4))
-                .map_err(|flaw| flaw.in_file(&self.file, start))?;
-            if is_long {
-                word.fetch_or(bit, Ordering::Relaxed);
+        let plain = self.place(handle).map_err(|flaw| flaw.in_file(&self.file, start))?;
+        let mut stored = plain.clone();
+        if let Some(frames) = &self.frames {
+            let frame = frames.at(start);
+            let at = frame.stored.start;
+            let in_frame = start - frame.plain.start..plain.end - frame.plain.start;
+            if plain.end > frame.plain.end {
+                let expected = format!("a value that ends in its frame, by {}", frame.plain.end);
+                return Err(Flaw::new(0, expected, plain.end).in_file(&self.file, at));
             }
+            if !frame.is_stored_plain() {
+                let content = content_of(&frame)?;
+                self.verify(handle, &content[in_frame.clone()], at)?;
+                let value = content.slice(in_frame.start + VALUE_HEADER_BYTES..in_frame.end);
+                return Ok(Value::OfFrame(value));
+            }
+            stored = at + in_frame.start..at + in_frame.end;
         }
-        Ok(value)
+        let bytes = &self.map[stored.clone()];
+        if residents_of.is_some_and(|disk| !disk.is_resident(bytes)) {
+            return Err(Error::NotResident);
+        }
+        let value = self.verify(handle, bytes, stored.start)?;
+        Ok(Value::OfMap { map: &self.map, value })
     }
 
-    /// The bytes that [`Segment::value`] will touch, untouched; empty for a handle that is wrong.
-    pub fn untouched(&self, handle: ValueHandle) -> &[u8] {
-        let start = handle.offset as usize;
-        let end = start.saturating_add(VALUE_HEADER_BYTES).saturating_add(handle.length as usize);
-        self.map.get(start..end).unwrap_or_default()
+    /// Decompresses a frame.
+    fn decode(&self, frame: &Frame) -> Result<Bytes> {
+        let content = frame.decode(&self.map[frame.stored.clone()]);
+        Ok(content.map_err(|flaw| flaw.in_file(&self.file, frame.stored.start))?.into())
     }
 
-    /// Where the value of `handle` ends; its header, length and end are inside of the values.
+    /// Where the value of `handle` and its header are, in a plain segment: inside of the values.
     #[inline]
-    fn check_bounds(&self, handle: ValueHandle) -> Parsed<usize> {
+    fn place(&self, handle: ValueHandle) -> Parsed<Range<usize>> {
         let start = handle.offset as usize;
         let end = start + VALUE_HEADER_BYTES + handle.length as usize;
         let is_aligned = u64::from(handle.offset).is_multiple_of(VALUE_ALIGNMENT);
@@ -167,13 +221,71 @@ impl Segment {
             let expected = format!("an aligned value between {HEADER_BYTES} and {limit}");
             return Err(Flaw::new(0, expected, format!("one of {length} bytes here")));
         }
-        expect_equal(0, "value length", handle.length, u32_at(&self.map, start))?;
-        Ok(end)
+        Ok(start..end)
+    }
+
+    /// The value behind its header, which together are `bytes`, stored at `at` or in a frame there.
+    #[inline]
+    fn verify<'a>(&self, handle: ValueHandle, bytes: &'a [u8], at: usize) -> Result<&'a [u8]> {
+        let (header, value) = bytes.split_at(VALUE_HEADER_BYTES);
+        expect_equal(0, "value length", handle.length, u32_at(header, 0))
+            .map_err(|flaw| flaw.in_file(&self.file, at))?;
+        let is_long = value.len() >= GRANULE_BYTES;
+        let granule = handle.offset as usize / GRANULE_BYTES;
+        let (word, bit) = (&self.verified[granule / 64], 1u64 << (granule % 64));
+        // Relaxed: the bit guards no other memory; the mapped bytes never change, and those of a
+        // frame are verified when it is decompressed.
+        if !is_long || word.load(Ordering::Relaxed) & bit == 0 {
+            let checksum = checksum_of(handle.length, value);
+            expect_equal(4, "value checksum", checksum, u32_at(header, 4))
+                .map_err(|flaw| flaw.in_file(&self.file, at))?;
+            if is_long {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        Ok(value)
     }
 }
 
-/// Checks all but the values; returns where those end.
-fn check_structure(map: &Bytes, info: &SegmentInfo) -> Parsed<usize> {
+/// A verified value where it lies.
+pub enum Value<'a> {
+    /// In the mapped file.
+    OfMap {
+        /// The whole file.
+        map: &'a Bytes,
+        /// The value, a slice of it.
+        value: &'a [u8],
+    },
+    /// In a decompressed frame.
+    OfFrame(Bytes),
+}
+
+impl Deref for Value<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Value::OfMap { value, .. } => value,
+            Value::OfFrame(value) => value,
+        }
+    }
+}
+
+impl Value<'_> {
+    /// The value for whoever keeps it: a copy if it is short, a slice of where it lies otherwise.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            _ if self.len() <= COPIED_BYTES_MAX => Bytes::copy_from_slice(&self),
+            Value::OfMap { map, value } => map.slice_ref(value),
+            Value::OfFrame(value) => value,
+        }
+    }
+}
+
+/// Checks all but the values; returns where those end, as if they were not compressed, and their
+/// frames if they are.
+fn check_structure(map: &Bytes, info: &SegmentInfo) -> Parsed<(usize, Option<Frames>)> {
     expect_equal(0, "file length", info.bytes, map.len() as u64)?;
     let sections = parse_frame(&FORMAT, info.id, map)?;
     let values = section(&sections, SECTION_VALUES, "values")?;
@@ -183,7 +295,15 @@ fn check_structure(map: &Bytes, info: &SegmentInfo) -> Parsed<usize> {
     expect_equal(at, "number of values", info.values, u64_at(map, at))?;
     expect_equal(at + 8, "bytes of values", info.value_bytes, u64_at(map, at + 8))?;
     expect_equal(0, "start of values", HEADER_BYTES as u64, values.offset)?;
+    if frame::features(map) & FEATURE_FRAMES != 0 {
+        let directory = section(&sections, SECTION_FRAMES, "frames")?;
+        let (at, bytes) = (directory.range().start, &map[directory.range()]);
+        let found = xxhash_rust::xxh3::xxh3_64(bytes);
+        expect_equal(at, "checksum of the frames' directory", directory.checksum, found)?;
+        let frames = Frames::parse(bytes, values.range().end).map_err(|flaw| flaw.moved(at))?;
+        return Ok((frames.end(), Some(frames)));
+    }
     // Each value ends at a multiple of the alignment, so that a value header is never cut.
     expect_equal(0, "rest of values", 0, values.length % VALUE_ALIGNMENT)?;
-    Ok(values.range().end)
+    Ok((values.range().end, None))
 }

@@ -5,23 +5,40 @@ use std::path::PathBuf;
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
 
 use super::*;
-use crate::Error;
+
+mod compressed;
 
 const DIR: &str = "/";
 const ID: u64 = 0x99aa_bbcc_ddee_ff00;
 
 fn write(disk: &SimDisk, values: &[Vec<u8>]) -> (SegmentInfo, Vec<ValueHandle>) {
-    let mut builder =
-        SegmentBuilder::new(Arc::new(disk.clone()), Path::new(DIR), ID).expect("a free name");
-    let handles = values.iter().map(|value| builder.add(value).expect("the disk works")).collect();
-    let bytes = builder.bytes();
-    let info = builder.finish().expect("the disk works");
+    let (info, handles, bytes) = write_as(disk, values, None);
     assert!(bytes <= info.bytes && info.bytes < bytes + 300);
     (info, handles)
 }
 
+/// Also how many bytes the builder counted.
+fn write_as(
+    disk: &SimDisk,
+    values: &[Vec<u8>],
+    compression: Option<Compression>,
+) -> (SegmentInfo, Vec<ValueHandle>, u64) {
+    let disk = Arc::new(disk.clone());
+    let builder = SegmentBuilder::new(disk, Path::new(DIR), ID, compression);
+    let mut builder = builder.expect("a free name");
+    let handles = values.iter().map(|value| builder.add(value).expect("the disk works")).collect();
+    let bytes = builder.bytes();
+    (builder.finish().expect("the disk works"), handles, bytes)
+}
+
 fn open(disk: &SimDisk, info: &SegmentInfo) -> Result<Arc<Segment>> {
-    Segment::open(disk, Path::new(DIR), info.clone())
+    let cache = Arc::new(FrameCache::new(1 << 20));
+    Segment::open(disk, Path::new(DIR), info.clone(), &cache)
+}
+
+/// A value as readers get it.
+fn read(segment: &Segment, handle: ValueHandle) -> Result<Bytes> {
+    segment.value(handle, None).map(Value::into_bytes)
 }
 
 /// Whether the file has the digest that the manifest knows, as the scrubber asks.
@@ -65,7 +82,7 @@ fn values_come_back() {
         let segment = open(&disk, &info).expect("a segment just written");
         for _ in 0..2 {
             for (value, handle) in values.iter().zip(&handles) {
-                assert_eq!(segment.value(*handle).expect("a sound value"), value);
+                assert_eq!(read(&segment, *handle).expect("a sound value"), value);
             }
         }
         assert!(is_intact(&segment));
@@ -78,8 +95,8 @@ fn long_values_are_slices_of_the_map_and_short_ones_are_copies() {
     let (info, handles) = write(&disk, &[vec![1; 4096], vec![2; 4097]]);
     let segment = open(&disk, &info).unwrap();
     let map = segment.map.as_ptr_range();
-    assert!(!map.contains(&segment.value(handles[0]).unwrap().as_ptr()));
-    assert!(map.contains(&segment.value(handles[1]).unwrap().as_ptr()));
+    assert!(!map.contains(&read(&segment, handles[0]).unwrap().as_ptr()));
+    assert!(map.contains(&read(&segment, handles[1]).unwrap().as_ptr()));
 }
 
 #[test]
@@ -112,7 +129,7 @@ fn every_flipped_byte_is_found() {
         // Reading finds all damage but that of bytes that are not used: zeros between values, and
         // what open takes from the manifest.
         let wrong = handles.iter().zip(&values).filter(|(handle, value)| {
-            segment.value(**handle).is_ok_and(|found| found != value.as_slice())
+            read(&segment, **handle).is_ok_and(|found| found != value.as_slice())
         });
         assert_eq!(wrong.count(), 0, "byte {offset} is damaged and not found");
         let holder = handles.iter().find(|handle| {
@@ -120,7 +137,7 @@ fn every_flipped_byte_is_found() {
             (start..start + VALUE_HEADER_BYTES + handle.length as usize).contains(&offset)
         });
         if let Some(handle) = holder {
-            let Err(Error::Corrupt { file, offset: at, .. }) = segment.value(*handle) else {
+            let Err(Error::Corrupt { file, offset: at, .. }) = read(&segment, *handle) else {
                 panic!("byte {offset} is damaged and not found")
             };
             assert_eq!(file, "/99aabbccddeeff00.vs");
@@ -168,11 +185,11 @@ fn handles_to_nowhere_are_errors() {
             offset: (random.next_u64() as u32) >> random.below(32),
             length: (random.next_u64() as u32) >> random.below(32),
         };
-        assert!(segment.value(handle).is_err() || handles.contains(&handle), "{handle:?}");
+        assert!(read(&segment, handle).is_err() || handles.contains(&handle), "{handle:?}");
     }
     for handle in handles {
         let longer = ValueHandle { length: handle.length + 1, ..handle };
-        segment.value(longer).expect_err("another length than the value's");
+        read(&segment, longer).expect_err("another length than the value's");
     }
 }
 
@@ -194,7 +211,7 @@ fn forged_frames_do_not_panic() {
         let checksum = crc32fast::hash(&forged[footer..tail + 28]);
         forged[tail + 28..tail + 32].copy_from_slice(&checksum.to_le_bytes());
         if let Ok(segment) = open(&disk_with(&forged), &info) {
-            handles.iter().for_each(|handle| drop(segment.value(*handle)));
+            handles.iter().for_each(|handle| drop(read(&segment, *handle)));
         }
     }
 }
@@ -217,6 +234,6 @@ fn golden_segment_of_four_values() {
     let segment = open(&disk_with(&golden), &info).expect("a file of version 1");
     assert!(is_intact(&segment));
     for (value, handle) in values.iter().zip(&handles) {
-        assert_eq!(segment.value(*handle).expect("a sound value"), value);
+        assert_eq!(read(&segment, *handle).expect("a sound value"), value);
     }
 }

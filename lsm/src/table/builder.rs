@@ -50,7 +50,7 @@ impl TableBuilder {
     /// The disk's, among others when the file exists.
     pub fn new(disk: Arc<dyn Disk>, dir: &Path, id: u64) -> Result<Self> {
         Ok(Self {
-            output: Output::create(disk.as_ref(), &file_path(dir, id), &FORMAT, id)?,
+            output: Output::create(disk.as_ref(), &file_path(dir, id), &FORMAT, 0, id)?,
             block: BlockBuilder::default(),
             index: IndexBuilder::default(),
             encoded: Vec::new(),

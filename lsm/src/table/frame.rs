@@ -53,6 +53,13 @@ impl Flaw {
         Box::new(Self { offset: offset as u64, expected, found })
     }
 
+    /// The flaw, for a part that starts at `base` of what is parsed.
+    #[cold]
+    pub fn moved(mut self: Box<Self>, base: usize) -> Box<Self> {
+        self.offset = self.offset.saturating_add(base as u64);
+        self
+    }
+
     /// The error, for a part that starts at `base` in `file`.
     #[cold]
     pub fn in_file(self, file: &str, base: usize) -> Error {
@@ -98,12 +105,14 @@ impl Section {
     }
 }
 
-/// The header of file `id`.
-pub(crate) fn encode_header(format: &Format, id: u64) -> [u8; HEADER_BYTES] {
+/// The header of file `id`, which uses the incompatible `features`.
+pub(crate) fn encode_header(format: &Format, features: u32, id: u64) -> [u8; HEADER_BYTES] {
+    assert_eq!(features & !format.features_incompatible, 0, "features that are not read");
     let mut header = [0; HEADER_BYTES];
     header[0..8].copy_from_slice(&format.magic);
     header[8..12].copy_from_slice(&format.version.to_le_bytes());
-    // 12..16: incompatible features in use, none yet. 16..20: compatible features, none yet.
+    header[12..16].copy_from_slice(&features.to_le_bytes());
+    // 16..20: compatible features, none yet.
     header[24..32].copy_from_slice(&id.to_le_bytes());
     let checksum = crc32fast::hash(&header[..60]);
     header[60..64].copy_from_slice(&checksum.to_le_bytes());
@@ -196,6 +205,11 @@ fn check_header(format: &Format, id: u64, header: &[u8]) -> Parsed<()> {
         return Err(Flaw::new(12, expected, format!("unknown features {unknown:#x}")));
     }
     expect_equal(24, "file id", id, u64_at(header, 24))
+}
+
+/// The incompatible features of a file that [`parse_frame`] found sound.
+pub(crate) fn features(bytes: &[u8]) -> u32 {
+    u32_at(bytes, 12)
 }
 
 /// The only section of `kind`.

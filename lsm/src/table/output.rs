@@ -35,8 +35,14 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Creates the file and appends its header.
-    pub fn create(disk: &dyn Disk, path: &Path, format: &'static Format, id: u64) -> Result<Self> {
+    /// Creates the file and appends its header, which says that it uses `features`.
+    pub fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        format: &'static Format,
+        features: u32,
+        id: u64,
+    ) -> Result<Self> {
         let mut output = Self {
             format,
             id,
@@ -48,7 +54,7 @@ impl Output {
             section_start: 0,
             sections: Vec::new(),
         };
-        output.append(&encode_header(format, id))?;
+        output.append(&encode_header(format, features, id))?;
         output.begin_section();
         Ok(output)
     }

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use varve_disk::Disk;
 use varve_disk::sim::{Random, SimDisk};
 use varve_lsm::{
-    Commit, Db, Delta, Direction, Entry, KeyRange, Keyspace, Kind, Meta, Options, Result, Revision,
-    Snapshot, Values, Work, Writer,
+    Commit, Compression, Db, Delta, Direction, Entry, KeyRange, Keyspace, Kind, Meta, Options,
+    Result, Revision, Snapshot, Values, Work, Writer,
 };
 
 /// What was done and compared so far, by all threads: each change, each read held against the model,
@@ -74,7 +75,22 @@ pub fn small_options() -> Options {
         table_bytes: 6 << 10,
         inline_value_bytes_max: 40,
         step_bytes: 3 << 10,
+        compression: None,
+        frame_cache_bytes: 8 << 10,
     }
+}
+
+/// The same, with relocated values compressed, in several frames a segment.
+pub fn compressing_options() -> Options {
+    let compression = Some(Compression { level: 1, frame_bytes: 700 });
+    Options { compression, ..small_options() }
+}
+
+/// How many segments of an engine on `disk` are compressed.
+pub fn compressed_segments(disk: &SimDisk) -> usize {
+    let names = disk.list(dir()).unwrap().into_iter().filter(|name| name.ends_with(".vs"));
+    // The first of the feature bits, docs/FORMAT.md section 2.1.
+    names.filter(|name| disk.map(&dir().join(name)).unwrap().get(12) == Some(&1)).count()
 }
 
 /// The directory of the engine on a simulated disk.
@@ -84,7 +100,12 @@ pub fn dir() -> &'static Path {
 
 /// Opens the engine on `disk`.
 pub fn open(disk: &SimDisk) -> Result<(Db, Writer)> {
-    Db::open(Arc::new(disk.clone()), dir(), small_options())
+    open_with(disk, small_options())
+}
+
+/// As [`open`], with other options.
+pub fn open_with(disk: &SimDisk, options: Options) -> Result<(Db, Writer)> {
+    Db::open(Arc::new(disk.clone()), dir(), options)
 }
 
 /// The meta of a change: something that depends on its revision and varies in length.
