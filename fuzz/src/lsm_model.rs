@@ -1,25 +1,30 @@
 //! An engine driven by a tape: batches, steps of background work, restarts, crashes and held views,
-//! against the naive model of the engine's own tests.
+//! against the naive model of the engine's own tests. The first byte says whether what merges
+//! relocate is compressed.
 //!
 //! What must hold: every read answers as the model, also in views that were taken earlier; after a
 //! crash the state is that after some batch, at or behind the last one that was flushed; the
 //! engine's checker finds nothing.
 
 use varve_disk::sim::{CrashStyle, Random, SimDisk};
-use varve_lsm::{Db, Snapshot, Writer};
+use varve_lsm::{Db, Options, Snapshot, Writer};
 
 use super::input::Input;
 use super::lsm_support::{
-    Batch, Model, batches_of, commit, compare, open, random_batch, settle, write,
+    Batch, Model, batches_of, commit, compare, compressing_options, open_with, random_batch,
+    settle, small_options, write,
 };
 
 /// Most steps of one tape.
 const STEPS_MAX: usize = 200;
 /// Most views that are held.
 const HELD_MAX: usize = 3;
+/// Tapes that begin with this byte or a higher one compress what merges relocate.
+const COMPRESSING: u8 = 0x80;
 
 struct Run {
     disk: SimDisk,
+    options: Options,
     handles: Option<(Db, Writer)>,
     model: Model,
     held: Vec<(Snapshot, Model)>,
@@ -29,9 +34,12 @@ struct Run {
 /// Runs one input.
 pub fn operations(data: &[u8]) {
     let mut input = Input::new(data);
-    let disk = SimDisk::new(u64::from(input.byte()));
-    let handles = Some(open(&disk).expect("an empty disk takes an engine"));
-    let mut run = Run { disk, handles, model: Model::default(), held: Vec::new(), flushed: 0 };
+    let first = input.byte();
+    let disk = SimDisk::new(u64::from(first));
+    let options = if first < COMPRESSING { small_options() } else { compressing_options() };
+    let handles = Some(open_with(&disk, options.clone()).expect("an empty disk takes an engine"));
+    let (model, held) = (Model::default(), Vec::new());
+    let mut run = Run { disk, options, handles, model, held, flushed: 0 };
     for _ in 0..STEPS_MAX {
         if input.is_over() {
             break;
@@ -114,7 +122,8 @@ impl Run {
 
     /// What was flushed is there; what comes after it may be lost.
     fn reopen(&mut self, random: &mut Random) {
-        let handles = open(&self.disk).expect("what a crash leaves is opened");
+        let handles =
+            open_with(&self.disk, self.options.clone()).expect("what a crash leaves is opened");
         let recovered = batches_of(handles.0.snapshot().mark());
         assert!(recovered >= self.flushed, "{recovered} batches of {} flushed", self.flushed);
         self.model = self.model.truncated(recovered);
@@ -139,10 +148,13 @@ impl Run {
 
 /// Tapes that reach each kind of step: writes with work between them, and all steps in turn.
 pub fn seeds() -> Vec<(String, Vec<u8>)> {
-    let tape = |kinds: &[u8]| -> Vec<u8> {
+    let tape_from = |first: u8, kinds: &[u8]| -> Vec<u8> {
         let step = |(at, kind): (usize, &u8)| [*kind, at as u8, kind.wrapping_mul(37)];
-        std::iter::once(1).chain(kinds.iter().enumerate().flat_map(step)).collect()
+        std::iter::once(first).chain(kinds.iter().enumerate().flat_map(step)).collect()
     };
+    let tape = |kinds: &[u8]| tape_from(1, kinds);
+    // Many overwrites, and work until values are relocated.
+    let relocations: Vec<u8> = (0..70).map(|at| [6, 6, 10, 7, 8, 9, 12][at % 7]).collect();
     let grow = [6, 10, 7, 6, 10, 8, 11, 6, 10, 9, 12, 7, 8, 9, 13, 14, 6, 15, 12];
     let turns: Vec<u8> = (0..64).map(|at| at % 16).collect();
     let crashes: Vec<u8> = (0..60).map(|at| [6, 10, 7, 8, 15][at % 5]).collect();
@@ -151,5 +163,7 @@ pub fn seeds() -> Vec<(String, Vec<u8>)> {
         ("files-and-a-view".to_owned(), tape(&grow)),
         ("all-kinds".to_owned(), tape(&turns)),
         ("crashes-between-flushes".to_owned(), tape(&crashes)),
+        ("compressed-relocations".to_owned(), tape_from(COMPRESSING, &relocations)),
+        ("compressed-crashes".to_owned(), tape_from(COMPRESSING, &crashes)),
     ]
 }
