@@ -172,7 +172,7 @@ impl Db {
         options.compression.iter().for_each(|compression| compression.check());
         create_dir(&*disk, dir)?;
         let lock = disk.lock(dir)?;
-        let (manifest, state) = match Manifest::open(&disk, dir)? {
+        let (mut manifest, state) = match Manifest::open(&disk, dir)? {
             Some((manifest, state)) => {
                 check_identity(dir, manifest.identity(), options.identity)?;
                 (manifest, state)
@@ -185,6 +185,9 @@ impl Db {
         let version = Version::open(&state, &opener)?;
         // Only now that nothing is refused any more: a refused directory is left as it is.
         remove_strays(&*disk, dir, manifest.number(), &state)?;
+        if manifest.is_outdated() {
+            manifest.rotate(&state)?;
+        }
         let memtable = MemtableWriter::new(committed_of(&version));
         let identity = manifest.identity();
         let ids = FileIds::new(identity.origin, state.next_sequence);

@@ -15,7 +15,8 @@
 //! The `sys` keyspace keeps no history: it behaves as if compacted at infinity.
 //!
 //! [`Garbage`] remembers, for each table, at which compacted revision how many rows become
-//! droppable, so that merges are started only where they are known to free something.
+//! droppable, and how many bytes of values with them, so that merges are started only where they are
+//! known to free something.
 
 use crate::{Delta, Keyspace, Kind, Revision};
 
@@ -101,18 +102,27 @@ impl<R> Fold<R> {
 /// Buckets of [`Garbage`] in one table.
 pub(crate) const GARBAGE_BUCKETS_MAX: usize = 16;
 
-/// At which compacted revision how many rows are droppable, for one table: (revision, rows)
-/// ascending, where the rows of a bucket are droppable at or above its revision. Rounded up, so
-/// never more than can be proven.
+/// At which compacted revision how much is droppable, for one table: (revision, rows, bytes of
+/// their values) ascending, where what a bucket counts is droppable at or above its revision.
+/// Rounded up, so never more than can be proven.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Garbage {
-    pub buckets: Vec<(u64, u64)>,
+    pub buckets: Vec<(u64, u64, u64)>,
 }
 
 impl Garbage {
     /// Rows that a merge would drop for certain when compacted at `floor`.
     pub(crate) fn rows(&self, floor: u64) -> u64 {
-        self.buckets.iter().filter(|(revision, _)| *revision <= floor).map(|(_, rows)| rows).sum()
+        self.droppable(floor).map(|(_, rows, _)| rows).sum()
+    }
+
+    /// Bytes of their values, as far as those are in the table's own rows.
+    pub(crate) fn value_bytes(&self, floor: u64) -> u64 {
+        self.droppable(floor).map(|(_, _, value_bytes)| value_bytes).sum()
+    }
+
+    fn droppable(&self, floor: u64) -> impl Iterator<Item = &(u64, u64, u64)> {
+        self.buckets.iter().filter(move |(revision, _, _)| *revision <= floor)
     }
 }
 
@@ -120,10 +130,10 @@ impl Garbage {
 pub(crate) struct GarbageBuilder {
     /// Whether older versions of the keys may lie in other tables, as under a level-0 table.
     has_older: bool,
-    /// The rows of the current key, newest first.
-    key: Vec<(u64, Kind, Delta)>,
-    /// For each droppable row, the compacted revision from which it is.
-    droppable_from: Vec<u64>,
+    /// The rows of the current key, newest first, with the bytes of their values.
+    key: Vec<(u64, Kind, Delta, u64)>,
+    /// For each droppable row, the compacted revision from which it is, and the bytes of its value.
+    droppable_from: Vec<(u64, u64)>,
 }
 
 impl GarbageBuilder {
@@ -133,31 +143,30 @@ impl GarbageBuilder {
     }
 
     /// Takes the next row of the current key, newest first.
-    pub(crate) fn add(&mut self, main: u64, kind: Kind, delta: Delta) {
-        self.key.push((main, kind, delta));
+    pub(crate) fn add(&mut self, main: u64, kind: Kind, delta: Delta, value_bytes: u64) {
+        self.key.push((main, kind, delta, value_bytes));
     }
 
     /// Ends the current key.
     pub(crate) fn end_key(&mut self) {
         let mut delta_sum = 0;
-        for (position, (main, kind, delta)) in self.key.iter().enumerate().rev() {
+        for (position, (main, kind, delta, value_bytes)) in self.key.iter().enumerate().rev() {
             delta_sum += *delta as i64;
             if position > 0 {
                 // Shadowed: droppable once its successor is at or below the compacted revision.
-                self.droppable_from.push(self.key[position - 1].0);
+                self.droppable_from.push((self.key[position - 1].0, *value_bytes));
             } else if *kind == Kind::Delete && delta_sum == 0 {
                 // A tombstone that hides nothing goes when it is strictly below.
-                self.droppable_from.push(main.saturating_add(1));
+                self.droppable_from.push((main.saturating_add(1), 0));
             }
         }
         if self.has_older
-            && let (Some((_, newest, _)), Some((oldest, _, _))) =
-                (self.key.first(), self.key.last())
+            && let (Some((_, newest, ..)), Some((oldest, ..))) = (self.key.first(), self.key.last())
         {
             // The key was live before the oldest row here, so that row shadows one elsewhere.
             let was_live = i64::from(*newest == Kind::Put) - delta_sum == 1;
             if was_live {
-                self.droppable_from.push(*oldest);
+                self.droppable_from.push((*oldest, 0));
             }
         }
         self.key.clear();
@@ -171,7 +180,11 @@ impl GarbageBuilder {
         let buckets = self
             .droppable_from
             .chunks(rows_per_bucket)
-            .map(|rows| (*rows.last().expect("chunks are not empty"), rows.len() as u64))
+            .map(|rows| {
+                let (revision, _) = rows.last().expect("chunks are not empty");
+                let value_bytes = rows.iter().map(|(_, value_bytes)| value_bytes).sum();
+                (*revision, rows.len() as u64, value_bytes)
+            })
             .collect();
         self.droppable_from.clear();
         Garbage { buckets }
@@ -226,23 +239,25 @@ mod tests {
     fn garbage_is_counted_from_the_revision_at_which_it_can_go() {
         let mut builder = GarbageBuilder::new(false);
         for row in [(9, Put, Plus), (7, Delete, Minus), (4, Put, Zero), (2, Put, Plus)] {
-            builder.add(row.0, row.1, row.2);
+            builder.add(row.0, row.1, row.2, row.0 * 100);
         }
         builder.end_key();
         let garbage = builder.finish();
         let droppable: Vec<u64> = (0..12).map(|floor| garbage.rows(floor)).collect();
         assert_eq!(droppable, [0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]);
+        let bytes: Vec<u64> = [3, 4, 7, 9].map(|floor| garbage.value_bytes(floor)).into();
+        assert_eq!(bytes, [0, 200, 600, 1_300]);
     }
 
     #[test]
     fn a_row_above_an_older_live_one_makes_garbage_elsewhere() {
         let mut builder = GarbageBuilder::new(true);
-        builder.add(9, Put, Zero);
+        builder.add(9, Put, Zero, 10);
         builder.end_key();
-        builder.add(6, Put, Plus);
+        builder.add(6, Put, Plus, 10);
         builder.end_key();
-        builder.add(7, Delete, Minus);
+        builder.add(7, Delete, Minus, 0);
         builder.end_key();
-        assert_eq!(builder.finish().buckets, [(7, 1), (9, 1)]);
+        assert_eq!(builder.finish().buckets, [(7, 1, 0), (9, 1, 0)]);
     }
 }

@@ -15,7 +15,7 @@ use crate::files::FileIds;
 use crate::garbage::GarbageBuilder;
 use crate::manifest::{Level, TableRecord};
 use crate::segment::{Compression, SegmentBuilder, SegmentInfo};
-use crate::table::{Row, TableBuilder, ValueHandle};
+use crate::table::{Row, TableBuilder, ValueHandle, ValueRef};
 use crate::{Keyspace, Result};
 
 /// Where new files go.
@@ -109,7 +109,12 @@ impl TableOutput {
             }
         };
         builder.add(row)?;
-        self.garbage.add(row.revision.main, row.kind, row.delta);
+        let value_bytes = match &row.value {
+            ValueRef::None => 0,
+            ValueRef::Inline(value) => value.len() as u64,
+            ValueRef::Stored(handle) => u64::from(handle.length),
+        };
+        self.garbage.add(row.revision.main, row.kind, row.delta, value_bytes);
         self.open = Some(builder);
         Ok(())
     }

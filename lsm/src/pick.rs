@@ -4,9 +4,12 @@
 //! and is merged as a whole into the bottom, which is one sorted run. In order of need:
 //!
 //! 1. level 0 has as many tables as permitted (reads look into each);
-//! 2. a merge of level 0 would drop a quarter of the rows it has to read;
-//! 3. a quarter of a bottom table's rows can be dropped;
+//! 2. a merge of level 0 would drop a quarter of what it has to read;
+//! 3. a quarter of a bottom table can be dropped;
 //! 4. values nobody refers to, in segments worth rewriting, are an eighth of those referred to.
+//!
+//! A quarter is one of the rows, or one of the bytes that they hold, values included: a few large
+//! values among many small rows are no reason for reads, but one for space.
 //!
 //! What can be dropped is known from [`Garbage`](crate::garbage::Garbage) before a byte is read, so
 //! no table is ever rewritten for nothing, and the sequence of choices ends.
@@ -18,7 +21,7 @@ use crate::garbage;
 use crate::manifest::TableRecord;
 use crate::segment::SegmentInfo;
 
-/// Garbage is worth a merge when it is at least one in this many rows.
+/// Garbage is worth a merge when it is at least one in this many rows, or bytes.
 const GARBAGE_SHARE: u64 = 4;
 /// A segment is poor when less than this share of its bytes is referred to. Chosen by
 /// `tests/amplification.rs`: with less of it files take more than 1.5 times what can be read, with
@@ -84,28 +87,46 @@ pub(crate) fn poor_segments(
     segments.values().filter(is_poor).map(|info| info.id).collect()
 }
 
+/// Whether a merge that drops what `garbage` tables have too much, and rewrites `all`, is worth it.
+fn is_worth<'a>(
+    floor: u64,
+    garbage: impl Iterator<Item = &'a TableRecord> + Clone,
+    all: impl Iterator<Item = &'a TableRecord> + Clone,
+) -> bool {
+    let is_share = |garbage: u64, all: u64| garbage > 0 && garbage * GARBAGE_SHARE >= all;
+    let garbage_rows = garbage.clone().map(|table| table.garbage.rows(floor)).sum();
+    let garbage_bytes = garbage.map(|table| table.garbage.value_bytes(floor)).sum();
+    let rows = all.clone().map(|table| table.info.rows).sum();
+    is_share(garbage_rows, rows) || is_share(garbage_bytes, all.map(held_bytes).sum())
+}
+
+/// Bytes of a table and of the values that it refers to.
+fn held_bytes(table: &TableRecord) -> u64 {
+    table.info.bytes + table.info.segments.iter().map(|(_, _, bytes)| bytes).sum::<u64>()
+}
+
 fn level0_frees_enough(shape: &Shape<'_>, compacted: u64) -> bool {
     let floor = garbage::floor(shape.keyspace, compacted);
-    let garbage: u64 = shape.level0.iter().map(|table| table.garbage.rows(floor)).sum();
-    let first = shape.level0.iter().map(|table| &table.info.first_key).min();
-    let last = shape.level0.iter().map(|table| &table.info.last_key).max();
+    let level0 = shape.level0.iter().copied();
+    let first = level0.clone().map(|table| &table.info.first_key).min();
+    let last = level0.clone().map(|table| &table.info.last_key).max();
     let (Some(first), Some(last)) = (first, last) else { return false };
     let is_touched =
-        |table: &&&TableRecord| table.info.first_key <= *last && table.info.last_key >= *first;
-    let touched = shape.bottom.iter().filter(is_touched);
-    let rows: u64 = shape.level0.iter().chain(touched).map(|table| table.info.rows).sum();
-    garbage > 0 && garbage * GARBAGE_SHARE >= rows
+        |table: &&TableRecord| table.info.first_key <= *last && table.info.last_key >= *first;
+    let touched = shape.bottom.iter().copied().filter(is_touched);
+    is_worth(floor, level0.clone(), level0.chain(touched))
 }
 
 /// The bottom table with the most garbage, and its neighbours that have as large a share of it.
 fn bottom_with_garbage(shape: &Shape<'_>, compacted: u64) -> Option<Choice> {
     let floor = garbage::floor(shape.keyspace, compacted);
-    let garbage = |position: usize| shape.bottom[position].garbage.rows(floor);
-    let is_worth = |position: &usize| {
-        garbage(*position) > 0
-            && garbage(*position) * GARBAGE_SHARE >= shape.bottom[*position].info.rows
+    let table = |position: usize| std::iter::once(shape.bottom[position]);
+    let is_worth = |position: &usize| is_worth(floor, table(*position), table(*position));
+    let garbage = |position: &usize| {
+        let garbage = &shape.bottom[*position].garbage;
+        (garbage.value_bytes(floor), garbage.rows(floor))
     };
-    let worst = (0..shape.bottom.len()).filter(is_worth).max_by_key(|&table| garbage(table))?;
+    let worst = (0..shape.bottom.len()).filter(is_worth).max_by_key(garbage)?;
     let start = (0..worst).rev().take_while(is_worth).last().unwrap_or(worst);
     let end = (worst..shape.bottom.len()).take_while(is_worth).last().unwrap_or(worst) + 1;
     Some(Choice::Bottom(shape.keyspace, start..end))
@@ -163,7 +184,10 @@ mod tests {
                 delta_sum: 0,
                 segments: vec![(7, rows, rows * 100)],
             },
-            garbage: Garbage { buckets: garbage.to_vec() },
+            // Values of no bytes: only rows count.
+            garbage: Garbage {
+                buckets: garbage.iter().map(|(revision, rows)| (*revision, *rows, 0)).collect(),
+            },
         }
     }
 
@@ -215,6 +239,24 @@ mod tests {
         ];
         assert_eq!(choose(&[], &bottom, 4, 0), None);
         assert_eq!(choose(&[], &bottom, 5, 0), Some(Choice::Bottom(Keyspace::Kv, 2..4)));
+    }
+
+    #[test]
+    fn a_few_large_values_are_worth_a_merge_when_they_hold_a_quarter_of_the_bytes() {
+        // It holds 100 * 50 bytes of rows and 100 * 100 of values, so a quarter is 3750.
+        let with = |garbage_bytes| {
+            let mut bottom = [table(1, "a-b", 100, &[]), table(2, "c-d", 100, &[])];
+            bottom[1].garbage.buckets = vec![(5, 1, garbage_bytes), (9, 1, 10_000)];
+            bottom
+        };
+        assert_eq!(choose(&[], &with(3_749), 5, 0), None);
+        let second = Some(Choice::Bottom(Keyspace::Kv, 1..2));
+        assert_eq!(choose(&[], &with(3_750), 5, 0), second);
+        assert_eq!(choose(&[], &with(3_750), 4, 0), None);
+        let level0 = [with(7_500)[1].clone()];
+        assert_eq!(choose(&level0, &[], 5, 0), Some(Choice::Level0(Keyspace::Kv)));
+        let bottom = [table(3, "c-e", 101, &[])];
+        assert_eq!(choose(&level0, &bottom, 5, 0), None, "it has to read twice as much");
     }
 
     #[test]

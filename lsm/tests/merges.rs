@@ -132,6 +132,24 @@ fn overwritten_values_give_their_space_back_after_a_compaction() {
 }
 
 #[test]
+fn a_few_large_dead_values_among_many_small_rows_give_their_space_back() {
+    let mut user = User::new();
+    (0..4_000).for_each(|number| user.put(number, Delta::Plus, 20));
+    // A hundredth of the rows, and most of the bytes: twenty versions of two keys.
+    for _ in 0..20 {
+        (0..2).for_each(|number| user.put(number * 2_000, Delta::Zero, 50_000));
+    }
+    user.settle();
+    let before = user.db.sizes().disk_bytes;
+    assert!(before > 2_000_000, "{before}");
+    user.compact_and_settle();
+    let after = user.db.sizes().disk_bytes;
+    assert!(after < 600_000, "{after} bytes for 100 KB of live values and 4,000 small rows");
+    assert_eq!(live(&user.db.snapshot()), 4_000);
+    user.assert_sound();
+}
+
+#[test]
 fn nothing_is_left_of_keys_that_were_deleted_and_compacted() {
     let mut user = User::new();
     (0..500).for_each(|number| user.put(number, Delta::Plus, 200));

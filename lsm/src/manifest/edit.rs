@@ -141,7 +141,8 @@ impl Edit {
         to.finish()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Wrong> {
+    /// From a manifest of this version.
+    pub(super) fn decode(bytes: &[u8], version: u32) -> Result<Self, Wrong> {
         let mut from = Decoder::new(bytes);
         let has_mark = match from.u8()? {
             0 => false,
@@ -156,7 +157,7 @@ impl Edit {
             next_sequence: from.u32()?,
             removed_tables: from.list(Decoder::u64)?,
             removed_segments: from.list(Decoder::u64)?,
-            added_tables: from.list(decode_table)?,
+            added_tables: from.list(|from| decode_table(from, version))?,
             added_segments: from.list(decode_segment)?,
         };
         from.end()?;
@@ -195,13 +196,14 @@ fn encode_table(to: &mut Encoder, table: &TableRecord) {
         to.u64(*value_bytes);
     }
     to.length(table.garbage.buckets.len());
-    for (revision, rows) in &table.garbage.buckets {
+    for (revision, rows, value_bytes) in &table.garbage.buckets {
         to.u64(*revision);
         to.u64(*rows);
+        to.u64(*value_bytes);
     }
 }
 
-fn decode_table(from: &mut Decoder<'_>) -> Result<TableRecord, Wrong> {
+fn decode_table(from: &mut Decoder<'_>, version: u32) -> Result<TableRecord, Wrong> {
     let keyspace = match from.u8()? {
         KEYSPACE_KV => Keyspace::Kv,
         KEYSPACE_SYS => Keyspace::Sys,
@@ -224,8 +226,10 @@ fn decode_table(from: &mut Decoder<'_>) -> Result<TableRecord, Wrong> {
         delta_sum: from.i64()?,
         segments: from.list(|from| Ok((from.u64()?, from.u64()?, from.u64()?)))?,
     };
-    let garbage = Garbage { buckets: from.list(|from| Ok((from.u64()?, from.u64()?)))? };
-    Ok(TableRecord { keyspace, level, info, garbage })
+    // Version 1 counts no bytes: none that could be proven.
+    let value_bytes = |from: &mut Decoder<'_>| if version == 1 { Ok(0) } else { from.u64() };
+    let buckets = from.list(|from| Ok((from.u64()?, from.u64()?, value_bytes(from)?)))?;
+    Ok(TableRecord { keyspace, level, info, garbage: Garbage { buckets } })
 }
 
 fn encode_segment(to: &mut Encoder, segment: &SegmentInfo) {

@@ -14,7 +14,9 @@ use crate::{Error, Result};
 
 const MAGIC: [u8; 8] = *b"VRVMANIF";
 const CURRENT_MAGIC: [u8; 8] = *b"VRVCURNT";
-const FORMAT_VERSION: u32 = 1;
+/// The version that is written; the one before it is read, too.
+pub(super) const FORMAT_VERSION: u32 = 2;
+const FORMAT_VERSION_OLDEST: u32 = 1;
 const HEADER_BYTES: usize = 56;
 const CURRENT_BYTES: usize = 24;
 /// Payload length, zero, previous checksum, checksum.
@@ -77,6 +79,7 @@ fn edit_checksum(bytes: &[u8]) -> u64 {
 
 /// What a manifest file says, as far as it can be believed.
 pub(super) struct Recovered {
+    pub version: u32,
     pub identity: Identity,
     pub number: u64,
     pub state: State,
@@ -91,8 +94,9 @@ pub(super) struct Recovered {
 
 /// Reads all edits that can be believed; see the table in docs/FORMAT.md section 2.3.
 pub(super) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered> {
-    let (identity, number, header_checksum) = parse_header(path, bytes)?;
+    let (version, identity, number, header_checksum) = parse_header(path, bytes)?;
     let mut recovered = Recovered {
+        version,
         identity,
         number,
         state: State::default(),
@@ -112,7 +116,7 @@ pub(super) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered> {
             let found = format!("one after {previous:016x}");
             return Err(Error::corrupt(path, start as u64, expected, found));
         }
-        let edit = Edit::decode(payload).map_err(|wrong| {
+        let edit = Edit::decode(payload, version).map_err(|wrong| {
             let offset = (start + EDIT_HEADER_BYTES) as u64 + wrong.offset;
             Error::corrupt(path, offset, wrong.expected, wrong.found)
         })?;
@@ -168,7 +172,7 @@ fn refuse_unless_torn(path: &Path, bytes: &[u8], start: usize, edits: u32) -> Re
     }
 }
 
-fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Identity, u64, u64)> {
+fn parse_header(path: &Path, bytes: &[u8]) -> Result<(u32, Identity, u64, u64)> {
     let wrong = |offset, expected: String, found: String| {
         Err(Error::corrupt(path, offset, expected, found))
     };
@@ -192,15 +196,16 @@ fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Identity, u64, u64)> {
     if magic != MAGIC {
         return wrong(0, format!("{MAGIC:02x?}"), format!("{magic:02x?}"));
     }
-    if version != FORMAT_VERSION {
-        return wrong(8, format!("format version {FORMAT_VERSION}"), version.to_string());
+    if !(FORMAT_VERSION_OLDEST..=FORMAT_VERSION).contains(&version) {
+        let expected = format!("format version {FORMAT_VERSION_OLDEST} to {FORMAT_VERSION}");
+        return wrong(8, expected, version.to_string());
     }
     let computed = xxh3_64(&header[..HEADER_BYTES - 8]);
     if checksum != computed || reserved != 0 {
         let offset = HEADER_BYTES as u64 - 8;
         return wrong(offset, format!("checksum {computed:016x}"), format!("{checksum:016x}"));
     }
-    Ok((identity, number, checksum))
+    Ok((version, identity, number, checksum))
 }
 
 /// The bytes of `CURRENT` for this manifest.

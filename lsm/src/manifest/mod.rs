@@ -31,7 +31,7 @@ mod tests;
 pub(crate) use edit::{Edit, Level, State, TableRecord};
 pub(crate) use image::{image, parse};
 
-use image::{current_image, edit_image, parse_current, recover};
+use image::{FORMAT_VERSION, current_image, edit_image, parse_current, recover};
 
 /// Names the manifest in use.
 pub(crate) const CURRENT_NAME: &str = "CURRENT";
@@ -71,6 +71,8 @@ pub(crate) struct Manifest {
     /// Length after the first edit.
     snapshot_end: u64,
     has_failed: bool,
+    /// Written by an older program: read, never appended to.
+    is_outdated: bool,
 }
 
 /// Name of the manifest with this number.
@@ -118,6 +120,7 @@ impl Manifest {
             edits: recovered.edits,
             snapshot_end: recovered.snapshot_end,
             has_failed: false,
+            is_outdated: recovered.version < FORMAT_VERSION,
         };
         Ok(Some((manifest, recovered.state)))
     }
@@ -175,6 +178,7 @@ impl Manifest {
             edits: 1,
             snapshot_end: end,
             has_failed: false,
+            is_outdated: false,
         })
     }
 
@@ -191,6 +195,7 @@ impl Manifest {
     /// Appends an edit; durable on return. The files that it adds, and their names, must be
     /// durable already.
     pub(crate) fn append(&mut self, edit: &Edit) -> Result<()> {
+        assert!(!self.is_outdated, "an older manifest is rotated before it is appended to");
         self.refuse_after_failure()?;
         let (bytes, checksum) = edit_image(self.previous, edit);
         self.has_failed = true;
@@ -202,6 +207,11 @@ impl Manifest {
         self.previous = checksum;
         self.edits += 1;
         Ok(())
+    }
+
+    /// Whether it has an older version, and must be rotated before an edit is appended.
+    pub(crate) fn is_outdated(&self) -> bool {
+        self.is_outdated
     }
 
     /// Whether it is time for [`Manifest::rotate`].

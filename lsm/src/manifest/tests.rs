@@ -31,7 +31,7 @@ fn table(id: u64) -> TableRecord {
             delta_sum: -2,
             segments: vec![(id + 1, 10, 5_000)],
         },
-        garbage: Garbage { buckets: vec![(7, 3), (9, 4)] },
+        garbage: Garbage { buckets: vec![(7, 3, 700), (9, 4, 0)] },
     }
 }
 
@@ -87,9 +87,9 @@ fn the_bytes_are_those_of_the_golden_file() {
     manifest.append(&edit(1)).unwrap();
     manifest.append(&edit(2)).unwrap();
     let written = read_file(&*disk, &path(1)).unwrap();
-    let golden = include_bytes!("../../tests/golden/manifest_v1.bin");
+    let golden = include_bytes!("../../tests/golden/manifest_v2.bin");
     if std::env::var_os("VARVE_WRITE_GOLDEN").is_some() {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/manifest_v1.bin");
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/manifest_v2.bin");
         let os = varve_disk::os::OsDisk::new();
         let file = os.open(&target).unwrap();
         file.set_len(0).unwrap();
@@ -106,6 +106,30 @@ fn the_bytes_are_those_of_the_golden_file() {
     let current = read_file(&*disk, &Path::new(DIR).join(CURRENT_NAME)).unwrap();
     assert_eq!(current[..16], *b"VRVCURNT\x01\0\0\0\0\0\0\0");
     assert_eq!(current.len(), 24);
+}
+
+/// Version 1 has no bytes of garbage; what it has is kept, in a manifest of the present version.
+#[test]
+fn a_manifest_of_version_1_is_read_and_rotated() {
+    let disk = new_disk();
+    create(&disk);
+    let golden = include_bytes!("../../tests/golden/manifest_v1.bin");
+    disk.open(&path(1)).unwrap().write_at(0, golden).unwrap();
+    let (mut manifest, state) = reopen(&disk).unwrap();
+    let mut expected = state_after(2);
+    for table in &mut expected.tables {
+        table.garbage.buckets.iter_mut().for_each(|(_, _, value_bytes)| *value_bytes = 0);
+    }
+    assert_eq!(state, expected);
+    assert_eq!(parse(&path(1), golden).unwrap(), expected, "as one from elsewhere");
+    assert!(manifest.is_outdated());
+    manifest.rotate(&state).unwrap();
+    assert!(!manifest.is_outdated());
+    manifest.append(&edit(3)).unwrap();
+    let (manifest, state) = reopen(&disk).unwrap();
+    assert!(manifest.number() == 2 && !manifest.is_outdated());
+    expected.apply(edit(3)).unwrap();
+    assert_eq!(state, expected);
 }
 
 #[test]
@@ -199,9 +223,9 @@ fn a_damaged_current_is_refused() {
 fn an_unknown_version_is_named() {
     let disk = new_disk();
     create(&disk);
-    disk.open(&path(1)).unwrap().write_at(8, &[2]).unwrap();
+    disk.open(&path(1)).unwrap().write_at(8, &[3]).unwrap();
     let error = reopen(&disk).err().unwrap().to_string();
-    assert!(error.contains("expected format version 1, found 2"), "{error}");
+    assert!(error.contains("expected format version 1 to 2, found 3"), "{error}");
 }
 
 #[test]
