@@ -62,6 +62,10 @@ const NAMED_ONCE: [(&str, &str); 6] = [
     ("tokio", "server"),
 ];
 
+/// External crates that build scripts alone use: nothing of them gets into a program. A lock file does
+/// not tell.
+const BUILD_ONLY: [&str; 2] = ["cc", "pkg-config"];
+
 /// What the sections of a manifest depend on.
 pub struct Manifest {
     /// `[dependencies]` and `[build-dependencies]`.
@@ -138,7 +142,7 @@ fn reached(
     let mut reached = BTreeSet::new();
     let mut waiting: Vec<String> = production.iter().cloned().collect();
     while let Some(name) = waiting.pop() {
-        if !reached.insert(name.clone()) {
+        if BUILD_ONLY.contains(&name.as_str()) || !reached.insert(name.clone()) {
             continue;
         }
         match name.strip_prefix("varve-") {
