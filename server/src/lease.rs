@@ -85,8 +85,14 @@ struct Lease {
 /// What the lessor of a member says about a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It lives, and has so many seconds left.
-    Seconds(i64),
+    /// It lives, and has so many seconds left: if this member still led in that term when it said
+    /// so, which it cannot know itself. [`crate::rpc::lease::ask_leader`] finds out.
+    Alive {
+        /// Whole seconds.
+        seconds: i64,
+        /// The term in which the clock runs.
+        term: u64,
+    },
     /// This member does not lead, or not yet with all that it must know, or has something to agree
     /// upon first: ask again.
     NotLeading,
@@ -96,19 +102,19 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// As members tell it each other: seconds, -1 or -2.
-    pub fn to_wire(self) -> i64 {
+    /// As members tell it each other: seconds, -1 or -2; and the term, 0 without seconds.
+    pub fn to_wire(self) -> (i64, u64) {
         match self {
-            Self::Seconds(seconds) => seconds,
-            Self::NotAlive => -1,
-            Self::NotLeading => -2,
+            Self::Alive { seconds, term } => (seconds, term),
+            Self::NotAlive => (-1, 0),
+            Self::NotLeading => (-2, 0),
         }
     }
 
     /// What a member told.
-    pub fn from_wire(seconds: i64) -> Self {
+    pub fn from_wire(seconds: i64, term: u64) -> Self {
         match seconds {
-            0.. => Self::Seconds(seconds),
+            0.. => Self::Alive { seconds, term },
             -1 => Self::NotAlive,
             _ => Self::NotLeading,
         }
@@ -199,9 +205,7 @@ impl Lessor {
     /// Renews a lease: its full time to live. One whose time is over is not renewed any more.
     pub fn renew(&self, id: i64) -> Answer {
         let mut state = self.lock();
-        if state.term.is_none() {
-            return Answer::NotLeading;
-        }
+        let Some(term) = state.term else { return Answer::NotLeading };
         let now = self.clock.now();
         let Some(lease) = state.leases.get_mut(&id).filter(|lease| lease.deadline > now) else {
             return Answer::NotAlive;
@@ -209,7 +213,7 @@ impl Lessor {
         // In any case, so that it does not end while its checkpoint is taken back.
         lease.deadline = now + lease.ttl;
         if lease.left >= lease.ttl && !lease.is_proposed {
-            return Answer::Seconds(lease.ttl.as_secs() as i64);
+            return Answer::Alive { seconds: lease.ttl.as_secs() as i64, term };
         }
         if lease.is_taken_back.is_none_or(|since| since + PROPOSE_RETRY <= now) {
             lease.is_taken_back = Some(now);
@@ -259,11 +263,9 @@ impl Lessor {
     /// Whole seconds that a lease has left; 0 while its revocation is under way.
     pub fn remaining(&self, id: i64) -> Answer {
         let state = self.lock();
-        match state.leases.get(&id) {
-            _ if state.term.is_none() => Answer::NotLeading,
-            Some(lease) => Answer::Seconds(lease.left(self.clock.now()).as_secs() as i64),
-            None => Answer::NotAlive,
-        }
+        let Some(term) = state.term else { return Answer::NotLeading };
+        let Some(lease) = state.leases.get(&id) else { return Answer::NotAlive };
+        Answer::Alive { seconds: lease.left(self.clock.now()).as_secs() as i64, term }
     }
 
     /// These leases by the end of their time, as far as this member knows it: a guess unless it
@@ -407,8 +409,8 @@ mod tests {
         assert_eq!(lessor.expired(10), Expired { term: 3, leases: vec![7] });
         assert_eq!(lessor.expired(10).leases, none());
         assert_eq!(lessor.renew(7), Answer::NotAlive);
-        assert_eq!(lessor.remaining(7), Answer::Seconds(0));
-        assert_eq!(lessor.renew(8), Answer::Seconds(3600));
+        assert_eq!(lessor.remaining(7), Answer::Alive { seconds: 0, term: 3 });
+        assert_eq!(lessor.renew(8), Answer::Alive { seconds: 3600, term: 3 });
         lessor.revoked(7);
         assert_eq!(lessor.remaining(7), Answer::NotAlive);
         lessor.lead(None);
@@ -432,13 +434,13 @@ mod tests {
         for term in [4, 6] {
             lessor.lock().leases.get_mut(&1).expect("granted").deadline = Instant::now();
             lessor.lead(Some(term));
-            let Answer::Seconds(seconds) = lessor.remaining(1) else { panic!("it leads") };
+            let Answer::Alive { seconds, .. } = lessor.remaining(1) else { panic!("it leads") };
             assert!(seconds >= 998, "{seconds}");
         }
         // The same term again changes nothing.
         lessor.lock().leases.get_mut(&1).expect("granted").deadline = Instant::now();
         lessor.lead(Some(6));
-        assert_eq!(lessor.remaining(1), Answer::Seconds(0));
+        assert_eq!(lessor.remaining(1), Answer::Alive { seconds: 0, term: 6 });
     }
 
     #[test]
@@ -453,7 +455,7 @@ mod tests {
             state.deadlines.push(Reverse((first, 1)));
         }
         assert_eq!(lessor.expired(10).leases, none());
-        assert_eq!(lessor.renew(1), Answer::Seconds(1000));
+        assert_eq!(lessor.renew(1), Answer::Alive { seconds: 1000, term: 1 });
         assert_eq!(lessor.lock().deadlines.len(), 2, "its entry was moved, not dropped");
     }
 
@@ -538,15 +540,15 @@ mod tests {
         assert_eq!(lessor.renew(1), Answer::NotLeading, "the proposal may still be agreed upon");
         lessor.checkpointed(1, 700);
         lessor.checkpointed(1, 1000);
-        assert_eq!(lessor.renew(1), Answer::Seconds(1000));
+        assert_eq!(lessor.renew(1), Answer::Alive { seconds: 1000, term: 4 });
         lessor.checkpointed(1, 700);
         lessor.lead(None);
         let_pass(&lessor, INTERVAL);
         assert_eq!(lessor.due_checkpoints(10).leases, [], "only the leader");
         lessor.lead(Some(5));
-        let Answer::Seconds(seconds) = lessor.remaining(1) else { panic!("it leads") };
+        let Answer::Alive { seconds, .. } = lessor.remaining(1) else { panic!("it leads") };
         assert!((698..=700).contains(&seconds), "{seconds}");
-        let Answer::Seconds(seconds) = lessor.remaining(3) else { panic!("it leads") };
+        let Answer::Alive { seconds, .. } = lessor.remaining(3) else { panic!("it leads") };
         assert!(seconds >= 998, "without a checkpoint it starts afresh: {seconds}");
     }
 
@@ -557,12 +559,12 @@ mod tests {
         lessor.lead(Some(4));
         assert_eq!(lessor.renew(1), Answer::NotLeading);
         assert_eq!(lessor.renew(1), Answer::NotLeading, "it is under way");
-        let Answer::Seconds(seconds) = lessor.remaining(1) else { panic!("it leads") };
+        let Answer::Alive { seconds, .. } = lessor.remaining(1) else { panic!("it leads") };
         assert!(seconds >= 998, "it does not end meanwhile: {seconds}");
         assert_eq!(lessor.due_checkpoints(10), Checkpoints { term: 4, leases: vec![(1, 0)] });
         assert_eq!(lessor.due_checkpoints(10).leases, []);
         lessor.checkpointed(1, 1000);
-        assert_eq!(lessor.renew(1), Answer::Seconds(1000));
+        assert_eq!(lessor.renew(1), Answer::Alive { seconds: 1000, term: 4 });
     }
 
     #[test]

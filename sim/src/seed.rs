@@ -83,7 +83,8 @@ impl Player {
     }
 }
 
-fn runtime() -> Runtime {
+/// Where members' tasks run: its time stands still until it is moved.
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -1,7 +1,12 @@
-//! A fixed set of seeds and a few fresh ones, in `cargo test`.
+//! A fixed set of seeds and a few fresh ones, in `cargo test`; and stories of their own.
 
-use crate::plan::Plan;
-use crate::seed::Player;
+use varve_api::etcdserverpb::LeaseGrantRequest;
+
+use crate::history::{Outcome, Request, Response};
+use crate::node::Shared;
+use crate::plan::{Plan, SECOND};
+use crate::seed::{Player, runtime};
+use crate::world::{Event, World};
 
 /// Seeds of the fixed set.
 const FIXED: u64 = 6;
@@ -36,4 +41,49 @@ fn equal_seeds_leave_equal_traces() {
     let player = Player::new();
     let digest = || player.play(&Plan::draw(7), false).digest;
     assert_eq!(digest(), digest());
+}
+
+/// A client of `member` asks; how that had ended after three seconds.
+fn outcome(world: &mut World<'_>, member: u64, request: Request) -> Outcome {
+    let number = world.send_request(0, member, request);
+    world.run_until(world.now + 3 * SECOND);
+    assert_eq!(world.violations, [""; 0]);
+    world.history.operations[number].outcome.clone()
+}
+
+#[test]
+fn a_leader_that_slept_through_its_end_renews_no_lease() {
+    let (runtime, shared) = (runtime(), Shared::new());
+    let drawn = Plan::draw(0);
+    let quiet = Plan { members: 3, operations: 0, loss: 0, trouble: 0, drift: 0, ..drawn };
+    let mut world = World::new(quiet, &runtime, &shared, false);
+    (1..=3).for_each(|id| world.after(0, Event::Start(id)));
+    world.run_until(10 * SECOND);
+    let leader = |world: &World<'_>, asked: u64| {
+        world.nodes[&asked].up.as_ref().expect("it runs").services.cluster.leader()
+    };
+    let old = leader(&world, 1);
+    let grant = Request::Grant(LeaseGrantRequest { id: 7, ttl: 600 });
+    let granted = outcome(&mut world, old, grant);
+    assert!(matches!(granted, Outcome::Done(_)), "{granted:?}");
+
+    for id in 1..=3 {
+        world.cut(old, id);
+        world.cut(id, old);
+    }
+    let asleep = 60 * SECOND;
+    world.nodes.get_mut(&old).expect("a member").paused_until = world.now + asleep;
+    world.after(asleep, Event::Resume(old));
+    world.run_until(world.now + asleep - 1);
+    let other = 1 + old % 3;
+    assert_ne!(leader(&world, other), old, "the others have another leader");
+    assert_eq!(leader(&world, old), old, "nobody told the old one");
+
+    let renewed = outcome(&mut world, old, Request::KeepAlive(7));
+    assert!(!matches!(renewed, Outcome::Done(_)), "{renewed:?}");
+    let renewed = outcome(&mut world, other, Request::KeepAlive(7));
+    assert_eq!(renewed, Outcome::Done(Response::KeepAlive(600)));
+    let inside = runtime.enter();
+    drop(world);
+    drop(inside);
 }

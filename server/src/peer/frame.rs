@@ -123,6 +123,8 @@ pub struct LeaseAnswer {
     /// Seconds: the time to live after a renewal, or what is left; -1 for an unknown lease,
     /// -2 when the asked member does not lead.
     pub seconds: i64,
+    /// The term in which the asked member takes itself for the leader; 0 without seconds.
+    pub term: u64,
 }
 
 /// Why a stream ends.
@@ -293,16 +295,21 @@ impl LeaseQuestion {
 impl LeaseAnswer {
     /// The answer's bytes.
     pub fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(16);
+        let mut bytes = BytesMut::with_capacity(24);
         bytes.put_u64_le(self.request);
         bytes.put_i64_le(self.seconds);
+        bytes.put_u64_le(self.term);
         bytes.freeze()
     }
 
     /// Parses an answer.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let mut fields = Fields::new("a lease answer", bytes);
-        Ok(Self { request: fields.u64()?, seconds: i64::from_le_bytes(fields.take()?) })
+        Ok(Self {
+            request: fields.u64()?,
+            seconds: i64::from_le_bytes(fields.take()?),
+            term: fields.u64()?,
+        })
     }
 }
 
@@ -403,7 +410,7 @@ mod tests {
     fn lease_words_survive_the_wire() {
         let question = LeaseQuestion { request: 9, lease: -4, renew: true };
         assert_eq!(LeaseQuestion::decode(&question.encode()).expect("own bytes"), question);
-        let answer = LeaseAnswer { request: 9, seconds: -2 };
+        let answer = LeaseAnswer { request: 9, seconds: 5, term: 7 };
         assert_eq!(LeaseAnswer::decode(&answer.encode()).expect("own bytes"), answer);
     }
 }

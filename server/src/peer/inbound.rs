@@ -268,5 +268,6 @@ fn answer(context: &Context, question: LeaseQuestion) -> LeaseAnswer {
     let lease = question.lease;
     let lessor = &context.lessor;
     let answer = if question.renew { lessor.renew(lease) } else { lessor.remaining(lease) };
-    LeaseAnswer { request: question.request, seconds: answer.to_wire() }
+    let (seconds, term) = answer.to_wire();
+    LeaseAnswer { request: question.request, seconds, term }
 }

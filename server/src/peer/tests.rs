@@ -281,7 +281,7 @@ fn a_question_about_a_lease_is_answered_by_who_leads_and_by_nobody_else() {
                     if let ToWorker::Lease(answer) = answer
                         && answer.request == request
                     {
-                        return Answer::from_wire(answer.seconds);
+                        return Answer::from_wire(answer.seconds, answer.term);
                     }
                 }
             }
@@ -302,10 +302,12 @@ fn a_question_about_a_lease_is_answered_by_who_leads_and_by_nobody_else() {
         asked.context.cluster.publish(&leads);
         assert_eq!(ask(5, true).await, Answer::NotLeading);
         asked.context.lessor.lead(Some(3));
-        assert_eq!(ask(5, true).await, Answer::Seconds(100));
+        assert_eq!(ask(5, true).await, Answer::Alive { seconds: 100, term: 3 });
         assert_eq!(ask(6, true).await, Answer::NotAlive);
         assert_eq!(ask(6, false).await, Answer::NotAlive);
-        let Answer::Seconds(left) = ask(5, false).await else { panic!("it leads") };
+        let Answer::Alive { seconds: left, term: 3 } = ask(5, false).await else {
+            panic!("it leads")
+        };
         assert!((1..=100).contains(&left));
         asked.context.lessor.lead(None);
         assert_eq!(ask(5, false).await, Answer::NotLeading);

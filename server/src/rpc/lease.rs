@@ -163,7 +163,8 @@ async fn may_renew(services: &Services, meta: &RequestMeta, id: LeaseId) -> Resu
 /// Renews a lease, or asks how many seconds it has left, at the leader; `None` if there is no such
 /// lease.
 ///
-/// Only time is the leader's to tell. That a lease does not exist is decided by the state machine,
+/// Only time is the leader's to tell, and only if it still leads afterwards (etcd asks before it
+/// renews, and only when it has not ticked for a while). That a lease does not exist is decided by the state machine,
 /// by a linearizable read: who takes itself for the leader may have missed the grant. One whose
 /// time is over is waited for until it is gone, or lives on under a new leader (as in etcd).
 pub async fn ask_leader(
@@ -174,7 +175,14 @@ pub async fn ask_leader(
     let deadline = Instant::now() + services.limits.request_timeout;
     loop {
         match ask_once(services, lease, renew, deadline).await? {
-            clock::Answer::Seconds(seconds) => return Ok(Some(seconds)),
+            clock::Answer::Alive { seconds, term } => {
+                // Who was paused may have lost its office without knowing; its successor has not
+                // heard of the renewal. A read confirmed in the same term says it had not.
+                services.read_barrier().await?;
+                if services.cluster.term() == term {
+                    return Ok(Some(seconds));
+                }
+            }
             clock::Answer::NotAlive => {
                 services.read_barrier().await?;
                 if services.view.lease(LeaseId(lease))?.is_none() {
@@ -211,7 +219,9 @@ async fn ask_once(
     services.peers.ask_about_lease(leader, &question);
     let patience = deadline.min(Instant::now() + limits::LEASE_ANSWER_TIMEOUT);
     match timeout_at(patience, ticket.answer()).await {
-        Ok(Some(Answer::Lease(answer))) => Ok(clock::Answer::from_wire(answer.seconds)),
+        Ok(Some(Answer::Lease(answer))) => {
+            Ok(clock::Answer::from_wire(answer.seconds, answer.term))
+        }
         // No answer came: it may have gone to a member that is not there any more.
         _ => Ok(clock::Answer::NotLeading),
     }
