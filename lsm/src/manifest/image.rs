@@ -21,6 +21,8 @@ const HEADER_BYTES: usize = 56;
 const CURRENT_BYTES: usize = 24;
 /// Payload length, zero, previous checksum, checksum.
 const EDIT_HEADER_BYTES: usize = 24;
+/// An edit without a payload, which no edit is.
+const RECEIPT_BYTES: u64 = EDIT_HEADER_BYTES as u64;
 /// Edits start at multiples of this, so that a search for a later one need not try every byte.
 const EDIT_ALIGNMENT: usize = 8;
 
@@ -54,13 +56,22 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<State> {
 
 /// The bytes of an edit that follows checksum `previous`, and its own checksum.
 pub(super) fn edit_image(previous: u64, edit: &Edit) -> (Vec<u8>, u64) {
-    let payload = edit.encode();
+    record_image(previous, &edit.encode())
+}
+
+/// What is written behind an edit, here that of this checksum, once it is durable: if it is found
+/// damaged, it was not torn.
+pub(super) fn receipt_image(edit_checksum: u64) -> Vec<u8> {
+    record_image(edit_checksum, &[]).0
+}
+
+fn record_image(previous: u64, payload: &[u8]) -> (Vec<u8>, u64) {
     let mut to = Encoder::default();
     to.length(payload.len());
     to.u32(0);
     to.u64(previous);
     to.u64(0);
-    to.raw(&payload);
+    to.raw(payload);
     let mut bytes = to.finish();
     bytes.resize(bytes.len().next_multiple_of(EDIT_ALIGNMENT), 0);
     let checksum = edit_checksum(&bytes);
@@ -83,7 +94,8 @@ pub(super) struct Recovered {
     pub identity: Identity,
     pub number: u64,
     pub state: State,
-    /// Length of what is believed; the rest is torn.
+    /// Length of what is believed, with the receipt of the last edit, which may be missing; the
+    /// rest is torn.
     pub end: u64,
     /// Checksum of the last edit.
     pub previous: u64,
@@ -94,7 +106,8 @@ pub(super) struct Recovered {
 
 /// Reads all edits that can be believed; see the table in docs/FORMAT.md section 2.3.
 pub(super) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered> {
-    let (version, identity, number, header_checksum) = parse_header(path, bytes)?;
+    let Header { version, identity, number, checksum: header_checksum } =
+        parse_header(path, bytes)?;
     let mut recovered = Recovered {
         version,
         identity,
@@ -129,6 +142,9 @@ pub(super) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered> {
         recovered.edits += 1;
         if recovered.edits == 1 {
             recovered.snapshot_end = recovered.end;
+        } else if version == FORMAT_VERSION {
+            // What stands there counts only where the edit before it is damaged.
+            recovered.end += RECEIPT_BYTES;
         }
     }
     if recovered.edits == 0 {
@@ -172,7 +188,14 @@ fn refuse_unless_torn(path: &Path, bytes: &[u8], start: usize, edits: u32) -> Re
     }
 }
 
-fn parse_header(path: &Path, bytes: &[u8]) -> Result<(u32, Identity, u64, u64)> {
+struct Header {
+    version: u32,
+    identity: Identity,
+    number: u64,
+    checksum: u64,
+}
+
+fn parse_header(path: &Path, bytes: &[u8]) -> Result<Header> {
     let wrong = |offset, expected: String, found: String| {
         Err(Error::corrupt(path, offset, expected, found))
     };
@@ -205,7 +228,7 @@ fn parse_header(path: &Path, bytes: &[u8]) -> Result<(u32, Identity, u64, u64)> 
         let offset = HEADER_BYTES as u64 - 8;
         return wrong(offset, format!("checksum {computed:016x}"), format!("{checksum:016x}"));
     }
-    Ok((version, identity, number, checksum))
+    Ok(Header { version, identity, number, checksum })
 }
 
 /// The bytes of `CURRENT` for this manifest.

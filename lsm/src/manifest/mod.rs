@@ -9,8 +9,9 @@
 //! - `CURRENT` names a file whose header and first edit are complete: both were synced before the
 //!   rename.
 //! - An edit names only files that were complete and durable before it was written.
-//! - Each edit was durable before the next was written. So a crash can tear the last edit only: an
-//!   invalid edit with a valid one behind it is damage and refused, at the end it is cut.
+//! - Each edit was durable before the next was written, or the *receipt* behind it. So a crash can
+//!   tear the last edit only, and that has no receipt: an invalid edit with anything valid behind it
+//!   is damage and refused, at the end it is cut.
 //!
 //! What it does not do: it does not open the files that it names.
 
@@ -31,7 +32,7 @@ mod tests;
 pub(crate) use edit::{Edit, Level, State, TableRecord};
 pub(crate) use image::{image, parse};
 
-use image::{FORMAT_VERSION, current_image, edit_image, parse_current, recover};
+use image::{FORMAT_VERSION, current_image, edit_image, parse_current, receipt_image, recover};
 
 /// Names the manifest in use.
 pub(crate) const CURRENT_NAME: &str = "CURRENT";
@@ -56,8 +57,8 @@ pub(crate) struct Identity {
 
 /// The open manifest.
 ///
-/// Invariants: `end` is where the next edit goes; all before it is durable. After a failed write
-/// or sync nothing more is written.
+/// Invariants: `end` is where the next edit goes; all before it is durable, but for the receipt of
+/// the last edit. After a failed write or sync nothing more is written.
 pub(crate) struct Manifest {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -109,7 +110,7 @@ impl Manifest {
             // After this, the torn edit is gone for good, and cannot follow a later one.
             file.sync()?;
         }
-        let manifest = Self {
+        let mut manifest = Self {
             disk: Arc::clone(disk),
             dir: dir.to_path_buf(),
             identity: recovered.identity,
@@ -122,6 +123,10 @@ impl Manifest {
             has_failed: false,
             is_outdated: recovered.version < FORMAT_VERSION,
         };
+        if !manifest.is_outdated && manifest.edits > 1 {
+            // A crash may have kept it from the disk.
+            manifest.write_receipt()?;
+        }
         Ok(Some((manifest, recovered.state)))
     }
 
@@ -202,16 +207,25 @@ impl Manifest {
         self.file.write_at(self.end, &bytes)?;
         // After this, the edit is durable: a restart begins with the files that it names.
         self.file.sync()?;
-        self.has_failed = false;
-        self.end += bytes.len() as u64;
+        let receipt = receipt_image(checksum);
+        self.end += (bytes.len() + receipt.len()) as u64;
         self.previous = checksum;
         self.edits += 1;
+        self.write_receipt()?;
+        self.has_failed = false;
         Ok(())
     }
 
     /// Whether it has an older version, and must be rotated before an edit is appended.
     pub(crate) fn is_outdated(&self) -> bool {
         self.is_outdated
+    }
+
+    /// Writes the receipt of the last edit, which is durable. Needs no sync: without its receipt a
+    /// damaged last edit is taken for a torn one, which is a later and smaller evil.
+    fn write_receipt(&mut self) -> Result<()> {
+        let receipt = receipt_image(self.previous);
+        Ok(self.file.write_at(self.end - receipt.len() as u64, &receipt)?)
     }
 
     /// Whether it is time for [`Manifest::rotate`].
