@@ -198,7 +198,8 @@ fn sites(shim: &Path, directory: &Path, backend: &str) -> Vec<Site> {
     let mut sites = Vec::new();
     for ((call, name), count) in counts {
         sites.push(Site { call: call.clone(), name: name.clone(), count: 1 });
-        if count >= 4 {
+        // How often the probe writes depends on how fast the disk is today.
+        if count >= 4 && name != "probe.tmp" {
             sites.push(Site { call, name, count: count / 2 });
         }
     }
