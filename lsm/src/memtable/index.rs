@@ -9,11 +9,12 @@
 //! memtables, cost one or two cache lines instead of a descent.
 
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::record::{Node, NodeRef};
+use super::sync::{AtomicPtr, AtomicU64, Written};
 
-const FIRST_SLOTS: usize = 256;
+const FIRST_SLOTS: usize = if cfg!(varve_loom) { 2 } else { 256 };
 /// Growing by four leaves a third of the final size in retired tables, by two as much again.
 const GROWTH: usize = 4;
 
@@ -34,6 +35,7 @@ struct Slots {
     slots: Box<[Slot]>,
     /// The generation before, kept for readers that are still in it.
     retired: *mut Slots,
+    written: Written,
 }
 
 /// A hash table from key to node; one writer, many readers.
@@ -49,7 +51,9 @@ impl Index {
     fn current(&self) -> &Slots {
         // SAFETY: always a table made by `Slots::new`, completely written before it was stored
         // with Release; tables are freed only by the drop of the index.
-        unsafe { &*self.current.load(Ordering::Acquire) }
+        let slots = unsafe { &*self.current.load(Ordering::Acquire) };
+        slots.written.assert_visible();
+        slots
     }
 
     /// The node of `key`, whose hash is `hash`.
@@ -97,7 +101,8 @@ impl Index {
 
 impl Drop for Index {
     fn drop(&mut self) {
-        let mut next = *self.current.get_mut();
+        // With `&mut self` nobody stores any more.
+        let mut next = self.current.load(Ordering::Relaxed);
         while !next.is_null() {
             // SAFETY: made by Box::into_raw in `Slots::new`; each is in the chain once, and with
             // `&mut self` nobody reads any more.
@@ -113,7 +118,7 @@ impl Slots {
         let slots = (0..length)
             .map(|_| Slot { hash: AtomicU64::new(0), node: AtomicPtr::new(ptr::null_mut()) })
             .collect();
-        Box::into_raw(Box::new(Slots { slots, retired }))
+        Box::into_raw(Box::new(Slots { slots, retired, written: Written::new() }))
     }
 
     fn place(&self, hash: u64, node: *mut Node) {

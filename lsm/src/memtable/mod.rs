@@ -22,21 +22,23 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use crate::{KeyRange, Keyspace};
 
 mod arena;
 mod cursor;
-#[cfg(all(test, not(miri)))]
+#[cfg(all(test, not(any(miri, varve_loom))))]
 mod differential;
 mod index;
 mod order;
 mod record;
+#[cfg(all(test, varve_loom))]
+mod schedules;
 mod skiplist;
 mod spans;
-#[cfg(test)]
+mod sync;
+#[cfg(all(test, not(varve_loom)))]
 mod tests;
 mod writer;
 
@@ -46,6 +48,7 @@ pub(crate) use record::RecordRef;
 pub(crate) use writer::MemtableWriter;
 
 use record::{Node, NodeRef};
+use sync::ArcSwap;
 
 /// Bound on ordinals of a view that sees every record: the writer's own, or of a frozen memtable.
 pub(crate) const ALL_RECORDS: u64 = u64::MAX;

@@ -5,13 +5,14 @@
 //! the next; a reader looks at the length of a block with `Acquire` and at the entries below it.
 
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::arena::{Arena, Chunks};
 use super::record::{Record, RecordRef};
+use super::sync::{AtomicPtr, AtomicUsize};
 
 /// Entries of a block: with its head it takes 4 KiB.
-const BLOCK_ENTRIES: usize = 510;
+const BLOCK_ENTRIES: usize = if cfg!(varve_loom) { 2 } else { 510 };
 
 /// Some records in the order of writing. Entries below `length` do not change any more.
 #[repr(C)]
@@ -34,7 +35,7 @@ pub(super) fn new_block(arena: &mut Arena, chunks: &Chunks) -> NonNull<Block> {
     let empty = Block {
         next: AtomicPtr::new(ptr::null_mut()),
         length: AtomicUsize::new(0),
-        entries: [const { AtomicPtr::new(ptr::null_mut()) }; BLOCK_ENTRIES],
+        entries: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
     };
     // SAFETY: the arena gave out room for a block, aligned, that nobody else points to.
     unsafe { block.write(empty) };

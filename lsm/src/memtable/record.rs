@@ -15,8 +15,9 @@
 
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::Ordering;
 
+use super::sync::{AtomicPtr, Written};
 use crate::{Delta, Kind, Meta, Revision};
 
 /// Levels of the tallest node. With one node in four rising a level, 4^12 keys are well served.
@@ -30,6 +31,7 @@ pub(super) struct Node {
     spans: AtomicPtr<Span>,
     key_length: u32,
     height: u32,
+    written: Written,
 }
 
 /// The fixed part of a record; written once.
@@ -46,6 +48,7 @@ pub(super) struct Record {
     kind: Kind,
     delta: Delta,
     meta_length: u8,
+    written: Written,
 }
 
 /// The sum of the deltas of a span of keys, from one moment on; written once. See `spans.rs`.
@@ -62,12 +65,14 @@ pub(super) struct Span {
     ordinal: u64,
     main: u64,
     pub sum: i64,
+    written: Written,
 }
 
 impl Span {
     pub(super) fn new(end: *const Node, ordinal: u64, main: u64, sum: i64) -> Self {
         let (previous, jump, jump_length) = (ptr::null(), ptr::null(), 0);
-        Self { previous, jump, jump_length, end, ordinal, main, sum }
+        let written = Written::new();
+        Self { previous, jump, jump_length, end, ordinal, main, sum, written }
     }
 }
 
@@ -120,6 +125,7 @@ impl<'a> NodeRef<'a> {
             spans: AtomicPtr::new(ptr::null_mut()),
             key_length,
             height: height as u32,
+            written: Written::new(),
         };
         // SAFETY: the caller gave room for header, tower and key; they follow one another and all
         // parts are aligned because the header's size is a multiple of a pointer's.
@@ -153,6 +159,7 @@ impl<'a> NodeRef<'a> {
         // SAFETY: the node was completely written before it could be found; header and key do not
         // change. The pointer covers the whole allocation.
         unsafe {
+            (*self.node.as_ptr()).written.assert_visible();
             let length = (*self.node.as_ptr()).key_length as usize;
             let height = (*self.node.as_ptr()).height as usize;
             let start = self.node.cast::<u8>().add(NODE_BYTES + height * LINK_BYTES);
@@ -206,7 +213,8 @@ impl<'a> NodeRef<'a> {
     /// The present state of the span that begins here, if one does.
     pub(super) fn newest_span(self) -> Option<&'a Span> {
         // SAFETY: null, or written before it was stored with Release; lives as long as the node.
-        unsafe { self.spans().load(Ordering::Acquire).as_ref() }
+        let span = unsafe { self.spans().load(Ordering::Acquire).as_ref() };
+        span.inspect(|span| span.written.assert_visible())
     }
 
     /// The state of the span after the records below `ordinal` with `main <= at`.
@@ -293,6 +301,7 @@ impl<'a> RecordRef<'a> {
             kind: new.kind,
             delta: new.delta,
             meta_length: meta.len() as u8,
+            written: Written::new(),
         };
         // SAFETY: the caller gave room for header, meta and value, which follow one another.
         unsafe {
@@ -320,7 +329,9 @@ impl<'a> RecordRef<'a> {
 
     fn header(self) -> &'a Record {
         // SAFETY: records do not change after they can be found, and live for 'a.
-        unsafe { self.record.as_ref() }
+        let header = unsafe { self.record.as_ref() };
+        header.written.assert_visible();
+        header
     }
 
     fn tail(self, offset: usize, length: usize) -> &'a [u8] {

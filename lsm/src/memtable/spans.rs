@@ -133,7 +133,7 @@ fn delta_of(node: NodeRef<'_>, at: u64, ordinal: u64) -> i64 {
 }
 
 /// Sum over the keys of `range`, one by one: what [`delta_sum`] must equal.
-#[cfg(test)]
+#[cfg(all(test, not(varve_loom)))]
 pub(super) fn delta_sum_by_walk(head: NodeRef<'_>, range: &KeyRange, at: u64, ordinal: u64) -> i64 {
     let mut end = skiplist::seek(head, &range.start);
     let start = end;

@@ -5,13 +5,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
-
 use super::arena::{Arena, Chunks};
 use super::index::Index;
 use super::record::{HEIGHT_MAX, NewRecord, Node, NodeRef, RecordRef};
 use super::skiplist::Splice;
 use super::spans::{self, Memory, Moment};
+use super::sync::ArcSwap;
 use super::{Committed, InMemtable, List, Memtable, order};
 use crate::{Delta, Keyspace, Kind, Meta, Revision};
 
