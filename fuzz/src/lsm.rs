@@ -78,6 +78,7 @@ fn open(disk: &SimDisk) -> varve_lsm::Result<(Db, Writer)> {
         segment_bytes: 64 << 10,
         table_bytes: 16 << 10,
         level0_tables: 3,
+        bottom_factor: 0,
         inline_value_bytes_max: 64,
         ..Options::default()
     };

@@ -69,6 +69,7 @@ fn open() -> (Store, Db) {
         segment_bytes: 64 << 10,
         table_bytes: 16 << 10,
         level0_tables: 2,
+        bottom_factor: 0,
         inline_value_bytes_max: 8,
         ..Options::default()
     };

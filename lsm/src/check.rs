@@ -239,7 +239,7 @@ impl Check {
         // Of each key, oldest table first: newest revision so far, live or not.
         let mut keys: BTreeMap<Bytes, (Revision, i64)> = BTreeMap::new();
         let levels = version.levels(keyspace);
-        for file in levels.bottom.iter().chain(levels.level0.iter().rev()) {
+        for file in levels.bottom.iter().chain(levels.upper.iter().rev()) {
             let mut rows = Vec::new();
             let mut cursor = file.table.cursor();
             cursor.seek(b"")?;

@@ -26,7 +26,7 @@ use crate::segment::FrameCache;
 use crate::version::{SuperVersion, Version};
 use crate::worker::{LEVEL0_EXCESS, STEP_BYTES, Worker};
 use crate::writer::committed_of;
-use crate::{Error, Result};
+use crate::{Error, Keyspace, Result};
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +54,10 @@ pub struct Options {
     pub frozen_memtables_max: usize,
     /// Level-0 tables that start a merge.
     pub level0_tables: usize,
+    /// Tables above the bottom are merged into it when what they touch there is at most so many
+    /// times as large as they are, and among themselves until then. More of it: fewer tables to
+    /// look into, and more bytes written.
+    pub bottom_factor: u64,
     /// Bytes of one value segment, before they are compressed; at most 2 GiB.
     pub segment_bytes: u64,
     /// Bytes of one table of the bottom level.
@@ -82,6 +86,7 @@ impl Default for Options {
             memtable_bytes: 32 << 20,
             frozen_memtables_max: 2,
             level0_tables: 4,
+            bottom_factor: 8,
             segment_bytes: 64 << 20,
             table_bytes: 8 << 20,
             inline_value_bytes_max: 128,
@@ -117,6 +122,8 @@ pub struct Sizes {
     pub live_bytes: u64,
     /// Bytes in memtables.
     pub memtable_bytes: u64,
+    /// Tables that a point read of `kv` looks into at most, beside the memtables.
+    pub runs: usize,
 }
 
 impl Sizes {
@@ -290,7 +297,8 @@ impl Db {
         let version = &current.version;
         let disk_bytes = version.bytes();
         let live_bytes = *version.live_bytes.get_or_init(|| live_bytes(version));
-        Sizes { disk_bytes, live_bytes, memtable_bytes }
+        let runs = *version.runs.get_or_init(|| version.levels(Keyspace::Kv).runs());
+        Sizes { disk_bytes, live_bytes, memtable_bytes, runs }
     }
 }
 

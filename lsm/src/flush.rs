@@ -160,7 +160,7 @@ fn fold_of(memtable: &Memtable, keyspace: Keyspace) -> Fold<Row> {
 
 /// One table, however large: level 0 is ordered by age, not by key.
 fn tables_of(place: &Place, keyspace: Keyspace) -> TableOutput {
-    TableOutput::new(place.clone(), keyspace, Level::Zero, u64::MAX)
+    TableOutput::new(place.clone(), keyspace, Level::ZERO, u64::MAX)
 }
 
 fn value_of(

@@ -128,7 +128,7 @@ impl Garbage {
 
 /// Collects the [`Garbage`] of a table while it is written.
 pub(crate) struct GarbageBuilder {
-    /// Whether older versions of the keys may lie in other tables, as under a level-0 table.
+    /// Whether older versions of the keys may lie in other tables, as under all above the bottom.
     has_older: bool,
     /// The rows of the current key, newest first, with the bytes of their values.
     key: Vec<(u64, Kind, Delta, u64)>,

@@ -8,6 +8,8 @@
 //!                                                  Db::work: flush     merge
 //! ```
 //!
+//! Above a bottom that is large, level-0 tables are first merged among themselves (`pick.rs`).
+//!
 //! The version number *is* the revision that the caller gives, so no sequence numbers exist beside
 //! it, and newer places hold newer versions: a point read stops at the first place that answers.
 //! Keys and values live apart (WiscKey, FAST 2016): key tables are small, sorted and resident;

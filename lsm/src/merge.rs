@@ -1,17 +1,17 @@
 //! Several key tables become fewer, without what nobody may read any more.
 //!
-//! A [`MergeJob`] reads its inputs once, in order, and writes bottom tables. It goes in bounded
-//! steps, with flushes between them: new level-0 tables are newer than all its inputs, so they do
-//! not concern it. Nothing of it is visible before the manifest edit at its end; a crash leaves
-//! files that the next start removes.
+//! A [`MergeJob`] reads its inputs once, in order, and writes tables of the bottom, or of the tier
+//! behind those that it took. It goes in bounded steps, with flushes between them: new level-0
+//! tables are newer than all its inputs, so they do not concern it. Nothing of it is visible before
+//! the manifest edit at its end; a crash leaves files that the next start removes.
 //!
-//! On the way, values that lie in *poor* segments (see `pick.rs`) are copied to new ones, in key
-//! order, and compressed if the options say so: they have outlived their neighbours, so they are
-//! cold. A segment that no table refers to any more leaves the version with the same edit.
+//! On the way to the bottom, values that lie in *poor* segments (see `pick.rs`) are copied to new
+//! ones, in key order, and compressed if the options say so: they have outlived their neighbours, so
+//! they are cold. A segment that no table refers to any more leaves the version with the same edit.
 //!
-//! Invariants: the inputs hold, of each key in them, a contiguous stretch of versions (level 0 is
-//! taken whole, and the bottom has a key in one table only), which is what `garbage.rs` asks for.
-//! Outputs never reach over a bottom table that is not an input.
+//! Invariants: the inputs hold, of each key in them, a contiguous stretch of versions (tiers are
+//! taken whole from 0 on, and the bottom has a key in one table only), which is what `garbage.rs`
+//! asks for. Outputs never reach over a bottom table that is not an input.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -32,6 +32,9 @@ use crate::{Error, Options, Result};
 
 /// A bottom table below this share of the wanted size is merged with a neighbour that is.
 const SMALL_SHARE: u64 = 4;
+/// So many times as large as those of the bottom, tables above it may be: a point read compares its
+/// key with those of each.
+const UPPER_TABLE_FACTOR: u64 = 8;
 /// What a row costs of a step's budget, beside the value it moves.
 const ROW_COST_BYTES: u64 = 64;
 
@@ -69,36 +72,51 @@ impl MergeJob {
         place: &Place,
         options: &Options,
     ) -> Result<Self> {
-        let (keyspace, level0, mut is_input) = match choice {
-            Choice::Level0(keyspace) => {
-                let levels = version.levels(*keyspace);
-                (*keyspace, levels.level0.as_slice(), touched(levels)?)
+        let (Choice::Tiers(keyspace, _) | Choice::Upper(keyspace) | Choice::Bottom(keyspace, _)) =
+            *choice;
+        let levels = version.levels(keyspace);
+        let bottom = &levels.bottom;
+        let (upper, mut is_input) = match choice {
+            Choice::Tiers(_, last) => {
+                let is_taken = |file: &Arc<TableFile>| file.record.level <= Level::Tier(*last);
+                let count = levels.upper.partition_point(is_taken);
+                (&levels.upper[..count], vec![false; bottom.len()])
             }
-            Choice::Bottom(keyspace, positions) => {
-                let count = version.levels(*keyspace).bottom.len();
-                (*keyspace, &[][..], (0..count).map(|at| positions.contains(&at)).collect())
+            Choice::Upper(_) => (levels.upper.as_slice(), touched(levels)?),
+            Choice::Bottom(_, positions) => {
+                (&[][..], (0..bottom.len()).map(|at| positions.contains(&at)).collect())
             }
         };
-        let bottom = &version.levels(keyspace).bottom;
         join_small(bottom, &mut is_input, options.table_bytes);
         let pairs = || bottom.iter().zip(&is_input);
         let chosen: Vec<_> =
             pairs().filter(|(_, is_input)| **is_input).map(|(file, _)| Arc::clone(file)).collect();
-        let cuts = pairs()
-            .filter(|(_, is_input)| !**is_input)
-            .map(|(file, _)| file.record.info.first_key.clone())
-            .collect();
+        let stay = pairs().filter(|(_, is_input)| !**is_input).map(|(file, _)| &file.record.info);
+        let (tables, poor, cuts) = match choice {
+            // Values stay where they are: many of them will not be needed at the bottom any more.
+            Choice::Tiers(_, last) => {
+                let (level, bytes_max) =
+                    (Level::Tier(last + 1), options.table_bytes * UPPER_TABLE_FACTOR);
+                let tables = TableOutput::new(place.clone(), keyspace, level, bytes_max);
+                (tables, BTreeSet::new(), VecDeque::new())
+            }
+            Choice::Upper(_) | Choice::Bottom(..) => {
+                let bytes_max = options.table_bytes;
+                let tables = TableOutput::new(place.clone(), keyspace, Level::Bottom, bytes_max);
+                (tables, poor, stay.map(|info| info.first_key.clone()).collect())
+            }
+        };
         let mut sources: Vec<LevelCursor> =
-            level0.iter().map(|file| LevelCursor::new(vec![Arc::clone(&file.table)])).collect();
+            upper.iter().map(|file| LevelCursor::new(vec![Arc::clone(&file.table)])).collect();
         sources.push(LevelCursor::new(chosen.iter().map(|file| file.table.clone()).collect()));
         Ok(Self {
             place: place.clone(),
             version: Arc::clone(version),
-            inputs: level0.iter().cloned().chain(chosen).collect(),
+            inputs: upper.iter().cloned().chain(chosen).collect(),
             merge: Merge::new(sources, b"")?,
             fold: Fold::new(garbage::floor(keyspace, version.compacted)),
             key: None,
-            tables: TableOutput::new(place.clone(), keyspace, Level::Bottom, options.table_bytes),
+            tables,
             segments: SegmentOutput::new(place.clone(), options.segment_bytes, options.compression),
             poor,
             values: Walk::default(),
@@ -182,7 +200,7 @@ impl MergeJob {
     }
 }
 
-/// For each bottom table, whether level 0 has a key in the stretch up to the next bottom table.
+/// For each bottom table, whether one above has a key in the stretch up to the next bottom table.
 /// The first one's stretch begins at the first key there is, so each key belongs to one table.
 fn touched(levels: &Levels) -> Result<Vec<bool>> {
     let mut is_touched = Vec::with_capacity(levels.bottom.len());
@@ -190,10 +208,14 @@ fn touched(levels: &Levels) -> Result<Vec<bool>> {
         let start = if position == 0 { &b""[..] } else { &file.record.info.first_key };
         let end = levels.bottom.get(position + 1).map(|next| &next.record.info.first_key);
         let mut has_key = false;
-        for newer in &levels.level0 {
+        for newer in &levels.upper {
+            let info = &newer.record.info;
+            if has_key || info.last_key < start || end.is_some_and(|end| info.first_key >= end) {
+                continue;
+            }
             let mut cursor = newer.table.cursor();
             cursor.seek(start)?;
-            has_key |= cursor.key().is_some_and(|key| end.is_none_or(|end| key < end.as_ref()));
+            has_key = cursor.key().is_some_and(|key| end.is_none_or(|end| key < end.as_ref()));
         }
         is_touched.push(has_key);
     }

@@ -93,7 +93,7 @@ pub(crate) struct TableOutput {
 impl TableOutput {
     /// No table yet; each is finished at the first end of a key after `bytes_max`.
     pub(crate) fn new(place: Place, keyspace: Keyspace, level: Level, bytes_max: u64) -> Self {
-        let garbage = GarbageBuilder::new(level == Level::Zero);
+        let garbage = GarbageBuilder::new(level != Level::Bottom);
         let (finished, started) = (Vec::new(), Vec::new());
         Self { place, keyspace, level, bytes_max, open: None, garbage, finished, started }
     }

@@ -1,10 +1,13 @@
 //! Which tables to merge next: a pure choice from what the manifest knows.
 //!
-//! Lazy leveling (Dostoevsky, SIGMOD 2018), in its simplest form: level 0 collects flushed tables
-//! and is merged as a whole into the bottom, which is one sorted run. In order of need:
+//! Lazy leveling (Dostoevsky, SIGMOD 2018): the bottom is one sorted run; above it tiers collect
+//! runs that overlap, level 0 (tier 0) the flushed tables. In order of need:
 //!
-//! 1. level 0 has as many tables as permitted (reads look into each);
-//! 2. a merge of level 0 would drop a quarter of what it has to read;
+//! 1. level 0 has as many tables as permitted (reads look into each). All above the bottom is merged
+//!    into it if that is large enough beside what it touches there. Otherwise level 0 becomes one run
+//!    of tier 1; or, if that has all but one of the runs permitted, the two become one of tier 2; and
+//!    so on, as a counter carries;
+//! 2. a merge of all above the bottom into it would drop a quarter of what it has to read;
 //! 3. a quarter of a bottom table can be dropped;
 //! 4. values nobody refers to, in segments worth rewriting, are an eighth of those referred to.
 //!
@@ -12,14 +15,16 @@
 //! values among many small rows are no reason for reads, but one for space.
 //!
 //! What can be dropped is known from [`Garbage`](crate::garbage::Garbage) before a byte is read, so
-//! no table is ever rewritten for nothing, and the sequence of choices ends.
+//! no table is ever rewritten for nothing. The sequence of choices ends: a merge among tiers makes
+//! one run of several and takes all its rows to a higher tier.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Keyspace;
 use crate::garbage;
-use crate::manifest::TableRecord;
+use crate::manifest::{Level, TIER_MAX, TableRecord};
 use crate::segment::SegmentInfo;
+use crate::version::depth;
 
 /// Garbage is worth a merge when it is at least one in this many rows, or bytes.
 const GARBAGE_SHARE: u64 = 4;
@@ -33,8 +38,10 @@ const DEAD_SHARE: u64 = 8;
 /// Tables to merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// All of level 0, and the bottom tables that it touches.
-    Level0(Keyspace),
+    /// The tiers up to this one, into a run of the next.
+    Tiers(Keyspace, u8),
+    /// All above the bottom, and the bottom tables that it touches.
+    Upper(Keyspace),
     /// Neighbouring bottom tables, by position.
     Bottom(Keyspace, std::ops::Range<usize>),
 }
@@ -42,16 +49,17 @@ pub(crate) enum Choice {
 /// The tables of one keyspace as the manifest knows them.
 pub(crate) struct Shape<'a> {
     pub keyspace: Keyspace,
-    /// Newest first.
-    pub level0: Vec<&'a TableRecord>,
+    /// Above the bottom, newest first.
+    pub upper: Vec<&'a TableRecord>,
     /// Sorted by key.
     pub bottom: Vec<&'a TableRecord>,
 }
 
 /// What else the choice depends on.
 pub(crate) struct Pressure<'a> {
-    /// Level-0 tables that start a merge.
+    /// As in [`Options`](crate::Options).
     pub level0_tables: usize,
+    pub bottom_factor: u64,
     /// The durable compacted revision.
     pub compacted: u64,
     /// Segments and the bytes referred to in each.
@@ -61,15 +69,12 @@ pub(crate) struct Pressure<'a> {
 
 /// The next merge, if one is worth it.
 pub(crate) fn pick(shapes: &[Shape<'_>], pressure: &Pressure<'_>) -> Option<Choice> {
-    let is_full = |shape: &&Shape<'_>| shape.level0.len() >= pressure.level0_tables.max(1);
-    let level0 = |shape: &Shape<'_>| Choice::Level0(shape.keyspace);
     shapes
         .iter()
-        .find(is_full)
-        .map(level0)
+        .find_map(|shape| full_level0(shape, pressure))
         .or_else(|| {
-            let frees = |shape: &&Shape<'_>| level0_frees_enough(shape, pressure.compacted);
-            shapes.iter().find(frees).map(level0)
+            let frees = |shape: &&Shape<'_>| upper_frees_enough(shape, pressure.compacted);
+            shapes.iter().find(frees).map(|shape| Choice::Upper(shape.keyspace))
         })
         .or_else(|| shapes.iter().find_map(|shape| bottom_with_garbage(shape, pressure.compacted)))
         .or_else(|| bottom_with_poor_values(shapes, pressure))
@@ -85,6 +90,44 @@ pub(crate) fn poor_segments(
         referred * 100 < info.value_bytes * POOR_PERCENT
     };
     segments.values().filter(is_poor).map(|info| info.id).collect()
+}
+
+fn full_level0(shape: &Shape<'_>, pressure: &Pressure<'_>) -> Option<Choice> {
+    let of_tier = |tier| {
+        let tables = shape.upper.iter().copied();
+        tables.filter(move |table| table.level == Level::Tier(tier))
+    };
+    let level0 = of_tier(0).count();
+    if level0 < pressure.level0_tables.max(1) {
+        return None;
+    }
+    let bytes = |table: &TableRecord| table.info.bytes;
+    let upper: u64 = shape.upper.iter().copied().map(bytes).sum();
+    let touched: u64 = touched(shape).map(bytes).sum();
+    // A single table has none to become one with.
+    if level0 == 1 || upper.saturating_mul(pressure.bottom_factor) >= touched {
+        return Some(Choice::Upper(shape.keyspace));
+    }
+    let has_room = |tier: &u8| depth(of_tier(*tier)) + 1 < pressure.level0_tables.max(2);
+    let tier = (1..=TIER_MAX).find(has_room);
+    Some(tier.map_or(Choice::Upper(shape.keyspace), |tier| Choice::Tiers(shape.keyspace, tier - 1)))
+}
+
+/// Bottom tables in whose stretch one above may have a key.
+fn touched<'a>(shape: &Shape<'a>) -> impl Iterator<Item = &'a TableRecord> + Clone {
+    shape.bottom.iter().copied().filter(|bottom| {
+        let meets = |upper: &&TableRecord| {
+            upper.info.first_key <= bottom.info.last_key
+                && upper.info.last_key >= bottom.info.first_key
+        };
+        shape.upper.iter().any(meets)
+    })
+}
+
+fn upper_frees_enough(shape: &Shape<'_>, compacted: u64) -> bool {
+    let floor = garbage::floor(shape.keyspace, compacted);
+    let upper = shape.upper.iter().copied();
+    is_worth(floor, upper.clone(), upper.chain(touched(shape)))
 }
 
 /// Whether a merge that drops what `garbage` tables have too much, and rewrites `all`, is worth it.
@@ -103,18 +146,6 @@ fn is_worth<'a>(
 /// Bytes of a table and of the values that it refers to.
 fn held_bytes(table: &TableRecord) -> u64 {
     table.info.bytes + table.info.segments.iter().map(|(_, _, bytes)| bytes).sum::<u64>()
-}
-
-fn level0_frees_enough(shape: &Shape<'_>, compacted: u64) -> bool {
-    let floor = garbage::floor(shape.keyspace, compacted);
-    let level0 = shape.level0.iter().copied();
-    let first = level0.clone().map(|table| &table.info.first_key).min();
-    let last = level0.clone().map(|table| &table.info.last_key).max();
-    let (Some(first), Some(last)) = (first, last) else { return false };
-    let is_touched =
-        |table: &&TableRecord| table.info.first_key <= *last && table.info.last_key >= *first;
-    let touched = shape.bottom.iter().copied().filter(is_touched);
-    is_worth(floor, level0.clone(), level0.chain(touched))
 }
 
 /// The bottom table with the most garbage, and its neighbours that have as large a share of it.
@@ -191,21 +222,26 @@ mod tests {
         }
     }
 
+    fn run(tier: u8, id: u64, keys: &str, rows: u64) -> TableRecord {
+        TableRecord { level: Level::Tier(tier), ..table(id, keys, rows, &[]) }
+    }
+
     fn choose(
-        level0: &[TableRecord],
+        upper: &[TableRecord],
         bottom: &[TableRecord],
         compacted: u64,
         value_bytes: u64,
     ) -> Option<Choice> {
         let shape = Shape {
             keyspace: Keyspace::Kv,
-            level0: level0.iter().collect(),
+            upper: upper.iter().collect(),
             bottom: bottom.iter().collect(),
         };
-        let referred = level0.iter().chain(bottom).map(|table| table.info.rows * 100).sum();
+        let referred = upper.iter().chain(bottom).map(|table| table.info.rows * 100).sum();
         let info = SegmentInfo { id: 7, bytes: value_bytes, digest: 0, values: 1, value_bytes };
         let pressure = Pressure {
             level0_tables: 4,
+            bottom_factor: 8,
             compacted,
             segments: &BTreeMap::from([(7, info)]),
             references: &BTreeMap::from([(7, referred)]),
@@ -215,18 +251,91 @@ mod tests {
 
     #[test]
     fn level_0_is_merged_when_it_is_full() {
-        let tables: Vec<_> = (0..4).map(|id| table(id, "a-z", 10, &[])).collect();
+        let tables: Vec<_> = (0..4).map(|id| run(0, id, "a-z", 10)).collect();
         assert_eq!(choose(&tables[..3], &[], 9, 0), None);
-        assert_eq!(choose(&tables, &[], 9, 0), Some(Choice::Level0(Keyspace::Kv)));
+        assert_eq!(choose(&tables, &[], 9, 0), Some(Choice::Upper(Keyspace::Kv)));
+    }
+
+    #[test]
+    fn level_0_goes_to_the_bottom_when_it_is_an_eighth_of_what_it_touches_there() {
+        let tables: Vec<_> = (0..4).map(|id| run(0, id, "c-f", 10)).collect();
+        let beside = table(8, "a-b", 1_000, &[]);
+        let large = [beside.clone(), table(9, "f-z", 321, &[])];
+        assert_eq!(choose(&tables, &large, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 0)));
+        let small = [beside, table(9, "f-z", 320, &[])];
+        assert_eq!(choose(&tables, &small, 9, 0), Some(Choice::Upper(Keyspace::Kv)));
+    }
+
+    #[test]
+    fn a_full_tier_is_merged_along_with_those_before_it() {
+        let bottom = [table(99, "a-z", 100_000, &[])];
+        let mut upper: Vec<_> = (0..4).map(|id| run(0, id, "c-f", 10)).collect();
+        let mut choices = Vec::new();
+        for tier in [1, 1, 1, 3, 2, 2, 2] {
+            upper.push(run(tier, upper.len() as u64, "c-f", 40));
+            upper.sort_by_key(|table| table.level);
+            choices.push(choose(&upper, &bottom, 9, 0));
+        }
+        let expected = [0, 0, 1, 1, 1, 1, 2].map(|tier| Some(Choice::Tiers(Keyspace::Kv, tier)));
+        assert_eq!(choices, expected);
+    }
+
+    #[test]
+    fn tables_of_a_tier_that_do_not_overlap_are_one_run() {
+        let bottom = [table(99, "a-z", 100_000, &[])];
+        let mut upper: Vec<_> = (0..4).map(|id| run(0, id, "c-f", 10)).collect();
+        upper.extend(["a-b", "c-d", "e-f", "g-h"].map(|keys| run(1, 50, keys, 40)));
+        assert_eq!(choose(&upper, &bottom, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 0)));
+        upper.extend(["b-c", "d-e"].map(|keys| run(1, 60, keys, 40)));
+        assert_eq!(choose(&upper, &bottom, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 0)));
+        upper.push(run(1, 70, "c-c", 40));
+        assert_eq!(choose(&upper, &bottom, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 1)));
+    }
+
+    /// Ten thousand flushes of tables that touch all of the bottom, without garbage.
+    #[test]
+    fn runs_stay_few_and_rows_are_written_seldom_whatever_the_size_of_the_bottom() {
+        for bottom_rows in [0, 1_000, 50_000, 1_000_000] {
+            let (mut upper, mut bottom) = (Vec::new(), vec![table(0, "a-z", bottom_rows, &[])]);
+            let (mut written, mut most) = (0, 0);
+            for flush in 0..10_000 {
+                upper.insert(0, run(0, flush, "a-z", 10));
+                while let Some(choice) = choose(&upper, &bottom, 9, 0) {
+                    let (level, count) = match choice {
+                        Choice::Tiers(_, last) => {
+                            let count =
+                                upper.partition_point(|table| table.level <= Level::Tier(last));
+                            (Level::Tier(last + 1), count)
+                        }
+                        Choice::Upper(_) => (Level::Bottom, upper.len()),
+                        Choice::Bottom(..) => panic!("the bottom has no garbage"),
+                    };
+                    let merged: Vec<_> = upper.drain(..count).collect();
+                    assert!(merged.len() >= 4, "{} tables", merged.len());
+                    let mut rows = merged.iter().map(|table| table.info.rows).sum::<u64>();
+                    if level == Level::Bottom {
+                        // All keys are there already.
+                        rows = rows.max(bottom[0].info.rows);
+                        bottom = vec![table(0, "a-z", rows, &[])];
+                    } else {
+                        upper.insert(0, TableRecord { level, ..table(flush, "a-z", rows, &[]) });
+                    }
+                    written += rows;
+                }
+                most = most.max(upper.len());
+            }
+            let times = written / 100_000;
+            assert!(times <= 14 && most <= 20, "{bottom_rows}: {times} times, {most} runs");
+        }
     }
 
     #[test]
     fn level_0_is_merged_when_that_frees_a_quarter_of_what_is_read() {
-        let level0 = [table(1, "c-d", 100, &[(50, 30), (60, 20)])];
+        let upper = [table(1, "c-d", 100, &[(50, 30), (60, 20)])];
         let bottom = [table(2, "a-b", 900, &[]), table(3, "c-e", 100, &[])];
-        assert_eq!(choose(&level0, &bottom, 59, 0), None, "30 of 200");
-        let merged = choose(&level0, &bottom, 60, 0);
-        assert_eq!(merged, Some(Choice::Level0(Keyspace::Kv)), "50 of 200");
+        assert_eq!(choose(&upper, &bottom, 59, 0), None, "30 of 200");
+        let merged = choose(&upper, &bottom, 60, 0);
+        assert_eq!(merged, Some(Choice::Upper(Keyspace::Kv)), "50 of 200");
     }
 
     #[test]
@@ -253,10 +362,10 @@ mod tests {
         let second = Some(Choice::Bottom(Keyspace::Kv, 1..2));
         assert_eq!(choose(&[], &with(3_750), 5, 0), second);
         assert_eq!(choose(&[], &with(3_750), 4, 0), None);
-        let level0 = [with(7_500)[1].clone()];
-        assert_eq!(choose(&level0, &[], 5, 0), Some(Choice::Level0(Keyspace::Kv)));
+        let upper = [with(7_500)[1].clone()];
+        assert_eq!(choose(&upper, &[], 5, 0), Some(Choice::Upper(Keyspace::Kv)));
         let bottom = [table(3, "c-e", 101, &[])];
-        assert_eq!(choose(&level0, &bottom, 5, 0), None, "it has to read twice as much");
+        assert_eq!(choose(&upper, &bottom, 5, 0), None, "it has to read twice as much");
     }
 
     #[test]

@@ -127,7 +127,7 @@ impl Snapshot {
         let newest = Revision { main: at, sub: u32::MAX };
         // Shows at most once: what is found ends the search.
         let mut show = Some(show);
-        for file in levels.level0.iter().chain(levels.bottom_of(key)) {
+        for file in levels.upper.iter().chain(levels.bottom_of(key)) {
             let info = &file.record.info;
             if info.revision_min > newest || key < info.first_key || key > info.last_key {
                 continue;
@@ -180,7 +180,7 @@ impl Snapshot {
             .map(|(memtable, ordinal)| Source::Memtable(memtable.cursor(keyspace, ordinal)))
             .collect();
         let levels = self.super_version.version.levels(keyspace);
-        for file in &levels.level0 {
+        for file in &levels.upper {
             let info = &file.record.info;
             if !range.is_past(&info.first_key) && range.start <= info.last_key {
                 sources.push(Source::Level(LevelCursor::new(vec![Arc::clone(&file.table)])));

@@ -4,19 +4,20 @@
 //! the old one goes on reading it. That is all the synchronisation that readers take part in.
 //!
 //! Invariants of a version:
-//! - Level-0 tables stand newest first. Every version of a key in a newer source (memtable, then
-//!   level 0 in order, then bottom) has a higher revision than all its versions in older sources.
+//! - Tables above the bottom stand newest first. Every version of a key in a newer source (memtable,
+//!   then those in order, then bottom) has a higher revision than all its versions in older sources.
 //! - Bottom tables of a keyspace are sorted by key and do not overlap; no key is in two of them.
 //! - Every segment that a table refers to is there, and every segment is referred to.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use crate::files::{FileOpener, SegmentFile, TableFile};
-use crate::manifest::{Edit, Level, State};
+use crate::manifest::{Edit, Level, State, TableRecord};
 use crate::memtable::Memtable;
 use crate::segment::{Segment, SegmentInfo};
 use crate::table::ValueHandle;
@@ -34,15 +35,16 @@ pub(crate) struct Version {
     pub compacted: u64,
     levels: [Levels; 2],
     segments: Segments,
-    /// Computed when first asked for.
+    /// Computed when first asked for, like the next.
     pub live_bytes: OnceLock<u64>,
+    pub runs: OnceLock<usize>,
 }
 
 /// The tables of one keyspace.
 #[derive(Clone, Default)]
 pub(crate) struct Levels {
-    /// Newest first.
-    pub level0: Vec<Arc<TableFile>>,
+    /// Newest first: lower tiers before higher ones, and in a tier those added later first.
+    pub upper: Vec<Arc<TableFile>>,
     /// Sorted by key.
     pub bottom: Vec<Arc<TableFile>>,
 }
@@ -63,7 +65,24 @@ pub(crate) struct SuperVersion {
 impl Levels {
     /// All tables, newest first.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<TableFile>> {
-        self.level0.iter().chain(&self.bottom)
+        self.upper.iter().chain(&self.bottom)
+    }
+
+    /// The most tables that may have one and the same key.
+    pub(crate) fn runs(&self) -> usize {
+        depth(self.tables().map(|file| &file.record))
+    }
+
+    /// Takes in a table that is newer than the others of its level.
+    fn add(&mut self, file: Arc<TableFile>) {
+        match file.record.level {
+            Level::Tier(tier) => {
+                let is_lower = |other: &Arc<TableFile>| other.record.level < Level::Tier(tier);
+                let place = self.upper.partition_point(is_lower);
+                self.upper.insert(place, file);
+            }
+            Level::Bottom => self.bottom.push(file),
+        }
     }
 
     /// The bottom table that may have `key`.
@@ -101,15 +120,11 @@ impl Version {
         let mut levels = self.levels.clone();
         for of_keyspace in &mut levels {
             let stays = |file: &Arc<TableFile>| !edit.removed_tables.contains(&file.record.info.id);
-            of_keyspace.level0.retain(stays);
+            of_keyspace.upper.retain(stays);
             of_keyspace.bottom.retain(stays);
         }
         for file in tables {
-            let of_keyspace = &mut levels[file.record.keyspace as usize];
-            match file.record.level {
-                Level::Zero => of_keyspace.level0.insert(0, file),
-                Level::Bottom => of_keyspace.bottom.push(file),
-            }
+            levels[file.record.keyspace as usize].add(file);
         }
         for of_keyspace in &mut levels {
             of_keyspace
@@ -126,6 +141,7 @@ impl Version {
             levels,
             segments: all.into_iter().collect(),
             live_bytes: OnceLock::new(),
+            runs: OnceLock::new(),
         };
         version.validate(dir)?;
         Ok(version)
@@ -156,7 +172,9 @@ impl Version {
 
     /// Level-0 tables of the keyspace that has more of them.
     pub(crate) fn level0_tables_max(&self) -> usize {
-        self.levels.iter().map(|levels| levels.level0.len()).max().unwrap_or(0)
+        let is_level0 = |file: &&Arc<TableFile>| file.record.level == Level::ZERO;
+        let level0 = |levels: &Levels| levels.upper.iter().take_while(is_level0).count();
+        self.levels.iter().map(level0).max().unwrap_or(0)
     }
 
     /// All tables of both keyspaces.
@@ -203,8 +221,8 @@ impl Version {
     pub(crate) fn state(&self, next_sequence: u32) -> State {
         let mut tables = Vec::new();
         for levels in &self.levels {
-            // Level 0 oldest first: the order in which edits added it.
-            let files = levels.bottom.iter().chain(levels.level0.iter().rev());
+            // Tables of a tier oldest first: the order in which edits added them.
+            let files = levels.bottom.iter().chain(levels.upper.iter().rev());
             tables.extend(files.map(|file| file.record.clone()));
         }
         State {
@@ -223,6 +241,21 @@ impl Version {
         let segments: u64 = self.segments().map(|file| file.segment.info().bytes).sum();
         tables + segments
     }
+}
+
+/// The most of these tables that have one and the same key within their first and last.
+pub(crate) fn depth<'a>(tables: impl Iterator<Item = &'a TableRecord>) -> usize {
+    let mut tables: Vec<_> = tables.map(|table| &table.info).collect();
+    tables.sort_unstable_by(|a, b| a.first_key.cmp(&b.first_key));
+    let (mut open, mut depth) = (BinaryHeap::new(), 0);
+    for info in tables {
+        while open.peek().is_some_and(|Reverse(last_key)| *last_key < &info.first_key) {
+            open.pop();
+        }
+        open.push(Reverse(&info.last_key));
+        depth = depth.max(open.len());
+    }
+    depth
 }
 
 impl SuperVersion {

@@ -8,7 +8,7 @@
 //! 4. files that the edit dropped are unlinked when their last reader is gone.
 //!
 //! What is most urgent goes first, and nothing for long: flushes release memory, so they go before
-//! merges; when level 0 has grown all the same, the two take turns; far beyond that, merges go first,
+//! merges; when level 0 (not the tiers above it) has grown all the same, the two take turns; far beyond that, merges go first,
 //! and the writer is slowed down by the memory that fills up (`brake.rs`).
 //!
 //! Invariants: one thread at a time works (the lock around [`Worker`]); the published version is
@@ -212,12 +212,13 @@ fn begin_merge(shared: &Shared, version: &Arc<Version>) -> Result<Option<MergeJo
         let levels = version.levels(keyspace);
         Shape {
             keyspace,
-            level0: levels.level0.iter().map(|file| &file.record).collect(),
+            upper: levels.upper.iter().map(|file| &file.record).collect(),
             bottom: levels.bottom.iter().map(|file| &file.record).collect(),
         }
     });
     let pressure = Pressure {
         level0_tables: shared.options.level0_tables,
+        bottom_factor: shared.options.bottom_factor,
         compacted: version.compacted,
         segments: &segments,
         references: &references,

@@ -19,11 +19,14 @@ use varve_lsm::{Commit, Compression, Db, Delta, Keyspace, Meta, Options, Revisio
 const KEYS: u64 = 4_000;
 const VALUE_BYTES: u64 = 1_000;
 
-/// The default limits, each divided by the same number.
+/// The default limits, each divided by the same number: all keys are some 70 memtables, as a million
+/// keys with values of 2 KiB are.
 fn scaled_options() -> Options {
+    let Options { level0_tables, bottom_factor, .. } = Options::default();
     Options {
         memtable_bytes: 64 << 10,
-        level0_tables: Options::default().level0_tables,
+        level0_tables,
+        bottom_factor,
         segment_bytes: 128 << 10,
         table_bytes: 16 << 10,
         inline_value_bytes_max: 128,
@@ -50,11 +53,12 @@ struct Seen {
     key_write_percent: u64,
     space_percent_mean: u64,
     space_percent_max: u64,
+    runs_max: usize,
 }
 
 impl Load {
-    fn new() -> Self {
-        Self::with(scaled_options(), false)
+    fn new(options: Options) -> Self {
+        Self::with(options, false)
     }
 
     fn with(options: Options, is_text: bool) -> Self {
@@ -89,7 +93,7 @@ impl Load {
     fn overwrite(&mut self, puts: u64, mut key: impl FnMut() -> u64) -> Seen {
         let history = KEYS / 20;
         let (values_before, keys_before) = (self.disk.written("vs"), self.disk.written("kt"));
-        let (mut samples, mut sum, mut max) = (0, 0, 0);
+        let (mut samples, mut sum, mut max, mut runs_max) = (0, 0, 0, 0);
         for put in 0..puts {
             self.put(key(), Delta::Zero);
             if put % history == history - 1 {
@@ -98,7 +102,9 @@ impl Load {
             // The first half is for coming to a steady state.
             if put >= puts / 2 && put % 20 == 0 {
                 let readable = (KEYS + self.main - self.compacted) * VALUE_BYTES;
-                let percent = self.db.sizes().disk_bytes * 100 / readable;
+                let sizes = self.db.sizes();
+                runs_max = runs_max.max(sizes.runs);
+                let percent = sizes.disk_bytes * 100 / readable;
                 (samples, sum, max) = (samples + 1, sum + percent, percent.max(max));
             }
         }
@@ -110,6 +116,7 @@ impl Load {
             key_write_percent: (self.disk.written("kt") - keys_before) * 100 / user_bytes,
             space_percent_mean: sum / samples,
             space_percent_max: max,
+            runs_max,
         }
     }
 }
@@ -121,6 +128,7 @@ fn assert_limits(seen: &Seen) {
     assert!(seen.key_write_percent <= 60, "{seen:?}");
     assert!(seen.space_percent_mean <= 150, "{seen:?}");
     assert!(seen.space_percent_max <= 200, "{seen:?}");
+    assert!(seen.runs_max <= 10, "{seen:?}");
 }
 
 #[test]
@@ -150,7 +158,17 @@ fn space_shrinks_when_relocated_values_are_compressed_and_nothing_is_written_mor
 #[test]
 fn uniform_overwrites_stay_within_the_limits_of_the_design() {
     let mut random = Random::new(5);
-    let seen = Load::new().overwrite(12 * KEYS, || random.below(KEYS));
+    let seen = Load::new(scaled_options()).overwrite(12 * KEYS, || random.below(KEYS));
+    assert_limits(&seen);
+}
+
+/// So many memtables, that merging a few of them into the bottom each time would write each key
+/// thirty times.
+#[test]
+fn uniform_overwrites_of_a_bottom_of_300_memtables_stay_within_the_limits_of_the_design() {
+    let mut random = Random::new(7);
+    let options = Options { memtable_bytes: 16 << 10, ..scaled_options() };
+    let seen = Load::new(options).overwrite(5 * KEYS, || random.below(KEYS));
     assert_limits(&seen);
 }
 
@@ -158,7 +176,7 @@ fn uniform_overwrites_stay_within_the_limits_of_the_design() {
 fn overwrites_of_a_few_hot_keys_stay_within_the_limits_of_the_design() {
     let mut random = Random::new(6);
     let hot = KEYS / 20;
-    let seen = Load::new().overwrite(12 * KEYS, || {
+    let seen = Load::new(scaled_options()).overwrite(12 * KEYS, || {
         // Spread over all keys, as leases of nodes are not, but as a worst case.
         if random.one_in(5) { random.below(KEYS) } else { random.below(hot) * 20 }
     });
@@ -168,7 +186,7 @@ fn overwrites_of_a_few_hot_keys_stay_within_the_limits_of_the_design() {
 #[test]
 fn overwrites_in_key_order_stay_within_the_limits_of_the_design() {
     let mut next = 0;
-    let seen = Load::new().overwrite(12 * KEYS, || {
+    let seen = Load::new(scaled_options()).overwrite(12 * KEYS, || {
         next = (next + 1) % KEYS;
         next
     });

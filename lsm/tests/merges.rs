@@ -113,6 +113,59 @@ fn bottom_tables_that_level_0_does_not_touch_stay_as_they_are() {
 }
 
 #[test]
+fn runs_that_are_small_beside_the_bottom_are_merged_among_themselves() {
+    const KEYS: u32 = 4_000;
+    let mut user = User::new();
+    (0..KEYS).for_each(|number| user.put(number, Delta::Plus, 30));
+    user.compact_and_settle();
+    let (bottom, loaded) = (user.names(".kt"), user.main);
+    // All over the keys, each at most once: deleted, or put again.
+    let deleted: BTreeSet<u32> = (0..1_000).step_by(4).map(|at| at * 1_237 % KEYS).collect();
+    let is_live = |number: u32| !deleted.contains(&number);
+    let (mut runs_max, mut tables_made) = (0, 0);
+    for change in 0..1_000 {
+        let number = change * 1_237 % KEYS;
+        if is_live(number) {
+            user.put(number, Delta::Zero, 30);
+        } else {
+            user.delete(number);
+        }
+        if change % 25 == 24 {
+            user.settle();
+            tables_made += 1;
+            runs_max = runs_max.max(user.db.sizes().runs);
+        }
+    }
+    // Level 0 is full with 3, each tier above it with 2, and 40 flushes need three of these.
+    assert!((4..=2 + 3 * 2 + 1).contains(&runs_max), "{runs_max} of {tables_made} tables");
+    assert!(bottom.is_subset(&user.names(".kt")), "the bottom was not worth a merge");
+    for is_reopened in [false, true] {
+        if is_reopened {
+            let disk = user.disk.clone();
+            drop((user.db, user.writer));
+            (user.db, user.writer) = open(&disk).unwrap();
+        }
+        let snapshot = user.db.snapshot();
+        let count = |at| snapshot.count(Keyspace::Kv, &KeyRange::all(), at).unwrap();
+        assert_eq!((count(loaded), count(loaded + 500), count(u64::MAX)), (4_000, 3_875, 3_750));
+        assert_eq!(live(&snapshot), 3_750);
+        for change in 0..1_000 {
+            let number = change * 1_237 % KEYS;
+            let entry = snapshot.get(Keyspace::Kv, &key(number), u64::MAX).unwrap();
+            let entry = entry.expect("a tombstone above the compacted revision stays");
+            let kind = if is_live(number) { Kind::Put } else { Kind::Delete };
+            assert_eq!((entry.kind, entry.revision.main), (kind, loaded + 1 + u64::from(change)));
+        }
+        user.assert_sound();
+    }
+    // What is not needed any more goes, from all places.
+    (0..KEYS).filter(|number| is_live(*number)).for_each(|number| user.delete(number));
+    user.compact_and_settle();
+    user.compact_and_settle();
+    assert_eq!(user.names(".kt").len(), 0);
+}
+
+#[test]
 fn overwritten_values_give_their_space_back_after_a_compaction() {
     let mut user = User::new();
     (0..300).for_each(|number| user.put(number, Delta::Plus, 500));

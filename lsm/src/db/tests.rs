@@ -42,7 +42,7 @@ fn engine() -> (Db, Writer) {
     put_batch(&mut writer, 5, Delta::Zero);
     let current = db.shared.current.load();
     let levels = current.version.levels(Keyspace::Kv);
-    assert!(!levels.bottom.is_empty() && !levels.level0.is_empty() && current.frozen.len() == 1);
+    assert!(!levels.bottom.is_empty() && !levels.upper.is_empty() && current.frozen.len() == 1);
     drop(current);
     (db, writer)
 }

@@ -14,14 +14,24 @@ use crate::garbage::Garbage;
 use crate::segment::SegmentInfo;
 use crate::table::TableInfo;
 
-/// Where a table stands among the tables of its keyspace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a table stands among the tables of its keyspace, newest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
-    /// A flushed memtable; newer than all that were added before it, and than the bottom.
-    Zero,
+    /// Above the bottom: in tier 0 a flushed memtable, in each higher tier what was merged out of
+    /// those with lower numbers. Newer than what was added to its tier before, than tiers with higher
+    /// numbers, and than the bottom. Tables of a tier that one edit added do not overlap.
+    Tier(u8),
     /// Part of the one sorted run of all else; key ranges of its tables do not overlap.
     Bottom,
 }
+
+impl Level {
+    /// Level 0: where memtables are flushed to.
+    pub(crate) const ZERO: Self = Self::Tier(0);
+}
+
+/// The highest tier that there is.
+pub(crate) const TIER_MAX: u8 = 15;
 
 /// A table as the manifest knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +66,7 @@ pub(crate) struct State {
     pub kv_visible: u64,
     pub compacted: u64,
     pub next_sequence: u32,
-    /// In the order they were added: level-0 tables oldest first.
+    /// In the order they were added: those of a tier oldest first.
     pub tables: Vec<TableRecord>,
     pub segments: BTreeMap<u64, SegmentInfo>,
 }
@@ -169,6 +179,9 @@ const KEYSPACE_KV: u8 = 0;
 const KEYSPACE_SYS: u8 = 1;
 const LEVEL_ZERO: u8 = 0;
 const LEVEL_BOTTOM: u8 = 1;
+/// Behind the two that were there first: tiers from 1 on.
+const LEVEL_TIER_1: u8 = 2;
+const LEVEL_TIER_MAX: u8 = LEVEL_TIER_1 + TIER_MAX - 1;
 
 fn encode_table(to: &mut Encoder, table: &TableRecord) {
     to.u8(match table.keyspace {
@@ -176,8 +189,9 @@ fn encode_table(to: &mut Encoder, table: &TableRecord) {
         Keyspace::Sys => KEYSPACE_SYS,
     });
     to.u8(match table.level {
-        Level::Zero => LEVEL_ZERO,
+        Level::ZERO => LEVEL_ZERO,
         Level::Bottom => LEVEL_BOTTOM,
+        Level::Tier(tier) => LEVEL_TIER_1 + tier - 1,
     });
     let info = &table.info;
     to.u64(info.id);
@@ -210,9 +224,12 @@ fn decode_table(from: &mut Decoder<'_>, version: u32) -> Result<TableRecord, Wro
         other => return Err(from.wrong("keyspace 0 or 1", other.to_string())),
     };
     let level = match from.u8()? {
-        LEVEL_ZERO => Level::Zero,
+        LEVEL_ZERO => Level::ZERO,
         LEVEL_BOTTOM => Level::Bottom,
-        other => return Err(from.wrong("level 0 or 1", other.to_string())),
+        tier @ LEVEL_TIER_1..=LEVEL_TIER_MAX => Level::Tier(tier - LEVEL_TIER_1 + 1),
+        other => {
+            return Err(from.wrong(format!("level 0 to {LEVEL_TIER_MAX}"), other.to_string()));
+        }
     };
     let info = TableInfo {
         id: from.u64()?,

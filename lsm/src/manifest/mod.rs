@@ -29,7 +29,7 @@ mod image;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use edit::{Edit, Level, State, TableRecord};
+pub(crate) use edit::{Edit, Level, State, TIER_MAX, TableRecord};
 pub(crate) use image::{image, parse};
 
 use image::{FORMAT_VERSION, current_image, edit_image, parse_current, receipt_image, recover};

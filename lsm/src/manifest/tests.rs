@@ -19,7 +19,7 @@ const IDENTITY: Identity = Identity { identity: *b"cluster and node", origin: 0x
 fn table(id: u64) -> TableRecord {
     TableRecord {
         keyspace: if id.is_multiple_of(2) { Keyspace::Kv } else { Keyspace::Sys },
-        level: if id.is_multiple_of(3) { Level::Bottom } else { Level::Zero },
+        level: if id.is_multiple_of(3) { Level::Bottom } else { Level::ZERO },
         info: TableInfo {
             id,
             bytes: 1000 + id,
@@ -81,29 +81,31 @@ fn path(number: u64) -> PathBuf {
     Path::new(DIR).join(manifest_name(number))
 }
 
-#[test]
-fn the_bytes_are_those_of_the_golden_file() {
+/// Compares what `edits` are written as with a golden file, and what that is read as with `state`.
+fn assert_golden(name: &str, golden: &[u8], edits: &[Edit], state: &State) -> Arc<dyn Disk> {
     let disk = new_disk();
     let mut manifest = create(&disk);
-    manifest.append(&edit(1)).unwrap();
-    manifest.append(&edit(2)).unwrap();
+    edits.iter().for_each(|edit| manifest.append(edit).unwrap());
     let written = read_file(&*disk, &path(1)).unwrap();
-    let golden = include_bytes!("../../tests/golden/manifest_v2.bin");
     if std::env::var_os("VARVE_WRITE_GOLDEN").is_some() {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/manifest_v2.bin");
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let os = varve_disk::os::OsDisk::new();
         let file = os.open(&target).unwrap();
         file.set_len(0).unwrap();
         file.write_at(0, &written).unwrap();
-        return;
+        return disk;
     }
-    assert_eq!(written, golden[..], "docs/FORMAT.md section 2.3 or the code changed");
-    let (_, state) = {
-        let file = disk.open(&path(1)).unwrap();
-        file.write_at(0, golden).unwrap();
-        reopen(&disk).unwrap()
-    };
-    assert_eq!(state, state_after(2));
+    assert_eq!(written, golden, "docs/FORMAT.md section 2.3 or the code changed");
+    disk.open(&path(1)).unwrap().write_at(0, golden).unwrap();
+    assert_eq!(reopen(&disk).unwrap().1, *state);
+    disk
+}
+
+#[test]
+fn the_bytes_are_those_of_the_golden_file() {
+    let golden = include_bytes!("../../tests/golden/manifest_v2.bin");
+    let edits = [edit(1), edit(2)];
+    let disk = assert_golden("manifest_v2.bin", golden, &edits, &state_after(2));
     let current = read_file(&*disk, &Path::new(DIR).join(CURRENT_NAME)).unwrap();
     assert_eq!(current[..16], *b"VRVCURNT\x01\0\0\0\0\0\0\0");
     assert_eq!(current.len(), 24);
@@ -131,6 +133,25 @@ fn a_manifest_of_version_1_is_read_and_rotated() {
     assert!(manifest.number() == 2 && !manifest.is_outdated());
     expected.apply(edit(3)).unwrap();
     assert_eq!(state, expected);
+}
+
+#[test]
+fn the_bytes_of_tiers_are_those_of_the_golden_file() {
+    let golden = include_bytes!("../../tests/golden/manifest_v2_tiers.bin");
+    let levels =
+        [Level::Bottom, Level::Tier(TIER_MAX), Level::Tier(1), Level::Tier(1), Level::ZERO];
+    let tables = (1..).zip(levels).map(|(id, level)| TableRecord { level, ..table(2 * id) });
+    let edit = Edit { added_tables: tables.collect(), ..edit(1) };
+    let mut state = State::default();
+    state.apply(edit.clone()).unwrap();
+    let written = edit.encode();
+    assert_golden("manifest_v2_tiers.bin", golden, &[edit], &state);
+    // One tier more than there is: behind an id of 4 and in front of one of 6.
+    let at = written.windows(3).position(|bytes| bytes == [0, 1 + TIER_MAX, 4]).unwrap() + 1;
+    let mut wrong = written;
+    wrong[at] += 1;
+    let wrong = Edit::decode(&wrong, FORMAT_VERSION).unwrap_err();
+    assert_eq!((wrong.expected.as_str(), wrong.found.as_str()), ("level 0 to 16", "17"));
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub fn small_options() -> Options {
         memtable_bytes: 12 << 10,
         frozen_memtables_max: 2,
         level0_tables: 3,
+        // Among themselves, unless that leaves garbage: so all kinds of merges are made.
+        bottom_factor: 0,
         segment_bytes: 8 << 10,
         table_bytes: 6 << 10,
         inline_value_bytes_max: 40,
