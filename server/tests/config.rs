@@ -238,6 +238,14 @@ fn the_log_is_compressed_when_asked_for() {
 }
 
 #[test]
+fn cold_values_are_compressed_when_asked_for() {
+    let is_on = |flags: &[&str]| configured(flags, &[]).compress_cold_values;
+    assert!(!is_on(&[]));
+    assert!(is_on(&["--experimental-varve-compress-cold-values"]));
+    assert!(!is_on(&["--experimental-varve-compress-cold-values=false"]));
+}
+
+#[test]
 fn flags_of_other_tools_are_accepted_as_they_are() {
     // kubeadm's static pod without TLS, and what etcd's own tests add.
     let config = configured(

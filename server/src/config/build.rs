@@ -172,6 +172,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         log_backend: Backend::from_name(&values.text("experimental-varve-log-backend"))
             .map_or(BackendChoice::Auto, BackendChoice::Only),
         log_compress_bytes_min: log_compress_bytes_min(values)?,
+        compress_cold_values: values.flag("experimental-varve-compress-cold-values"),
         heartbeat_interval: values.millis("heartbeat-interval")?,
         election_timeout: values.millis("election-timeout")?,
         initial_election_tick_advance: values.flag("initial-election-tick-advance"),

@@ -262,6 +262,8 @@ pub const SECTIONS: &[Section] = &[
             "How the log makes a write durable; 'auto' measures all of them at the start and takes the fastest."),
         works("experimental-varve-log-compress-min-bytes", Uint, "0",
             "Batches of the log with at least so many bytes are compressed with zstd; 0 for none."),
+        works("experimental-varve-compress-cold-values", Bool, "false",
+            "Compress values with zstd when a merge of files has to move them."),
     ] },
     Section { title: "Invocation", flags: &[
         works("config-file", Text, "",

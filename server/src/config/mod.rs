@@ -55,6 +55,8 @@ pub struct Config {
     pub log_backend: BackendChoice,
     /// `--experimental-varve-log-compress-min-bytes`; none are when it is 0.
     pub log_compress_bytes_min: Option<u32>,
+    /// `--experimental-varve-compress-cold-values`.
+    pub compress_cold_values: bool,
     /// `--heartbeat-interval`.
     pub heartbeat_interval: Duration,
     /// `--election-timeout`; at least five heartbeats, at most 50 s.

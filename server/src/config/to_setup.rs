@@ -98,8 +98,15 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
             .is_on("LeaseCheckpoint")
             .then_some(limits::LEASE_CHECKPOINT_INTERVAL),
         progress_interval: config.watch_progress_notify_interval,
-        engine: varve_lsm::Options::default(),
+        engine: engine(config),
     })
+}
+
+fn engine(config: &Config) -> varve_lsm::Options {
+    varve_lsm::Options {
+        compression: config.compress_cold_values.then(varve_lsm::Compression::default),
+        ..varve_lsm::Options::default()
+    }
 }
 
 fn log(config: &Config) -> varve_wal::Options {
