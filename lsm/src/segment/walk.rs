@@ -2,21 +2,21 @@
 //!
 //! A merge and the verifier go through keys in order, and the values of a segment lie in that
 //! order. So the frame that was decoded last is the one that the next value of its segment is in,
-//! and one frame for each compressed segment is all that must be kept. What they read once does not
-//! push out what readers read again.
+//! and one frame for each compressed segment is all that must be kept; none that has one value only.
+//! What they read once does not push out what readers read again.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Segment, Value};
+use super::{Segment, VALUE_ALIGNMENT, VALUE_HEADER_BYTES, Value};
 use crate::Result;
 use crate::table::ValueHandle;
 
 /// Reads values, in whatever order, and cheaply in that of keys.
 #[derive(Default)]
 pub struct Walk {
-    /// Of each compressed segment the frame that was decoded last, and its number.
+    /// Of each compressed segment the frame of several values that was decoded last, and its number.
     frames: BTreeMap<u64, (usize, Bytes)>,
 }
 
@@ -34,8 +34,17 @@ impl Walk {
                 return Ok(content.clone());
             }
             let content = segment.decode(frame)?;
-            self.frames.insert(id, (frame.number, content.clone()));
+            let value_bytes = VALUE_HEADER_BYTES + handle.length as usize;
+            if value_bytes.next_multiple_of(VALUE_ALIGNMENT as usize) < content.len() {
+                self.frames.insert(id, (frame.number, content.clone()));
+            }
             Ok(content)
         })
+    }
+
+    /// Bytes of the frames that are kept.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.frames.values().map(|(_, content)| content.len()).sum()
     }
 }

@@ -39,6 +39,7 @@ fn values_come_back_and_take_less_space_under_the_same_handles() {
                 assert_eq!(read(&segment, *handle).expect("a sound value"), value);
                 let walked = walk.value(&segment, *handle).expect("a sound value");
                 assert_eq!(&*walked, value.as_slice());
+                assert!(walk.kept_bytes() <= frame_bytes, "a long value is not kept");
             }
         }
         // In no order at all, and from several threads.
