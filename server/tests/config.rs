@@ -287,7 +287,7 @@ fn flags_of_other_tools_are_accepted_as_they_are() {
         .filter(|note| note.message == "flag has no effect here")
         .map(|note| note.fields[0].1.as_str())
         .collect();
-    assert_eq!(ignored, ["enable-pprof", "max-wals"]);
+    assert_eq!(ignored, ["max-wals"]);
 }
 
 #[test]
