@@ -36,8 +36,8 @@ impl<'a> Rust<'a> {
     pub fn new(file: &'a TextFile, is_test_file: bool) -> Self {
         let code = blanked(&file.text);
         let mut is_test = vec![is_test_file; code.lines().count() + 1];
-        for (at, _) in code.match_indices("#[cfg(test)]") {
-            let end = end_of_item(&code, at + "#[cfg(test)]".len());
+        for (at, item) in test_attributes(&code) {
+            let end = end_of_item(&code, item);
             let (first, last) = (line_of(&code, at), line_of(&code, end));
             is_test[first - 1..last].fill(true);
         }
@@ -58,8 +58,8 @@ impl<'a> Rust<'a> {
         let is_root = matches!(stem, "mod" | "lib" | "main");
         let below = if is_root { directory.to_owned() } else { format!("{directory}/{stem}") };
         let mut found = Vec::new();
-        for (at, _) in self.code.match_indices("#[cfg(test)]") {
-            let end = end_of_item(&self.code, at + "#[cfg(test)]".len());
+        for (at, item) in test_attributes(&self.code) {
+            let end = end_of_item(&self.code, item);
             let item = &self.file.text[at..end];
             let Some(module) = item.split("mod ").nth(1).and_then(|rest| rest.strip_suffix(';'))
             else {
@@ -100,6 +100,14 @@ impl<'a> Rust<'a> {
 /// The line, from 1, of the byte before `offset`.
 fn line_of(text: &str, offset: usize) -> usize {
     text[..offset].matches('\n').count() + 1
+}
+
+/// Attributes by which an item is compiled for tests only, or for some: where each begins and ends.
+fn test_attributes(code: &str) -> Vec<(usize, usize)> {
+    let beginnings = ["#[cfg(test)]", "#[cfg(all(test,"];
+    let starts = beginnings.iter().flat_map(|start| code.match_indices(start));
+    let end = |at: usize| code[at..].find(")]").map_or(code.len(), |length| at + length + 2);
+    starts.map(|(at, _)| (at, end(at))).collect()
 }
 
 /// Offset behind the item that begins at or after `from`: behind its `;` or closing bracket.
@@ -230,7 +238,7 @@ fn code_is_told_from_comments_texts_and_tests() {
         "fn one<'a>(x: &'a str) -> char { /* fn no() {} */ let c = '\"'; c }\n",
         "// fn two() {}\n",
         "fn three() -> [u8; 2] {\n    let _ = r#\"fn four() { \"}\"#;\n    [b'{', b'\\'']\n}\n",
-        "#[cfg(test)]\nmod tests {\n    fn five() {}\n}\n",
+        "#[cfg(all(test, not(x)))]\nmod tests {\n    fn five() {}\n}\n",
         "#[cfg(test)]\n#[path = \"x.rs\"]\nmod six;\n#[cfg(test)]\nmod seven;\nfn eight();\n",
     );
     let file = TextFile { path: "lsm/src/table.rs".to_owned(), text: text.to_owned() };
