@@ -402,6 +402,11 @@ impl Node {
         self.raw.store().disk_bytes()
     }
 
+    /// Bytes written to the log since it was opened.
+    pub fn log_written_bytes(&self) -> u64 {
+        self.raw.store().written_bytes()
+    }
+
     /// Follows what the crate did: whatever changed the term, the role or the leader.
     pub(crate) fn settle(&mut self) {
         self.timer.observe(&mut self.raw.raft);

@@ -174,6 +174,11 @@ impl LogStorage {
         self.wal.disk_bytes()
     }
 
+    /// Bytes written to the log since it was opened.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.wal.counters().written_bytes
+    }
+
     fn read(&self, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>> {
         let payloads = self.wal.entries(low, high, bytes_max)?;
         (low..).zip(payloads).map(|(index, bytes)| read_entry(index, bytes)).collect()

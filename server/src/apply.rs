@@ -264,7 +264,9 @@ impl ApplyThread {
             self.keep_pace(outbox, entry);
             let started = Instant::now();
             let applied = self.apply_entry(entry)?;
-            self.warn_if_slow(entry.index, applied.replies.len(), started.elapsed());
+            let took = started.elapsed();
+            self.metrics.backend_commit_seconds.observe(took.as_secs_f64());
+            self.warn_if_slow(entry.index, applied.replies.len(), took);
             self.count(&applied.events);
             events.extend(applied.events);
             for (id, reply) in applied.replies {

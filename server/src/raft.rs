@@ -237,7 +237,11 @@ impl RaftThread {
         let started = Instant::now();
         let output = self.node.persist()?;
         let took = started.elapsed();
+        // A write of the log is durable when it returns: it is the sync, too.
         self.metrics.wal_fsync_seconds.observe(took.as_secs_f64());
+        self.metrics.wal_write_seconds.observe(took.as_secs_f64());
+        let written_bytes = self.node.log_written_bytes();
+        self.metrics.wal_write_bytes.set(i64::try_from(written_bytes).unwrap_or(i64::MAX));
         self.metrics.log_latency.record(took);
         self.publish();
         self.carry_out(turn, output);

@@ -108,6 +108,13 @@ async fn check_equal(cluster: &Cluster, from: i64) {
     }
 }
 
+/// The sum of all metrics that begin so.
+fn total(server: &Server, prefix: &str) -> f64 {
+    let (_, text) = server.http_get("/metrics").expect("metrics");
+    let lines = text.lines().filter(|line| line.starts_with(prefix));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 #[test]
 fn a_member_that_was_away_for_long_gets_a_snapshot_and_serves_the_same() {
     let mut cluster = Cluster::start(&Program::varve(), MEMBERS, &SHORT_LOG);
@@ -141,6 +148,14 @@ fn a_member_that_was_away_for_long_gets_a_snapshot_and_serves_the_same() {
         assert!(server.wait_for_log(INSTALLED, PATIENCE), "no snapshot:\n{}", server.log());
         server.wait_ready();
         check_equal(&cluster, 200).await;
+        let received = total(server, "etcd_network_snapshot_receive_success{");
+        assert!(received > 0.0, "{received} snapshots");
+        let timed = total(server, "etcd_network_snapshot_receive_total_duration_seconds_count{");
+        assert!((timed - received).abs() < 0.5, "{timed} of {received} were timed");
+        let others = cluster.servers.iter().filter(|other| other.pid() != server.pid());
+        let sent = others.map(|other| total(other, "etcd_network_snapshot_send_success{"));
+        assert!(sent.sum::<f64>() > 0.0, "somebody sent them");
+        assert!((total(server, "etcd_network_known_peers{") - 2.0).abs() < 0.5);
         let early = dump(&client(server), 199).await.expect_err("it is compacted here too");
         assert_eq!(early.message(), varve_api::error::COMPACTED.message);
         // And it is a member like any other: with it, one of the others can go.

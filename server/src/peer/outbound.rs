@@ -16,11 +16,14 @@ use super::frame::{self, FrameError, FrameKind, Hello, StreamKind};
 use super::stream::{self, PeerStream};
 use super::{Context, Outgoing, PeerAddress, Stream, hex, node};
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::raft::RaftInput;
 
 /// Runs until the member is none any more and its queue is empty.
 pub(super) async fn run(context: Arc<Context>, peer: PeerAddress, stream: Stream) {
     let Stream { kind, connected, mut queue } = stream;
+    // One of the two streams speaks for the member.
+    let shown = (kind == StreamKind::Small).then(|| Shown::new(&context, &peer));
     let mut pause = limits::PEER_REDIAL_MIN;
     let mut was_up = true;
     loop {
@@ -29,6 +32,7 @@ pub(super) async fn run(context: Arc<Context>, peer: PeerAddress, stream: Stream
                 let connected_at = Instant::now();
                 was_up = true;
                 connected.set(true);
+                shown.iter().for_each(|shown| shown.set_active(true));
                 tracing::info!(peer = hex(peer.id), stream = ?kind, "established a peer stream");
                 match pump(&context, &peer, stream, &mut queue).await {
                     Ok(()) => return,
@@ -40,6 +44,7 @@ pub(super) async fn run(context: Arc<Context>, peer: PeerAddress, stream: Stream
                     }
                 }
                 connected.set(false);
+                shown.iter().for_each(|shown| shown.set_active(false));
                 // A peer that accepts and then refuses is dialled as rarely as one that is away.
                 if connected_at.elapsed() > limits::PEER_REDIAL_MAX {
                     pause = limits::PEER_REDIAL_MIN;
@@ -58,6 +63,41 @@ pub(super) async fn run(context: Arc<Context>, peer: PeerAddress, stream: Stream
         }
         sleep(pause).await;
         pause = (pause * 2).min(limits::PEER_REDIAL_MAX);
+    }
+}
+
+/// A member in the metrics, as long as it is one.
+struct Shown {
+    metrics: Arc<Metrics>,
+    own: String,
+    peer: String,
+}
+
+impl Shown {
+    fn new(context: &Context, peer: &PeerAddress) -> Self {
+        let (own, peer) = (hex(context.cluster.member_id), hex(peer.id));
+        let metrics = Arc::clone(&context.metrics);
+        metrics.known_peers.with_label_values(&[&own, &peer]).set(1);
+        metrics.active_peers.with_label_values(&[&own, &peer]).set(0);
+        metrics.disconnected_peers.with_label_values(&[&own, &peer]);
+        Self { metrics, own, peer }
+    }
+
+    fn set_active(&self, is_active: bool) {
+        let labels = [self.own.as_str(), &self.peer];
+        self.metrics.active_peers.with_label_values(&labels).set(i64::from(is_active));
+        if !is_active {
+            self.metrics.disconnected_peers.with_label_values(&labels).inc();
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let labels = [self.own.as_str(), &self.peer];
+        // They were made above.
+        let _known = self.metrics.known_peers.remove_label_values(&labels);
+        let _active = self.metrics.active_peers.remove_label_values(&labels);
     }
 }
 

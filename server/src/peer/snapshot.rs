@@ -12,8 +12,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use prometheus::{HistogramVec, IntCounterVec};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use varve_disk::{Disk, File};
@@ -91,7 +93,15 @@ pub(super) async fn send_all(
     mut queue: mpsc::Receiver<Message>,
 ) {
     while let Some(message) = queue.recv().await {
+        let (started, to) = (Instant::now(), hex(peer.id));
         let outcome = send(&context, &peer, &message).await;
+        let metrics = &context.metrics;
+        let (counter, seconds) = if outcome.is_ok() {
+            (&metrics.snapshot_send_success, Some(&metrics.snapshot_send_seconds))
+        } else {
+            (&metrics.snapshot_send_failures, None)
+        };
+        count(counter, seconds, &to, started);
         match &outcome {
             Ok(bytes) => {
                 tracing::info!(to = hex(peer.id), bytes, "sent database snapshot");
@@ -234,8 +244,33 @@ fn is_file_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
 }
 
+/// Counts a snapshot, and how long it took if it arrived.
+fn count(counter: &IntCounterVec, seconds: Option<&HistogramVec>, peer: &str, started: Instant) {
+    counter.with_label_values(&[peer]).inc();
+    if let Some(seconds) = seconds {
+        seconds.with_label_values(&[peer]).observe(started.elapsed().as_secs_f64());
+    }
+}
+
 /// Receives one snapshot and hands it to the Raft thread.
 pub(super) async fn receive(
+    context: &Arc<Context>,
+    stream: &mut PeerStream,
+    from: u64,
+) -> Result<(), FrameError> {
+    let started = Instant::now();
+    let outcome = receive_uncounted(context, stream, from).await;
+    let metrics = &context.metrics;
+    let (counter, seconds) = if outcome.is_ok() {
+        (&metrics.snapshot_receive_success, Some(&metrics.snapshot_receive_seconds))
+    } else {
+        (&metrics.snapshot_receive_failures, None)
+    };
+    count(counter, seconds, &hex(from), started);
+    outcome
+}
+
+async fn receive_uncounted(
     context: &Arc<Context>,
     stream: &mut PeerStream,
     from: u64,

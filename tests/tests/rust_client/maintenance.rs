@@ -88,6 +88,16 @@ fn metrics_count_what_clients_do() {
         ] {
             assert_eq!(metric(name), Some(value), "{name}");
         }
+        for name in [
+            "etcd_disk_wal_write_bytes_total",
+            "etcd_disk_wal_write_duration_seconds_count",
+            "etcd_disk_wal_fsync_duration_seconds_count",
+            "etcd_disk_backend_commit_duration_seconds_count",
+        ] {
+            let before = metric(name).expect("it is told");
+            client.put(put_request("c", "4")).await.expect("a put");
+            assert!(metric(name).expect("it is told") > before, "{name} stays at {before}");
+        }
     });
 }
 
