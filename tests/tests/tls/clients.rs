@@ -187,6 +187,22 @@ fn the_common_name_of_a_certificate_is_the_user() {
             assert!(denied.message().starts_with("etcdserver: "), "{nobody:?}: {denied:?}");
         }
     });
+    // etcd's gateway takes nobody for the user of a certificate, and says so.
+    let Some(curl) = find_in_path("curl") else { return skip_or_fail("curl") };
+    let range = |common_name| {
+        let pair = files.authority.sign(&Wanted { common_name, ..CLIENT });
+        let (cert, key) = pair.write(&files.directory, "gateway");
+        let mut command = std::process::Command::new(&curl);
+        command.args(["-s", "--max-time", "20", "--cacert", &files.ca, "-w", " %{http_code}"]);
+        command.arg("--cert").arg(cert).arg("--key").arg(key).args(["-d", "{\"key\":\"YQ==\"}"]);
+        let output = command.arg(format!("https://{}/v3/kv/range", server.client_address()));
+        String::from_utf8_lossy(&output.output().expect("curl runs").stdout).into_owned()
+    };
+    let text = "CommonName of client sending a request against gateway will be ignored and not \
+                used as expected\n 400";
+    assert_eq!(range("root"), text);
+    let nobody = range("");
+    assert!(nobody.contains("etcdserver: user name is empty"), "{nobody}");
 }
 
 #[test]
