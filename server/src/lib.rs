@@ -11,6 +11,7 @@ pub mod config;
 pub mod corruption;
 pub mod data_dir;
 pub mod der;
+pub mod discovery;
 pub mod error;
 pub mod gateway;
 pub mod grpc;

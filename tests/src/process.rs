@@ -45,7 +45,7 @@ pub struct Options {
     pub peer_port: u16,
     /// `--data-dir`.
     pub data_directory: PathBuf,
-    /// `--initial-cluster`.
+    /// `--initial-cluster`; not given if it is empty.
     pub initial_cluster: String,
     /// `--initial-cluster-state`: `new` or `existing`.
     pub initial_cluster_state: String,
@@ -101,8 +101,11 @@ impl Options {
             ("--initial-cluster", &self.initial_cluster),
             ("--initial-cluster-state", &self.initial_cluster_state),
         ] {
-            flags.push(flag.to_owned());
-            flags.push(value.to_owned());
+            // Founders that find each other are not named.
+            if flag != "--initial-cluster" || !value.is_empty() {
+                flags.push(flag.to_owned());
+                flags.push(value.to_owned());
+            }
         }
         flags.extend(self.extra_flags.iter().cloned());
         flags

@@ -68,7 +68,8 @@ impl InitialCluster {
         }
     }
 
-    fn has_duplicate_url(&self) -> bool {
+    /// Whether two members, or one twice, have a URL.
+    pub fn has_duplicate_url(&self) -> bool {
         let mut seen = BTreeSet::new();
         !self.members.values().flatten().all(|url| seen.insert(url))
     }

@@ -16,6 +16,7 @@ use super::{
     shown, tls,
 };
 use crate::auth::{JWT_TIME_TO_LIVE_DEFAULT, TokenOptions};
+use crate::discovery::DiscoveryOptions;
 use crate::limits;
 use crate::log::{LogFormat, LogLevel, LogOptions};
 use crate::metrics::Detail;
@@ -37,6 +38,10 @@ const PROGRESS_INTERVAL_DEFAULT: Duration = Duration::from_secs(10 * 60);
 const KEEPALIVE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
 /// What `--warning-unary-request-duration=0` means.
 const WARNING_UNARY_DEFAULT: Duration = Duration::from_millis(300);
+/// What `--discovery-dial-timeout=0` means.
+const DISCOVERY_DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// What `--discovery-request-timeout=0` means.
+const DISCOVERY_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The shortest `--watch-progress-notify-interval`.
 const PROGRESS_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// Costs that bcrypt has.
@@ -66,13 +71,13 @@ pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError>
     depend(&mut config, settings, source, &mut notes);
     check::check(&config, settings, source, &mut notes)?;
     tls::check(&config, &mut notes)?;
-    check::refuse_unsupported(&config, settings)?;
+    check::check_addresses(&config)?;
     for (name, value) in settings.given() {
         let flag = flags::find(name).expect("settings have only names of the table");
         let message = match flag.support {
             Support::Ignored => "flag has no effect here",
             Support::Later => "flag has no effect yet",
-            Support::Works | Support::Refused => continue,
+            Support::Works => continue,
         };
         if let Some((_, text)) = ETCDS_WORDS.iter().find(|(flag, _)| *flag == name) {
             notes.push(Note::warn(text, &[]));
@@ -188,6 +193,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         initial_cluster: values.text("initial-cluster"),
         initial_cluster_state: initial_cluster_state(values),
         initial_cluster_token: values.text("initial-cluster-token"),
+        discovery: discovery(values)?,
         force_new_cluster: values.flag("force-new-cluster"),
         quota_bytes: match values.signed("quota-backend-bytes")? {
             0 => Some(QUOTA_BYTES_DEFAULT),
@@ -234,6 +240,32 @@ fn initial_cluster_state(values: &Values<'_>) -> ClusterState {
         "existing" => ClusterState::Existing,
         _ => ClusterState::New,
     }
+}
+
+fn discovery(values: &Values<'_>) -> Result<DiscoveryOptions, ConfigError> {
+    let (mut user, mut password) =
+        (values.text("discovery-user"), values.text("discovery-password"));
+    if password.is_empty()
+        && let Some((name, secret)) = values.text("discovery-user").split_once(':')
+    {
+        (user, password) = (name.to_owned(), secret.to_owned());
+    }
+    Ok(DiscoveryOptions {
+        domain: values.text("discovery-srv"),
+        service_name: values.text("discovery-srv-name"),
+        token: values.text("discovery-token"),
+        endpoints: values.list("discovery-endpoints"),
+        dial_timeout: values.duration_or("discovery-dial-timeout", DISCOVERY_DIAL_TIMEOUT)?,
+        request_timeout: values
+            .duration_or("discovery-request-timeout", DISCOVERY_REQUEST_TIMEOUT)?,
+        is_plain: values.flag("discovery-insecure-transport"),
+        skips_verification: values.flag("discovery-insecure-skip-tls-verify"),
+        cert_file: values.path("discovery-cert"),
+        key_file: values.path("discovery-key"),
+        ca_file: values.path("discovery-cacert"),
+        user,
+        password,
+    })
 }
 
 fn metrics_detail(text: &str) -> Detail {
@@ -352,6 +384,12 @@ fn log_options(values: &Values<'_>) -> Result<LogOptions, ConfigError> {
 /// Defaults that depend on other flags.
 fn depend(config: &mut Config, settings: &Settings, source: Source, notes: &mut Vec<Note>) {
     let default_cluster = flags::find("initial-cluster").map_or("", |flag| flag.default);
+    // Founders are found, unless they are named.
+    let is_wanted = config.discovery.is_wanted()
+        || (source == Source::CommandLine && !config.discovery.service_name.is_empty());
+    if is_wanted && !settings.is_given("initial-cluster") {
+        config.initial_cluster.clear();
+    }
     if config.name != "default" && config.initial_cluster == default_cluster {
         let pairs = config.initial_advertise_peer_urls.iter();
         let pairs: Vec<String> = pairs.map(|url| format!("{}={url}", config.name)).collect();

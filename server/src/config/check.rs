@@ -1,10 +1,9 @@
-//! The checks across flags, in etcd's order and words, and the refusal of what is not supported.
+//! The checks across flags, in etcd's order and words.
 
 use super::build::Source;
-use super::flag::{Kind, Support, parse_bool};
 use super::settings::Settings;
 use super::url::{self, Url};
-use super::{Config, ConfigError, Note, flags};
+use super::{Config, ConfigError, Note};
 
 /// The largest `--election-timeout`, in milliseconds; the number is etcd's.
 const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
@@ -17,11 +16,7 @@ pub(super) fn check(
     notes: &mut Vec<Note>,
 ) -> Result<(), ConfigError> {
     check_urls(config, notes)?;
-    let has_token = !settings.get("discovery-token").is_empty();
-    if has_token == settings.get("discovery-endpoints").is_empty() {
-        let text = "both --discovery-token and --discovery-endpoints must be set";
-        return Err(text.to_owned().into());
-    }
+    check_bootstrap(config, settings)?;
     check_timing(config)?;
     if config.advertise_client_urls.is_empty() {
         let text =
@@ -49,6 +44,26 @@ pub(super) fn check(
         notes.push(Note::warn(message, &[("name", &config.name)]));
     }
     Ok(())
+}
+
+/// Founders are named, or found in one way.
+fn check_bootstrap(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
+    let discovery = &config.discovery;
+    let ways =
+        [config.initial_cluster.as_str(), &discovery.domain, settings.get("discovery-endpoints")];
+    let text = if ways.into_iter().filter(|way| !way.is_empty()).count() > 1 {
+        "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+         \"discovery-endpoints\" or \"discovery-srv\""
+    } else if discovery.token.is_empty() != settings.get("discovery-endpoints").is_empty() {
+        "both --discovery-token and --discovery-endpoints must be set"
+    } else if !discovery.token.is_empty()
+        && settings.get("discovery-endpoints").split(',').any(|one| one.trim().is_empty())
+    {
+        "--discovery-endpoints must not contain empty endpoints"
+    } else {
+        return Ok(());
+    };
+    Err(text.to_owned().into())
 }
 
 fn check_urls(config: &Config, notes: &mut Vec<Note>) -> Result<(), ConfigError> {
@@ -101,18 +116,8 @@ fn check_timing(config: &Config) -> Result<(), ConfigError> {
     Err(text.into())
 }
 
-/// Refuses what it would be wrong to ignore.
-pub(super) fn refuse_unsupported(config: &Config, settings: &Settings) -> Result<(), ConfigError> {
-    for (name, value) in settings.given() {
-        let flag = flags::find(name).expect("settings have only names of the table");
-        let is_default = match flag.kind {
-            Kind::Bool => parse_bool(value) == parse_bool(flag.default),
-            _ => value == flag.default,
-        };
-        if flag.support == Support::Refused && !is_default {
-            return Err(format!("--{name}: discovery is not supported yet").into());
-        }
-    }
+/// Checks that ports are ports.
+pub(super) fn check_addresses(config: &Config) -> Result<(), ConfigError> {
     for url in bound_urls(config) {
         url.listen_address()?;
     }
@@ -131,4 +136,52 @@ fn bound_urls(config: &Config) -> impl Iterator<Item = &Url> {
     [listen_peer_urls, listen_client_urls, listen_client_http_urls, listen_metrics_urls]
         .into_iter()
         .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use varve_disk::sim::SimDisk;
+
+    use super::*;
+    use crate::config::{Invocation, load};
+
+    fn loaded(arguments: &[&str]) -> Result<Box<Config>, ConfigError> {
+        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        match load(&arguments, &[], &SimDisk::new(1), &mut Vec::new())? {
+            Invocation::Run(config) => Ok(config),
+            Invocation::Print(text) => panic!("{text}"),
+        }
+    }
+
+    /// The words are those of etcd 3.7.1 for the same flags.
+    #[test]
+    fn founders_are_named_or_found_in_one_way() {
+        let (srv, token, place) =
+            ("--discovery-srv=a.test", "--discovery-token=t", "--discovery-endpoints=a:1");
+        let twice = "multiple discovery or bootstrap flags are set. Choose one of \
+                     \"initial-cluster\", \"discovery-endpoints\" or \"discovery-srv\"";
+        let half = "both --discovery-token and --discovery-endpoints must be set";
+        for (arguments, expected) in [
+            (&[srv, token, place][..], twice),
+            (&[srv, "--initial-cluster=default=http://localhost:2380"], twice),
+            (&[token, place, "--initial-cluster=default=http://localhost:2380"], twice),
+            (&[token], half),
+            (&[place], half),
+            (
+                &[token, "--discovery-endpoints=a:1,,b:1"],
+                "--discovery-endpoints must not contain empty endpoints",
+            ),
+        ] {
+            assert_eq!(loaded(arguments).unwrap_err().to_string(), expected, "{arguments:?}");
+        }
+        for arguments in [&[srv][..], &[token, place], &["--discovery-srv-name=x"]] {
+            let config = loaded(arguments).unwrap();
+            assert_eq!(config.initial_cluster, "", "{arguments:?}");
+        }
+        let config = loaded(&[token, place, "--discovery-user=a:b"]).unwrap();
+        assert_eq!(
+            (config.discovery.user.as_str(), config.discovery.password.as_str()),
+            ("a", "b")
+        );
+    }
 }

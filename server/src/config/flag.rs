@@ -32,8 +32,6 @@ pub enum Support {
     Later,
     /// It has no meaning here, and ignoring it harms nobody: accepted, with a warning.
     Ignored,
-    /// Ignoring it would be wrong: refused unless it has its default value.
-    Refused,
 }
 
 /// The kind of a value.

@@ -41,7 +41,6 @@ pub fn flags() -> String {
                 Support::Works => "",
                 Support::Later => " (Accepted, without effect yet.)",
                 Support::Ignored => " (Accepted, without effect.)",
-                Support::Refused => " (Not supported yet.)",
             };
             writeln!(text, "  --{}{default}\n    {}{remark}", flag.name, flag.help)
                 .expect("writing to a String cannot fail");

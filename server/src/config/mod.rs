@@ -2,8 +2,7 @@
 //!
 //! One idea: three sources, one set of texts ([`settings`]), one typed [`Config`]. Whatever etcd
 //! accepts is accepted, and whatever it refuses is refused with its words and its exit code, so
-//! that manifests and wrappers written for etcd work unchanged. What cannot be honoured yet
-//! (discovery) is refused clearly rather than ignored.
+//! that manifests and wrappers written for etcd work unchanged.
 //!
 //! What it does not do: look at the data directory; say whether the flags of bootstrapping fit
 //! (see [`bootstrap`], only asked on a first start); resolve the default host for
@@ -36,6 +35,7 @@ use tls::TlsFlags;
 use url::Url;
 
 use crate::auth::TokenOptions;
+use crate::discovery::DiscoveryOptions;
 use crate::metrics::Detail;
 
 /// A checked configuration.
@@ -88,6 +88,8 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// `--initial-cluster-token`.
     pub initial_cluster_token: String,
+    /// `--discovery-*`.
+    pub discovery: DiscoveryOptions,
     /// `--force-new-cluster`.
     pub force_new_cluster: bool,
 

@@ -11,7 +11,7 @@ use super::flags;
 use super::settings::Settings;
 
 /// Flags that are not shown: they are about one start, or name a secret.
-const LEFT_OUT: [&str; 3] = ["config-file", "version", "discovery-password"];
+const LEFT_OUT: [&str; 4] = ["config-file", "version", "discovery-user", "discovery-password"];
 
 /// All flags as JSON fields, each after a comma.
 pub fn fields(settings: &Settings) -> String {
@@ -22,7 +22,7 @@ pub fn fields(settings: &Settings) -> String {
 fn value(flag: &Flag, settings: &Settings) -> Value {
     let text = match flag.support {
         Support::Ignored => flag.default,
-        Support::Works | Support::Later | Support::Refused => settings.get(flag.name),
+        Support::Works | Support::Later => settings.get(flag.name),
     };
     let number =
         || text.parse::<serde_json::Number>().map_or_else(|_| Value::from(text), Value::from);

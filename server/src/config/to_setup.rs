@@ -13,6 +13,7 @@ use super::{ClusterState, Config, bootstrap, identity};
 use crate::auth::AuthOptions;
 use crate::corruption::CorruptionChecks;
 use crate::data_dir::{FoundingMember, Identity};
+use crate::discovery;
 use crate::http::{Access, HttpOptions};
 use crate::join;
 use crate::limits;
@@ -228,6 +229,9 @@ fn own_identity(
     tls: Option<&TlsSource>,
     disk: &dyn Disk,
 ) -> Result<Identity, String> {
+    if config.discovery.is_wanted() {
+        return found(config, tls, disk);
+    }
     let outcome = match config.initial_cluster_state {
         ClusterState::New => founded(config),
         // Nobody needs to be asked on a restart.
@@ -237,6 +241,23 @@ fn own_identity(
     match outcome {
         Err(_) if is_initialized(&config.data_dir, disk)? => Ok(Identity::new(0, 0, Vec::new())),
         outcome => outcome,
+    }
+}
+
+/// As [`own_identity`], if the founders are to be found first. Nobody is asked on a restart.
+fn found(config: &Config, tls: Option<&TlsSource>, disk: &dyn Disk) -> Result<Identity, String> {
+    if is_initialized(&config.data_dir, disk)? {
+        if !config.discovery.endpoints.is_empty() {
+            let text = "discovery token is ignored since cluster already initialized; valid logs \
+                        are found";
+            tracing::warn!("{text}");
+        }
+        return Ok(Identity::new(0, 0, Vec::new()));
+    }
+    let config = discovery::find(config)?;
+    match config.initial_cluster_state {
+        ClusterState::New => founded(&config),
+        ClusterState::Existing => joining(&config, tls),
     }
 }
 

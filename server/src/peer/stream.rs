@@ -57,14 +57,7 @@ pub async fn dial(address: &str, tls: Option<&TlsSource>) -> io::Result<PeerStre
 
 async fn dial_unbounded(address: &str, tls: Option<&TlsSource>) -> io::Result<PeerStream> {
     let (scheme, place) = address.split_once("://").unwrap_or(("http", address));
-    let stream: PeerStream = match scheme {
-        "unix" | "unixs" => Box::new(UnixStream::connect(place).await?),
-        _ => {
-            let stream = TcpStream::connect(place).await?;
-            tune(&stream);
-            Box::new(stream)
-        }
-    };
+    let stream = open(scheme, place).await?;
     if matches!(scheme, "http" | "unix") {
         return Ok(stream);
     }
@@ -78,8 +71,21 @@ async fn dial_unbounded(address: &str, tls: Option<&TlsSource>) -> io::Result<Pe
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
 }
 
-/// Whose certificate is expected there.
-fn host_of(place: &str) -> &str {
+/// Connects to a place, without TLS.
+///
+/// # Errors
+/// Nobody is there.
+pub async fn open(scheme: &str, place: &str) -> io::Result<PeerStream> {
+    if matches!(scheme, "unix" | "unixs") {
+        return Ok(Box::new(UnixStream::connect(place).await?));
+    }
+    let stream = TcpStream::connect(place).await?;
+    tune(&stream);
+    Ok(Box::new(stream))
+}
+
+/// Whose certificate is expected at a place.
+pub fn host_of(place: &str) -> &str {
     if place.contains('/') {
         return "localhost";
     }

@@ -22,7 +22,13 @@ struct Mistake {
 const NONE: Mistake =
     Mistake { what: "", flags: &[], environment: &[], without: &[], code: 1, says: "" };
 
-const MISTAKES: [Mistake; 15] = [
+const MISTAKES: [Mistake; 16] = [
+    Mistake {
+        what: "founders that are named and to be found",
+        flags: &["--discovery-srv", "example.com"],
+        says: "multiple discovery or bootstrap flags are set",
+        ..NONE
+    },
     Mistake {
         what: "an unknown flag",
         flags: &["--no-such-flag"],
@@ -184,20 +190,5 @@ fn a_mistake_on_the_command_line_is_named_with_etcds_exit_code_and_nothing_is_wr
             let (etcds, text, _) = run(etcd, mistake);
             assert_eq!(code, etcds, "{}: etcd says\n{text}", mistake.what);
         }
-    }
-}
-
-#[test]
-fn what_cannot_be_honoured_yet_is_refused_rather_than_ignored() {
-    for (flags, says) in [
-        (["--discovery-srv", "example.com"].as_slice(), "--discovery-srv: discovery is not"),
-        (&["--discovery-srv-name", "x"], "--discovery-srv-name: discovery is not"),
-    ] {
-        // The flags live as long as the table does.
-        let mistake = Mistake { what: "unsupported", flags, says, ..NONE };
-        let (code, text, has_data) = run(&Program::varve(), &mistake);
-        assert_eq!(code, Some(1), "{flags:?}:\n{text}");
-        assert!(text.contains(says), "{flags:?}: {says:?} in:\n{text}");
-        assert!(!has_data, "{flags:?}: the data directory was touched");
     }
 }
