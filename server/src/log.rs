@@ -4,7 +4,7 @@
 //! so lines of different threads do not mix. Field names are etcd's (zap's):
 //! `{"level":"info","ts":"2006-01-02T15:04:05.999999Z","caller":"server/raft.rs:42","msg":"..."}`.
 //!
-//! What it does not do: rotate files, write to journald (`default` is stderr).
+//! What it does not do: write to journald (`default` is stderr).
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -17,6 +17,11 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use varve_disk::{Disk, File};
 
+mod rotate;
+
+use rotate::Rotated;
+pub use rotate::Rotation;
+
 /// What flags decide about logging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOptions {
@@ -26,12 +31,14 @@ pub struct LogOptions {
     pub format: LogFormat,
     /// `--log-outputs`: `default`, `stderr`, `stdout`, or paths; at least one.
     pub outputs: Vec<String>,
+    /// `--enable-log-rotation` and `--log-rotation-config-json`; for the one path in `outputs`.
+    pub rotation: Option<Rotation>,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
         let outputs = vec!["default".to_owned()];
-        Self { level: LogLevel(Level::INFO), format: LogFormat::Json, outputs }
+        Self { level: LogLevel(Level::INFO), format: LogFormat::Json, outputs, rotation: None }
     }
 }
 
@@ -78,8 +85,8 @@ impl LogFormat {
 /// # Errors
 /// If a file cannot be opened.
 pub fn start(options: &LogOptions, disk: &dyn Disk) -> Result<(), String> {
-    let outputs =
-        options.outputs.iter().map(|output| open(output, disk)).collect::<Result<Vec<_>, _>>()?;
+    let open = |output: &String| open(output, options.rotation, disk);
+    let outputs = options.outputs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let lines = Lines { level: options.level.0, format: options.format, outputs };
     let subscriber = tracing_subscriber::registry().with(lines);
     // Fails only if logging was started before.
@@ -115,20 +122,27 @@ enum Output {
     Stdout,
     /// Appended at the offset in the mutex; not synced: a crash may lose the last lines.
     File(Arc<dyn File>, Mutex<u64>),
+    /// As `File`, but put aside when it is full.
+    Rotated(Mutex<Rotated>),
 }
 
-fn open(output: &str, disk: &dyn Disk) -> Result<Output, String> {
+fn open(output: &str, rotation: Option<Rotation>, disk: &dyn Disk) -> Result<Output, String> {
     match output {
         "default" | "stderr" => return Ok(Output::Stderr),
         "stdout" => return Ok(Output::Stdout),
         _ => {}
     }
     let path = Path::new(output);
-    let opened = disk.exists(path).and_then(|exists| {
-        let file = if exists { disk.open(path)? } else { disk.create(path)? };
-        let length = file.len()?;
-        Ok(Output::File(file, Mutex::new(length)))
-    });
+    let opened = match rotation {
+        Some(rotation) => {
+            Rotated::open(path, rotation).map(|file| Output::Rotated(Mutex::new(file)))
+        }
+        None => disk.exists(path).and_then(|exists| {
+            let file = if exists { disk.open(path)? } else { disk.create(path)? };
+            let length = file.len()?;
+            Ok(Output::File(file, Mutex::new(length)))
+        }),
+    };
     opened.map_err(|error| format!("couldn't open sink {output:?}: {error}"))
 }
 
@@ -162,6 +176,10 @@ impl Output {
                 let written = file.write_at(*end, line);
                 *end += line.len() as u64;
                 written.is_err()
+            }
+            Self::Rotated(file) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.write(line, SystemTime::now()).is_err()
             }
         };
     }
@@ -347,7 +365,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let disk = OsDisk::new();
-        let output = open(path.to_str().unwrap(), &disk).unwrap();
+        let output = open(path.to_str().unwrap(), None, &disk).unwrap();
         let lines = Lines { level: Level::INFO, format, outputs: vec![output] };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
             tracing::info!(member_id = "8e9e", term = 2_u64, ok = true, "became \"leader\"");

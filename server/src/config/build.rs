@@ -18,7 +18,7 @@ use super::{
 use crate::auth::{JWT_TIME_TO_LIVE_DEFAULT, TokenOptions};
 use crate::discovery::DiscoveryOptions;
 use crate::limits;
-use crate::log::{LogFormat, LogLevel, LogOptions};
+use crate::log::{LogFormat, LogLevel, LogOptions, Rotation};
 use crate::metrics::Detail;
 
 /// Where settings came from.
@@ -368,6 +368,7 @@ fn log_options(values: &Values<'_>) -> Result<LogOptions, ConfigError> {
     if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
         return Err("multi logoutput for \"default\" is not supported yet".to_owned().into());
     }
+    let rotation = log_rotation(values, &outputs)?;
     let level = values.text("log-level");
     let format = values.text("log-format");
     Ok(LogOptions {
@@ -378,7 +379,22 @@ fn log_options(values: &Values<'_>) -> Result<LogOptions, ConfigError> {
             ConfigError::Invalid(text)
         })?,
         outputs,
+        rotation,
     })
+}
+
+fn log_rotation(values: &Values<'_>, outputs: &[String]) -> Result<Option<Rotation>, ConfigError> {
+    if !values.flag("enable-log-rotation") {
+        return Ok(None);
+    }
+    let is_path = |output: &&String| !matches!(output.as_str(), "default" | "stderr" | "stdout");
+    let paths = outputs.iter().filter(is_path).count();
+    if paths > 1 || (paths == 0 && outputs.len() == 1) {
+        let text =
+            "--log-outputs requires a single file path when --log-rotate-config-json is defined";
+        return Err(text.to_owned().into());
+    }
+    Ok(Some(Rotation::parse(&values.text("log-rotation-config-json"))?))
 }
 
 /// Defaults that depend on other flags.
