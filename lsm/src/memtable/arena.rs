@@ -4,6 +4,11 @@
 //! addition and readers need neither reference counts nor epochs. [`Chunks`] owns the memory and
 //! lives in the shared memtable; [`Arena`] is the bump pointer and belongs to the single writer.
 //!
+//! **Spare chunks.** Memory that the system has not given yet is given at the first touch, by the
+//! writer: a huge page is cleared then, or even made room for, which takes it some 5 ms of work and
+//! whoever waits for it 20. So the chunks of a dropped memtable are kept, and the next one begins in
+//! memory that is there.
+//!
 //! What it does not do: it never frees or moves a single allocation.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -18,11 +23,44 @@ const FIRST_CHUNK_BYTES: usize = 64 << 10;
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// Larger allocations get a chunk of their own, so that they do not waste the rest of one.
 const SHARED_BYTES_MAX: usize = CHUNK_BYTES_MAX / 4;
+/// Chunks of the full size that are kept in this process: those of a memtable of the default size,
+/// for in a steady load one is dropped for each that fills up.
+const SPARE_CHUNKS_MAX: usize = 32;
 
-/// The memory of one memtable; freed when the memtable is dropped.
+static SPARES: Spares = Spares { list: Mutex::new(Vec::new()) };
+
+/// Chunks of [`CHUNK_BYTES_MAX`] that no memtable owns.
+struct Spares {
+    list: Mutex<Vec<Chunk>>,
+}
+
+/// The memory of one memtable; spare or freed when the memtable is dropped.
 #[derive(Default)]
 pub(super) struct Chunks {
     list: Mutex<Vec<Chunk>>,
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        let list = self.list.get_mut().unwrap_or_else(PoisonError::into_inner);
+        SPARES.give(std::mem::take(list));
+    }
+}
+
+impl Spares {
+    fn take(&self) -> Option<Chunk> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Keeps of `chunks` what is of use and has room.
+    fn give(&self, mut chunks: Vec<Chunk>) {
+        chunks.retain(|chunk| chunk.layout.size() == CHUNK_BYTES_MAX);
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = SPARE_CHUNKS_MAX - list.len();
+        list.extend(chunks.drain(..room.min(chunks.len())));
+        // The others are freed when nobody waits for the lock.
+        drop(list);
+    }
 }
 
 /// One block of memory.
@@ -52,10 +90,14 @@ impl Chunks {
         assert!(bytes > 0, "a chunk has at least one byte");
         let layout = Layout::from_size_align(bytes, ALIGNMENT_BYTES)
             .expect("chunk sizes are far below isize::MAX");
-        // SAFETY: the layout has a size above zero.
-        let start = NonNull::new(unsafe { alloc(layout) });
-        let start = start.unwrap_or_else(|| handle_alloc_error(layout));
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(Chunk { start, layout });
+        let spare = if bytes == CHUNK_BYTES_MAX { SPARES.take() } else { None };
+        let chunk = spare.unwrap_or_else(|| {
+            // SAFETY: the layout has a size above zero.
+            let start = NonNull::new(unsafe { alloc(layout) });
+            Chunk { start: start.unwrap_or_else(|| handle_alloc_error(layout)), layout }
+        });
+        let start = chunk.start;
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(chunk);
         start
     }
 }
@@ -107,6 +149,27 @@ impl Arena {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn full_chunks_are_used_again_and_only_so_many_kept() {
+        // Not the ones of the process: other tests use those.
+        let spares = Spares { list: Mutex::default() };
+        let take_all = |chunks: Chunks| std::mem::take(&mut *chunks.list.lock().unwrap());
+        let chunks = Chunks::default();
+        let small = chunks.add(FIRST_CHUNK_BYTES);
+        let full: Vec<_> = (0..3).map(|_| chunks.add(CHUNK_BYTES_MAX)).collect();
+        spares.give(take_all(chunks));
+        let taken: Vec<_> = std::iter::from_fn(|| spares.take()).collect();
+        assert_eq!(taken.len(), 3);
+        assert!(taken.iter().all(|chunk| full.contains(&chunk.start) && chunk.start != small));
+        spares.give(taken);
+        for kept in [SPARE_CHUNKS_MAX - 1, SPARE_CHUNKS_MAX] {
+            let chunks = Chunks::default();
+            (0..SPARE_CHUNKS_MAX - 4).for_each(|_| _ = chunks.add(CHUNK_BYTES_MAX));
+            spares.give(take_all(chunks));
+            assert_eq!(spares.list.lock().unwrap().len(), kept);
+        }
+    }
 
     #[test]
     fn allocations_are_aligned_and_do_not_overlap() {
