@@ -35,6 +35,15 @@ pub mod sim;
 
 use durable::{Backend, DurableWriter};
 
+/// How mapped bytes will be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Here and there: only pages that are touched are worth reading.
+    Random,
+    /// All of it, soon: the device may begin.
+    Soon,
+}
+
 /// A sector is the unit that a disk writes whole: 512 bytes everywhere.
 pub const SECTOR_BYTES: u64 = 512;
 
@@ -90,6 +99,10 @@ pub trait Disk: Send + Sync + 'static {
     fn is_resident(&self, _bytes: &[u8]) -> bool {
         true
     }
+
+    /// Says how `bytes`, a part of what [`Disk::map`] gave, will be read. It changes no answer, only
+    /// when and how much the device reads. May cost a system call.
+    fn advise(&self, _bytes: &[u8], _access: Access) {}
 
     /// Gives a complete, never again changed file a second name, in this or another directory of
     /// the same file system; fails if the name is taken. Each name lives until it is removed.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::durable::{Backend, DurableWriter};
-use crate::{DirLock, Disk, Error, File, LOCK_FILE_NAME, Result};
+use crate::{Access, DirLock, Disk, Error, File, LOCK_FILE_NAME, Result};
 
 pub use foreign::{Stamp, read_foreign, stamp};
 pub use mapping::stop_on_lost_pages;
@@ -105,6 +105,10 @@ impl Disk for OsDisk {
 
     fn is_resident(&self, bytes: &[u8]) -> bool {
         mapping::is_resident(bytes)
+    }
+
+    fn advise(&self, bytes: &[u8], access: Access) {
+        mapping::advise(bytes, access);
     }
 
     fn link(&self, from: &Path, to: &Path) -> Result<()> {

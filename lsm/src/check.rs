@@ -65,7 +65,7 @@ pub fn check_directory(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Option<Report
     let removals = Arc::default();
     // What is read once needs no cache.
     let cache = Arc::new(FrameCache::new(0));
-    let opener = FileOpener { disk: &**disk, dir, removals: &removals, cache: &cache };
+    let opener = FileOpener { disk, dir, removals: &removals, cache: &cache };
     let version = Version::open(&state, &opener)?;
     let memtable = MemtableWriter::new(committed_of(&version));
     let active = Arc::clone(memtable.memtable());

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
+use varve_disk::Access;
 
 use crate::db::{Db, Shared};
 use crate::files::{FileGuard, map_verified, segment_name, table_name};
@@ -64,6 +65,11 @@ impl Db {
             mark: version.mark.clone().unwrap_or_default(),
             files: tables.chain(segments).collect(),
         }
+    }
+
+    /// `bytes`, a part of a checkpoint's file, will be read now, and all of it: lets the disk begin.
+    pub fn will_read(&self, bytes: &[u8]) {
+        self.shared.place.disk.advise(bytes, Access::Soon);
     }
 
     /// Which of a checkpoint's files are already here: by digest. A file that is stays until the

@@ -188,7 +188,7 @@ impl Db {
         };
         let removals = Arc::new(Removals::default());
         let cache = Arc::new(FrameCache::new(options.frame_cache_bytes));
-        let opener = FileOpener { disk: &*disk, dir, removals: &removals, cache: &cache };
+        let opener = FileOpener { disk: &disk, dir, removals: &removals, cache: &cache };
         let version = Version::open(&state, &opener)?;
         // Only now that nothing is refused any more: a refused directory is left as it is.
         remove_strays(&*disk, dir, manifest.number(), &state)?;

@@ -156,7 +156,7 @@ pub(crate) struct SegmentFile {
 
 /// Opens the files that a manifest names.
 pub(crate) struct FileOpener<'a> {
-    pub disk: &'a dyn Disk,
+    pub disk: &'a Arc<dyn Disk>,
     pub dir: &'a Path,
     pub removals: &'a Arc<Removals>,
     /// Of what compressed segments hold.
@@ -166,7 +166,7 @@ pub(crate) struct FileOpener<'a> {
 impl FileOpener<'_> {
     /// Opens and verifies a table.
     pub(crate) fn table(&self, record: &TableRecord) -> Result<Arc<TableFile>> {
-        let table = Table::open(self.disk, self.dir, record.info.clone())?;
+        let table = Table::open(&**self.disk, self.dir, record.info.clone())?;
         let name = table_name(record.info.id);
         let guard = FileGuard::new(name, record.info.digest, self.removals);
         Ok(Arc::new(TableFile { record: record.clone(), table, guard }))

@@ -25,7 +25,7 @@ use crate::iter::merge::Merge;
 use crate::manifest::{Level, TableRecord};
 use crate::output::{Place, SegmentOutput, TableOutput};
 use crate::pick::Choice;
-use crate::segment::{SegmentInfo, Walk};
+use crate::segment::{Ahead, SegmentInfo, Walk};
 use crate::table::{Row, ValueRef};
 use crate::version::{Levels, Version};
 use crate::{Error, Options, Result};
@@ -52,6 +52,7 @@ pub(crate) struct MergeJob {
     segments: SegmentOutput,
     poor: BTreeSet<u64>,
     values: Walk,
+    ahead: Ahead,
     /// First keys of bottom tables that stay: outputs end before them.
     cuts: VecDeque<Bytes>,
 }
@@ -120,6 +121,7 @@ impl MergeJob {
             segments: SegmentOutput::new(place.clone(), options.segment_bytes, options.compression),
             poor,
             values: Walk::default(),
+            ahead: Ahead::default(),
             cuts,
         })
     }
@@ -177,7 +179,9 @@ impl MergeJob {
         if let ValueRef::Stored(handle) = row.value
             && self.poor.contains(&handle.segment)
         {
-            let value = self.values.value(self.version.segment_of(handle)?, handle)?;
+            let (position, segment) = self.version.segment_at(handle)?;
+            segment.read_ahead(&mut self.ahead, position, handle);
+            let value = self.values.value(segment, handle)?;
             moved_bytes = value.len() as u64;
             row.value = ValueRef::Stored(self.segments.add(ids, &value)?);
         }

@@ -1,10 +1,13 @@
 //! A version of a key where it lies, in a memtable or a table, without a copy.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 
 use crate::memtable::RecordRef;
+use crate::segment::{Ahead, Value};
 use crate::snapshot::{Snapshot, Values};
-use crate::table::{RowValue, TableRow, ValueRef};
+use crate::table::{RowValue, TableRow, ValueHandle, ValueRef};
 use crate::{Entry, Kind, Meta, Result, Revision};
 
 /// One version of one key, borrowed from the read that found it. What it says is read from where
@@ -15,6 +18,8 @@ pub struct RowRef<'a> {
     place: Place<'a>,
     /// The view that knows where stored values are, and whether they may be touched.
     snapshot: &'a Snapshot,
+    /// Of the walk that found it.
+    ahead: Option<&'a RefCell<Ahead>>,
 }
 
 #[derive(Clone, Copy)]
@@ -26,12 +31,25 @@ enum Place<'a> {
 impl<'a> RowRef<'a> {
     #[inline]
     pub(crate) fn of_record(key: &'a [u8], record: RecordRef<'a>, snapshot: &'a Snapshot) -> Self {
-        Self { key, place: Place::Memtable(record), snapshot }
+        Self { key, place: Place::Memtable(record), snapshot, ahead: None }
     }
 
     #[inline]
     pub(crate) fn of_table(key: &'a [u8], row: TableRow<'a>, snapshot: &'a Snapshot) -> Self {
-        Self { key, place: Place::Table(row), snapshot }
+        Self { key, place: Place::Table(row), snapshot, ahead: None }
+    }
+
+    /// The same, found by a walk.
+    #[inline]
+    pub(crate) fn of_walk(self, ahead: &'a RefCell<Ahead>) -> Self {
+        Self { ahead: Some(ahead), ..self }
+    }
+
+    fn stored(&self, handle: ValueHandle) -> Result<Value<'a>> {
+        match self.ahead {
+            Some(ahead) => self.snapshot.value_ahead(handle, ahead),
+            None => self.snapshot.value(handle),
+        }
     }
 
     /// The key.
@@ -91,7 +109,7 @@ impl<'a> RowRef<'a> {
             Place::Table(row) => match row.value_ref()? {
                 ValueRef::None => Ok(Bytes::new()),
                 ValueRef::Inline(value) => Ok(value),
-                ValueRef::Stored(handle) => Ok(self.snapshot.value(handle)?.into_bytes()),
+                ValueRef::Stored(handle) => Ok(self.stored(handle)?.into_bytes()),
             },
         }
     }
@@ -107,7 +125,7 @@ impl<'a> RowRef<'a> {
             Place::Memtable(record) => Ok(show(record.value())),
             Place::Table(row) => match row.value()? {
                 RowValue::Here(value) => Ok(show(value)),
-                RowValue::Stored(handle) => Ok(show(&self.snapshot.value(handle)?)),
+                RowValue::Stored(handle) => Ok(show(&self.stored(handle)?)),
             },
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! **Counts** add up deltas over all sources, see `garbage.rs`: no merge, and no walk over tables.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use crate::iter::source::{Direction, Source};
 use crate::iter::visible::{Range, Rows};
 use crate::memtable::{Committed, RecordRef, hash};
 use crate::row::RowRef;
-use crate::segment::Value;
+use crate::segment::{Ahead, Value};
 use crate::table::{Row, ValueHandle, ValueRef};
 use crate::version::SuperVersion;
 use crate::{Entry, KeyRange, Keyspace, Kind, Result, Revision};
@@ -75,6 +76,20 @@ impl Snapshot {
     /// The value at `handle`, if it may be touched.
     pub(crate) fn value(&self, handle: ValueHandle) -> Result<Value<'_>> {
         let segment = self.super_version.version.segment_of(handle)?;
+        segment.value(handle, self.residents_of.as_deref())
+    }
+
+    /// As [`Snapshot::value`], on a walk.
+    pub(crate) fn value_ahead(
+        &self,
+        handle: ValueHandle,
+        ahead: &RefCell<Ahead>,
+    ) -> Result<Value<'_>> {
+        let (position, segment) = self.super_version.version.segment_at(handle)?;
+        // Who must not wait does not begin what may make it wait.
+        if self.residents_of.is_none() {
+            segment.read_ahead(&mut ahead.borrow_mut(), position, handle);
+        }
         segment.value(handle, self.residents_of.as_deref())
     }
 

@@ -188,17 +188,25 @@ impl Version {
     }
 
     fn segment_file(&self, id: u64) -> Option<&Arc<SegmentFile>> {
-        let position = self.segments.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        Some(&self.segments[position].1)
+        self.position_of(id).map(|position| &self.segments[position].1)
+    }
+
+    fn position_of(&self, id: u64) -> Option<usize> {
+        self.segments.binary_search_by_key(&id, |(id, _)| *id).ok()
     }
 
     /// The segment that `handle` leads into.
     pub(crate) fn segment_of(&self, handle: ValueHandle) -> Result<&Segment> {
-        let Some(file) = self.segment_file(handle.segment) else {
+        self.segment_at(handle).map(|(_, segment)| segment)
+    }
+
+    /// That segment, behind its position among all.
+    pub(crate) fn segment_at(&self, handle: ValueHandle) -> Result<(usize, &Segment)> {
+        let Some(position) = self.position_of(handle.segment) else {
             let expected = format!("segment {:016x}, which a row refers to", handle.segment);
             return Err(Error::corrupt(Path::new("CURRENT"), 0, expected, "no such segment"));
         };
-        Ok(&file.segment)
+        Ok((position, &self.segments[position].1.segment))
     }
 
     /// Value bytes that tables refer to, by segment.

@@ -246,7 +246,7 @@ impl Shared {
     /// Opens files of this directory.
     pub(crate) fn opener(&self) -> FileOpener<'_> {
         FileOpener {
-            disk: &*self.place.disk,
+            disk: &self.place.disk,
             dir: &self.place.dir,
             removals: &self.removals,
             cache: &self.cache,

@@ -22,6 +22,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
+use crate::Access;
+
 /// Mappings that the handler can name; more are mapped, and reported without a name. At 64 MiB a
 /// file this is a terabyte.
 const NAMED_MAPPINGS_MAX: usize = 16 << 10;
@@ -153,6 +155,19 @@ pub(super) fn is_resident(bytes: &[u8]) -> bool {
         };
         result == 0 && answers[..pages].iter().all(|answer| answer & 1 == 1)
     })
+}
+
+/// Tells the kernel how `bytes` will be read. It may take no notice, and so do we.
+pub(super) fn advise(bytes: &[u8], access: Access) {
+    let start = bytes.as_ptr() as usize / page_bytes() * page_bytes();
+    let length = bytes.as_ptr() as usize + bytes.len() - start;
+    let advice = match access {
+        Access::Random => libc::MADV_RANDOM,
+        Access::Soon => libc::MADV_WILLNEED,
+    };
+    // SAFETY: the pages from `start` on belong to `bytes`, which is borrowed, so they are mapped,
+    // and neither advice changes what is in them.
+    let _ = unsafe { libc::madvise(start as *mut libc::c_void, length, advice) };
 }
 
 fn page_bytes() -> usize {

@@ -9,10 +9,12 @@
 //! block that is *alone* is walked without a comparison of keys; and if all its rows are old enough
 //! for the reader, by its control bytes only.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 
 use crate::iter::source::{Direction, Source, is_past};
 use crate::row::RowRef;
+use crate::segment::Ahead;
 use crate::snapshot::{Snapshot, Values};
 use crate::{Entry, KeyRange, Kind, Result};
 
@@ -41,6 +43,7 @@ pub struct Rows {
     is_shown: bool,
     /// An error on the way to the first row, not reported yet.
     failed: Option<crate::Error>,
+    ahead: RefCell<Ahead>,
 }
 
 impl Rows {
@@ -66,6 +69,7 @@ impl Rows {
             looked_at: None,
             is_shown: false,
             failed,
+            ahead: RefCell::default(),
         };
         if rows.failed.is_none() {
             rows.order = (0..rows.sources.len()).collect();
@@ -81,7 +85,9 @@ impl Rows {
     #[inline]
     pub fn next_row(&mut self) -> Result<Option<RowRef<'_>>> {
         match self.find() {
-            Ok(Some(number)) => Ok(Some(self.sources[number].row(&self.snapshot))),
+            Ok(Some(number)) => {
+                Ok(Some(self.sources[number].row(&self.snapshot).of_walk(&self.ahead)))
+            }
             Ok(None) => Ok(None),
             Err(error) => {
                 self.end();

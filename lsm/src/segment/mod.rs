@@ -9,6 +9,8 @@
 //! A segment of cold values may be compressed, in frames (`frames.rs`). Offsets are the same as if
 //! it were not; a value is then a slice of its decompressed frame, which `cache.rs` keeps.
 //!
+//! The map is for reads here and there: who walks says so (`ahead.rs`).
+//!
 //! What it does not do: know keys, know which values are dead, choose what is compressed.
 
 use std::ops::{Deref, Range};
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use varve_disk::Disk;
+use varve_disk::{Access, Disk};
 
 use crate::table::ValueHandle;
 use crate::table::frame::{
@@ -26,6 +28,7 @@ use crate::table::frame::{
 use crate::table::little_endian::{u32_at, u64_at};
 use crate::{Error, Result};
 
+mod ahead;
 mod builder;
 mod cache;
 mod frames;
@@ -34,6 +37,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ahead::Ahead;
 pub use builder::SegmentBuilder;
 pub(crate) use cache::FrameCache;
 pub use frames::Compression;
@@ -50,6 +54,9 @@ const COPIED_BYTES_MAX: usize = 4096;
 /// The bitmap has one bit for each so many bytes of file. Values at least this long share no bit,
 /// because no two of them can begin within so many bytes.
 const GRANULE_BYTES: usize = 256;
+
+/// Of a longer value the disk is asked for all pages at once.
+const PAGE_BYTES: usize = 4096;
 
 /// Longer frames are not decompressed by who must not wait: so many bytes take 50 us, about.
 const QUICK_FRAME_BYTES_MAX: usize = 64 << 10;
@@ -111,6 +118,7 @@ pub struct Segment {
     frames: Option<Frames>,
     cache: Arc<FrameCache>,
     verified: Box<[AtomicU64]>,
+    disk: Arc<dyn Disk>,
 }
 
 impl Segment {
@@ -119,7 +127,7 @@ impl Segment {
     /// # Errors
     /// [`crate::Error::Corrupt`] if the file is not the one that `info` describes; the disk's.
     pub(crate) fn open(
-        disk: &dyn Disk,
+        disk: &Arc<dyn Disk>,
         dir: &Path,
         info: SegmentInfo,
         cache: &Arc<FrameCache>,
@@ -131,8 +139,9 @@ impl Segment {
             check_structure(&map, &info).map_err(|flaw| flaw.in_file(&file, 0))?;
         let words = values_end.div_ceil(GRANULE_BYTES * 64);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
-        let cache = Arc::clone(cache);
-        Ok(Arc::new(Self { info, file, map, values_end, frames, cache, verified }))
+        disk.advise(&map, Access::Random);
+        let (cache, disk) = (Arc::clone(cache), Arc::clone(disk));
+        Ok(Arc::new(Self { info, file, map, values_end, frames, cache, verified, disk }))
     }
 
     /// What the manifest says about it.
@@ -143,6 +152,26 @@ impl Segment {
     /// The whole file, mapped; for transfers.
     pub fn content(&self) -> Bytes {
         self.map.clone()
+    }
+
+    /// A walk touches `handle`: lets the disk begin to read what comes next.
+    #[inline]
+    pub(crate) fn read_ahead(&self, ahead: &mut Ahead, position: usize, handle: ValueHandle) {
+        // A frame is read as a whole, and holds what comes next.
+        if self.frames.is_none() {
+            let start = handle.offset as usize;
+            let end = start + VALUE_HEADER_BYTES + handle.length as usize;
+            if let Some(next) = ahead.step(position, start..end) {
+                self.advise_soon(next);
+            }
+        }
+    }
+
+    fn advise_soon(&self, range: Range<usize>) {
+        let end = range.end.min(self.map.len());
+        if range.start < end {
+            self.disk.advise(&self.map[range.start..end], Access::Soon);
+        }
     }
 
     /// The value at `handle`, verified at first touch; with `residents_of`, only if it can be had
@@ -206,6 +235,7 @@ impl Segment {
 
     /// Decompresses a frame.
     fn decode(&self, frame: &Frame) -> Result<Bytes> {
+        self.advise_soon(frame.stored.clone());
         let content = frame.decode(&self.map[frame.stored.clone()]);
         Ok(content.map_err(|flaw| flaw.in_file(&self.file, frame.stored.start))?.into())
     }
@@ -236,6 +266,10 @@ impl Segment {
         // Relaxed: the bit guards no other memory; the mapped bytes never change, and those of a
         // frame are verified when it is decompressed.
         if !is_long || word.load(Ordering::Relaxed) & bit == 0 {
+            if value.len() > PAGE_BYTES && self.frames.is_none() {
+                // Its pages at once, not one after another.
+                self.advise_soon(at..at + bytes.len());
+            }
             let checksum = checksum_of(handle.length, value);
             expect_equal(4, "value checksum", checksum, u32_at(header, 4))
                 .map_err(|flaw| flaw.in_file(&self.file, at))?;

@@ -33,7 +33,8 @@ fn write_as(
 
 fn open(disk: &SimDisk, info: &SegmentInfo) -> Result<Arc<Segment>> {
     let cache = Arc::new(FrameCache::new(1 << 20));
-    Segment::open(disk, Path::new(DIR), info.clone(), &cache)
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    Segment::open(&disk, Path::new(DIR), info.clone(), &cache)
 }
 
 /// A value as readers get it.

@@ -144,7 +144,7 @@ pub(super) async fn send(
                 index.to_string(),
             )
         })?;
-        sent_bytes += send_file(&mut stream, index, &file.content).await?;
+        sent_bytes += send_file(&mut stream, &context.db, index, &file.content).await?;
     }
     write(&mut stream, FrameKind::SnapshotEnd, &message.bytes).await?;
     answer(&mut stream, FrameKind::SnapshotDone, "a confirmed snapshot").await?;
@@ -153,15 +153,17 @@ pub(super) async fn send(
 
 async fn send_file(
     stream: &mut PeerStream,
+    db: &Db,
     index: u32,
     content: &Bytes,
 ) -> Result<u64, FrameError> {
     let mut offset = 0;
     while offset < content.len() {
         let end = content.len().min(offset + limits::SNAPSHOT_CHUNK_BYTES);
-        let chunk = content.slice(offset..end);
+        let (db, chunk) = (db.clone(), content.slice(offset..end));
         // The file is mapped and may be cold: this thread also carries heartbeats.
         let payload = blocking(move || {
+            db.will_read(&chunk);
             let mut payload = BytesMut::with_capacity(12 + chunk.len());
             payload.put_u32_le(index);
             payload.put_u64_le(offset as u64);

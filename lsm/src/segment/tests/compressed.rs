@@ -108,6 +108,7 @@ fn reading_goes_on_without_a_cache_and_while_others_hold_it() {
     drop(held);
     assert_eq!(segment.cache.bytes(), 0);
     let cache = Arc::new(FrameCache::new(0));
+    let disk: Arc<dyn Disk> = Arc::new(disk);
     let segment = Segment::open(&disk, Path::new(DIR), info, &cache).unwrap();
     for (value, handle) in values.iter().zip(&handles) {
         assert_eq!(read(&segment, *handle).unwrap(), value);
