@@ -10,6 +10,7 @@
 
 #[cfg(feature = "engine")]
 pub mod engine;
+pub mod limit;
 pub mod log;
 pub mod machine;
 pub mod plot;

@@ -6,6 +6,7 @@
 //!     [--keys 1000000] [--value-bytes 100,1024]     (4096 is the third size of the goals)
 //!     [--trace-keys 200000] [--trace-updates 600000]    (--trace-keys 0: no trace)
 //!     [--ingest-keys 200000] [--ingest-seconds 10]      (--ingest-seconds 0: no steady writer)
+//!     [--larger-keys 1000000] [--larger-seconds 10]     (--larger-keys 0: nothing beyond memory)
 //!     [--seconds 1]                for each row that goes on for a while
 //!     [--json FILE] [--plots DIRECTORY]
 //! ```
@@ -23,7 +24,7 @@ use varve_disk::Disk;
 use varve_disk::os::OsDisk;
 use varve_peers::engine::report::Section;
 use varve_peers::engine::rows::{Plan, Row};
-use varve_peers::engine::{NAMES, agree, ingest, rows, trace};
+use varve_peers::engine::{NAMES, agree, ingest, larger, rows, trace};
 use varve_peers::machine::{Machine, file_system_of, version_of};
 
 #[global_allocator]
@@ -43,10 +44,12 @@ struct Options {
     trace_updates: u64,
     ingest_keys: u64,
     ingest_seconds: f64,
+    larger_keys: u64,
+    larger_seconds: f64,
     seconds: f64,
     json: Option<PathBuf>,
     plots: Option<PathBuf>,
-    /// Which part this process runs, for its parent: `rows`, `trace` or `ingest`.
+    /// Which part this process runs, for its parent: `rows`, `trace`, `ingest` or `larger`.
     part: Option<String>,
 }
 
@@ -88,6 +91,8 @@ fn parse() -> Result<Options, String> {
         trace_updates: arguments.value("trace-updates", 600_000)?,
         ingest_keys: arguments.value("ingest-keys", 200_000)?,
         ingest_seconds: arguments.value("ingest-seconds", 10.0)?,
+        larger_keys: arguments.value("larger-keys", 1_000_000)?,
+        larger_seconds: arguments.value("larger-seconds", 10.0)?,
         seconds: arguments.value("seconds", 1.0)?,
         json: arguments.optional::<String>("json")?.map(PathBuf::from),
         plots: arguments.optional::<String>("plots")?.map(PathBuf::from),
@@ -100,9 +105,11 @@ fn parse() -> Result<Options, String> {
     if let Some(bytes) = options.value_bytes.iter().find(|bytes| **bytes > 1 << 16) {
         return Err(format!("--value-bytes: at most {}, found {bytes}", 1 << 16));
     }
-    for (name, seconds) in
-        [("seconds", options.seconds), ("ingest-seconds", options.ingest_seconds)]
-    {
+    for (name, seconds) in [
+        ("seconds", options.seconds),
+        ("ingest-seconds", options.ingest_seconds),
+        ("larger-seconds", options.larger_seconds),
+    ] {
         Duration::try_from_secs_f64(seconds).map_err(|error| format!("--{name}: {error}"))?;
     }
     Ok(options)
@@ -122,7 +129,11 @@ fn run_part(options: &Options, part: &str) -> Result<(), String> {
             let time = Duration::from_secs_f64(options.ingest_seconds);
             ingest::run(name, directory, options.ingest_keys, time)?
         }
-        _ => return Err(format!("--part {part}: expected rows, trace or ingest")),
+        "larger" => {
+            let time = Duration::from_secs_f64(options.larger_seconds);
+            larger::run(name, directory, options.larger_keys, time)?
+        }
+        _ => return Err(format!("--part {part}: expected rows, trace, ingest or larger")),
     };
     let found: Vec<Value> = found
         .iter()
@@ -155,18 +166,29 @@ fn run(options: &Options) -> Result<(), String> {
         let title = format!("{} keys, values of {bytes} B", options.keys);
         let part =
             ["--part".to_owned(), "rows".to_owned(), "--value-bytes".to_owned(), bytes.to_string()];
-        sections.push((format!("engine-{bytes}.svg"), section(options, title, &part)?));
+        let section = section(options, &options.names, title, &part)?;
+        sections.push((format!("engine-{bytes}.svg"), section));
     }
     if options.trace_keys > 0 {
         let (keys, updates) = (options.trace_keys, options.trace_updates);
         let title = format!("Kubernetes-shaped trace: {keys} objects, {updates} changes");
         let part = ["--part".to_owned(), "trace".to_owned()];
-        sections.push(("engine-trace.svg".to_owned(), section(options, title, &part)?));
+        let section = section(options, &options.names, title, &part)?;
+        sections.push(("engine-trace.svg".to_owned(), section));
     }
     if options.ingest_seconds > 0.0 {
         let title = format!("50 MB/s into {} keys, values of 1 KiB", options.ingest_keys);
         let part = ["--part".to_owned(), "ingest".to_owned()];
-        sections.push(("engine-ingest.svg".to_owned(), section(options, title, &part)?));
+        let section = section(options, &options.names, title, &part)?;
+        sections.push(("engine-ingest.svg".to_owned(), section));
+    }
+    let names = options.names.iter().filter(|name| larger::NAMES.contains(&name.as_str()));
+    let names: Vec<String> = names.cloned().collect();
+    if options.larger_keys > 0 && !names.is_empty() {
+        let title = format!("{} keys of 1 KiB with memory for half of them", options.larger_keys);
+        let part = ["--part".to_owned(), "larger".to_owned()];
+        let section = section(options, &names, title, &part)?;
+        sections.push(("engine-larger.svg".to_owned(), section));
     }
     machine.end();
     if let Some(path) = &options.json {
@@ -182,9 +204,14 @@ fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-fn section(options: &Options, title: String, part: &[String]) -> Result<Section, String> {
+fn section(
+    options: &Options,
+    names: &[String],
+    title: String,
+    part: &[String],
+) -> Result<Section, String> {
     let mut section = Section::new(title);
-    for name in &options.names {
+    for name in names {
         eprintln!("{}: {name}", section.title);
         section.engine(name, child(options, name, part)?);
     }
@@ -205,6 +232,8 @@ fn child(options: &Options, name: &str, part: &[String]) -> Result<Vec<Row>, Str
         .args(["--trace-updates", &options.trace_updates.to_string()])
         .args(["--ingest-keys", &options.ingest_keys.to_string()])
         .args(["--ingest-seconds", &options.ingest_seconds.to_string()])
+        .args(["--larger-keys", &options.larger_keys.to_string()])
+        .args(["--larger-seconds", &options.larger_seconds.to_string()])
         .args(["--seconds", &options.seconds.to_string()])
         .arg("--dir")
         .arg(home.path())
@@ -228,10 +257,11 @@ fn check_place(options: &Options) -> Result<(), String> {
         return Err(format!("{}: expected a disk, found {file_system}", directory.display()));
     }
     let bytes = options.value_bytes.iter().max().copied().unwrap_or(0) as u64 + 100;
-    let needed =
-        (options.keys * bytes).max(options.trace_keys * 2000).max(options.ingest_keys * 1200)
-            * SPACE_FACTOR
-            + (1 << 30);
+    let needed = (options.keys * bytes)
+        .max(options.trace_keys * 2000)
+        .max(options.ingest_keys.max(options.larger_keys) * 1200)
+        * SPACE_FACTOR
+        + (1 << 30);
     let space = OsDisk::new().space_left(directory).map_err(|error| error.to_string())?;
     if space < needed {
         return Err(format!(

@@ -24,6 +24,7 @@ pub mod agree;
 pub mod composite;
 pub mod fjall;
 pub mod ingest;
+pub mod larger;
 pub mod lmdb;
 pub mod redb;
 pub mod report;
@@ -62,6 +63,11 @@ pub trait Engine: Send + Sync {
 
     /// The value of a key at a revision.
     fn get(&self, key: &[u8], at: u64) -> Option<Bytes>;
+
+    /// As [`Engine::get`], or `None` if that would have to wait for a disk. Who cannot tell waits.
+    fn get_resident(&self, key: &[u8], at: u64) -> Option<Option<Bytes>> {
+        Some(self.get(key, at))
+    }
 
     /// Up to `limit` live keys of `start..end` at a revision, in key order, to `visit`; returns how
     /// many. Without `wants_values` the values that `visit` gets may be empty.

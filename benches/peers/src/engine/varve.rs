@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use varve_disk::os::OsDisk;
 use varve_lsm::{
-    Brake, Commit, Db, Delta, Direction, KeyRange, Keyspace, Kind, Meta, Options, Revision, RowRef,
-    Work, Writer,
+    Brake, Commit, Db, Delta, Direction, Error, KeyRange, Keyspace, Kind, Meta, Options, Revision,
+    RowRef, Work, Writer,
 };
 use varve_wal::{BackendChoice, Batch, Wal};
 
@@ -161,6 +161,18 @@ impl Engine for Varve {
         let show = |row: RowRef<'_>| (row.kind() == Kind::Put).then(|| row.value());
         let found = snapshot.get_with(Keyspace::Kv, key, at, show).expect("a read succeeds");
         found.flatten().map(|value| value.expect("a read succeeds"))
+    }
+
+    fn get_resident(&self, key: &[u8], at: u64) -> Option<Option<Bytes>> {
+        let snapshot = self.db.snapshot_of_residents();
+        let show = |row: RowRef<'_>| (row.kind() == Kind::Put).then(|| row.value());
+        let found = snapshot.get_with(Keyspace::Kv, key, at, show).expect("a read succeeds");
+        match found.flatten() {
+            None => Some(None),
+            Some(Ok(value)) => Some(Some(value)),
+            Some(Err(Error::NotResident)) => None,
+            Some(Err(error)) => panic!("a read fails: {error}"),
+        }
     }
 
     fn scan(
