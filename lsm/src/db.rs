@@ -18,7 +18,7 @@ use crate::files::{
     table_name,
 };
 use crate::garbage;
-use crate::manifest::{Identity, Manifest, State, manifest_name};
+use crate::manifest::{Identity, Level, Manifest, State, manifest_name};
 use crate::memtable::MemtableWriter;
 use crate::output::Place;
 use crate::scrub::Scrub;
@@ -194,6 +194,8 @@ impl Db {
         remove_strays(&*disk, dir, manifest.number(), &state)?;
         if manifest.is_outdated() {
             manifest.rotate(&state)?;
+        } else {
+            manifest.restore_receipt();
         }
         let memtable = MemtableWriter::new(committed_of(&version));
         let identity = manifest.identity();
@@ -302,7 +304,8 @@ impl Db {
     }
 }
 
-/// Of each table, the share of rows that is no garbage, and as large a share of their values.
+/// Of each table, the share of rows that is no garbage, and the share of value bytes that is none. What
+/// a table above the bottom makes garbage may be rows of others, so its own rows all count.
 fn live_bytes(version: &Version) -> u64 {
     let segments = version.segment_infos();
     // A compressed segment takes less than what it holds.
@@ -315,12 +318,22 @@ fn live_bytes(version: &Version) -> u64 {
     for file in version.tables() {
         let info = &file.record.info;
         let floor = garbage::floor(file.record.keyspace, version.compacted);
-        let garbage_rows = file.record.garbage.rows(floor).min(info.rows);
-        let value_bytes: u64 = info.segments.iter().map(|(id, _, bytes)| stored(id, *bytes)).sum();
-        let live = u128::from(info.bytes + value_bytes) * u128::from(info.rows - garbage_rows);
-        live_bytes += (live / u128::from(info.rows.max(1))) as u64;
+        let garbage = &file.record.garbage;
+        let is_bottom = file.record.level == Level::Bottom;
+        let garbage_rows = if is_bottom { garbage.rows(floor) } else { 0 };
+        let values = info.segments.iter();
+        let value_bytes = values.clone().map(|(id, _, bytes)| stored(id, *bytes)).sum();
+        let all_bytes = values.map(|(_, _, bytes)| bytes).sum();
+        live_bytes += without(info.bytes, garbage_rows, info.rows);
+        live_bytes += without(value_bytes, garbage.value_bytes(floor), all_bytes);
     }
     live_bytes
+}
+
+/// `bytes` without the share that `garbage` is of `all`.
+fn without(bytes: u64, garbage: u64, all: u64) -> u64 {
+    let live = u128::from(all - garbage.min(all));
+    (u128::from(bytes) * live / u128::from(all.max(1))) as u64
 }
 
 /// Creates `dir` and its missing parents, durably.

@@ -40,7 +40,7 @@
 //! | pins | [`Db::has_file`], `install`, `work` | transfers, and removing files |
 //! | frame cache, 16 parts | a reader of compressed values | a look-up; who finds it taken does without |
 //! | removals | `work`; whoever drops the last view of an obsolete file | putting its name on a list |
-//! | spare chunks | the writer; whoever drops the last view of a memtable | moving pointers, once a MiB or memtable |
+//! | spare chunks | the writer; whoever drops the last view of a memtable | moving pointers; both only try it |
 //!
 //! A commit waits for none of the first four but publish. What background work cannot keep up with
 //! shows as [`Db::pressure`], and a [`Brake`] makes short pauses of it, long before the writer would

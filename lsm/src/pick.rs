@@ -101,16 +101,23 @@ fn full_level0(shape: &Shape<'_>, pressure: &Pressure<'_>) -> Option<Choice> {
     if level0 < pressure.level0_tables.max(1) {
         return None;
     }
-    let bytes = |table: &TableRecord| table.info.bytes;
-    let upper: u64 = shape.upper.iter().copied().map(bytes).sum();
-    let touched: u64 = touched(shape).map(bytes).sum();
     // A single table has none to become one with.
-    if level0 == 1 || upper.saturating_mul(pressure.bottom_factor) >= touched {
+    if level0 == 1 || is_large_for_bottom(shape, pressure.bottom_factor) {
         return Some(Choice::Upper(shape.keyspace));
     }
     let has_room = |tier: &u8| depth(of_tier(*tier)) + 1 < pressure.level0_tables.max(2);
     let tier = (1..=TIER_MAX).find(has_room);
     Some(tier.map_or(Choice::Upper(shape.keyspace), |tier| Choice::Tiers(shape.keyspace, tier - 1)))
+}
+
+/// Whether all above the bottom is large beside what it touches there: by what a merge would write,
+/// or by what runs that overlap hold, each its own versions of a few keys with large values.
+fn is_large_for_bottom(shape: &Shape<'_>, bottom_factor: u64) -> bool {
+    let is_large = |bytes: fn(&TableRecord) -> u64| {
+        let upper: u64 = shape.upper.iter().copied().map(bytes).sum();
+        upper.saturating_mul(bottom_factor) >= touched(shape).map(bytes).sum()
+    };
+    is_large(|table| table.info.bytes) || is_large(held_bytes)
 }
 
 /// Bottom tables in whose stretch one above may have a key.
@@ -167,8 +174,14 @@ fn bottom_with_garbage(shape: &Shape<'_>, compacted: u64) -> Option<Choice> {
 fn bottom_with_poor_values(shapes: &[Shape<'_>], pressure: &Pressure<'_>) -> Option<Choice> {
     let poor = poor_segments(pressure.segments, pressure.references);
     let referred: u64 = pressure.references.values().sum();
-    let dead: u64 = poor
+    // What only tables above the bottom refer to is not for this merge to free.
+    let of_bottom: BTreeSet<u64> = shapes
         .iter()
+        .flat_map(|shape| shape.bottom.iter().flat_map(|table| &table.info.segments))
+        .map(|(id, _, _)| *id)
+        .collect();
+    let dead: u64 = poor
+        .intersection(&of_bottom)
         .map(|id| {
             let referred = pressure.references.get(id).copied().unwrap_or(0);
             pressure.segments[id].value_bytes.saturating_sub(referred)
@@ -254,6 +267,20 @@ mod tests {
         let tables: Vec<_> = (0..4).map(|id| run(0, id, "a-z", 10)).collect();
         assert_eq!(choose(&tables[..3], &[], 9, 0), None);
         assert_eq!(choose(&tables, &[], 9, 0), Some(Choice::Upper(Keyspace::Kv)));
+    }
+
+    #[test]
+    fn a_few_large_values_above_many_small_rows_go_to_the_bottom() {
+        let large = |id| {
+            let mut run = run(0, id, "a-z", 10);
+            run.info.segments = vec![(7, 10, 10 << 20)];
+            run
+        };
+        let bottom = [table(9, "a-z", 1_000_000, &[])];
+        let small: Vec<_> = (0..4).map(|id| run(0, id, "a-z", 10)).collect();
+        assert_eq!(choose(&small, &bottom, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 0)));
+        let large: Vec<_> = (0..4).map(large).collect();
+        assert_eq!(choose(&large, &bottom, 9, 0), Some(Choice::Upper(Keyspace::Kv)));
     }
 
     #[test]

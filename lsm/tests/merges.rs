@@ -11,7 +11,7 @@ use support::{dir, open, settle};
 use varve_disk::Disk;
 use varve_disk::sim::SimDisk;
 use varve_lsm::{
-    Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Revision, Snapshot, Values, Writer,
+    Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Revision, Snapshot, Values, Work, Writer,
 };
 
 /// A simple user: one change a commit.
@@ -293,6 +293,23 @@ fn a_directory_of_another_node_is_refused() {
     let error = Db::open(std::sync::Arc::new(disk.clone()), dir(), options).err().unwrap();
     assert!(error.to_string().contains("expected identity"), "{error}");
     open(&disk).unwrap();
+}
+
+#[test]
+fn rows_that_make_garbage_of_others_count_as_live() {
+    let mut user = User::new();
+    (1..=15).for_each(|number| user.put(number, Delta::Plus, 10));
+    user.settle();
+    (1..=15).for_each(|number| user.put(number, Delta::Zero, 500));
+    // What is below is garbage now. The flush is made, the merge that it makes worth it is not.
+    user.compacted = user.main;
+    user.main += 1;
+    user.commit();
+    user.writer.freeze().unwrap();
+    let flushed = (0..1_000).find(|_| user.db.work().unwrap() == Work::Flushed);
+    assert!(flushed.is_some());
+    let live_bytes = user.db.sizes().live_bytes;
+    assert!(live_bytes >= 15 * 500, "{live_bytes}");
 }
 
 #[test]

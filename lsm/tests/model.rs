@@ -70,6 +70,8 @@ impl Run {
     fn new(seed: u64) -> Self {
         let disk = SimDisk::new(seed);
         let options = if seed % 2 == 1 { compressing_options() } else { small_options() };
+        // Some merge into the bottom by size, as the default does.
+        let options = Options { bottom_factor: [0, 8][(seed / 2 % 2) as usize], ..options };
         let db = Some(open_with(&disk, options.clone()).unwrap());
         let (random, model, held) = (Random::new(seed), Model::default(), Vec::new());
         Self { random, options, disk, db, model, held, flushed: 0, compressed: 0 }

@@ -27,6 +27,8 @@ use crate::Access;
 /// Mappings that the handler can name; more are mapped, and reported without a name. At 64 MiB a
 /// file this is a terabyte.
 const NAMED_MAPPINGS_MAX: usize = 16 << 10;
+/// What the smallest device takes in one request; a multiple of any page.
+const READ_BYTES: usize = 128 << 10;
 /// Mappings that wait to be unmapped; more are unmapped where they are let go.
 const LET_GO_MAX: usize = 4 << 10;
 
@@ -165,9 +167,14 @@ pub(super) fn advise(bytes: &[u8], access: Access) {
         Access::Random => libc::MADV_RANDOM,
         Access::Soon => libc::MADV_WILLNEED,
     };
-    // SAFETY: the pages from `start` on belong to `bytes`, which is borrowed, so they are mapped,
-    // and neither advice changes what is in them.
-    let _ = unsafe { libc::madvise(start as *mut libc::c_void, length, advice) };
+    // Of what should be read the kernel takes a request's worth from each call, and drops the rest.
+    let piece_bytes = if access == Access::Soon { READ_BYTES } else { length.max(1) };
+    for offset in (0..length).step_by(piece_bytes) {
+        let (piece, length) = (start + offset, piece_bytes.min(length - offset));
+        // SAFETY: the pages from `start` on belong to `bytes`, which is borrowed, so they are mapped,
+        // and neither advice changes what is in them.
+        let _ = unsafe { libc::madvise(piece as *mut libc::c_void, length, advice) };
+    }
 }
 
 fn page_bytes() -> usize {

@@ -110,7 +110,7 @@ impl Manifest {
             // After this, the torn edit is gone for good, and cannot follow a later one.
             file.sync()?;
         }
-        let mut manifest = Self {
+        let manifest = Self {
             disk: Arc::clone(disk),
             dir: dir.to_path_buf(),
             identity: recovered.identity,
@@ -123,10 +123,6 @@ impl Manifest {
             has_failed: false,
             is_outdated: recovered.version < FORMAT_VERSION,
         };
-        if !manifest.is_outdated && manifest.edits > 1 {
-            // A crash may have kept it from the disk.
-            manifest.write_receipt()?;
-        }
         Ok(Some((manifest, recovered.state)))
     }
 
@@ -219,6 +215,14 @@ impl Manifest {
     /// Whether it has an older version, and must be rotated before an edit is appended.
     pub(crate) fn is_outdated(&self) -> bool {
         self.is_outdated
+    }
+
+    /// Writes the receipt of the last edit again: a crash may have kept it from the disk. Without it
+    /// all goes on as well, so a full disk is no reason to refuse.
+    pub(crate) fn restore_receipt(&mut self) {
+        if self.edits > 1 {
+            let _ = self.write_receipt();
+        }
     }
 
     /// Writes the receipt of the last edit, which is durable. Needs no sync: without its receipt a

@@ -68,7 +68,11 @@ fn create(disk: &Arc<dyn Disk>) -> Manifest {
 }
 
 fn reopen(disk: &Arc<dyn Disk>) -> Result<(Manifest, State)> {
-    Ok(Manifest::open(disk, Path::new(DIR))?.expect("CURRENT is there"))
+    let (mut manifest, state) = Manifest::open(disk, Path::new(DIR))?.expect("CURRENT is there");
+    if !manifest.is_outdated() {
+        manifest.restore_receipt();
+    }
+    Ok((manifest, state))
 }
 
 fn state_after(edits: u64) -> State {

@@ -48,17 +48,19 @@ impl Drop for Chunks {
 }
 
 impl Spares {
+    /// One, if there is any and nobody is at the list: who writes waits for nobody.
     fn take(&self) -> Option<Chunk> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.list.try_lock().ok()?.pop()
     }
 
     /// Keeps of `chunks` what is of use and has room.
     fn give(&self, mut chunks: Vec<Chunk>) {
         chunks.retain(|chunk| chunk.layout.size() == CHUNK_BYTES_MAX);
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever drops the last view of a memtable waits for nobody either: all is freed then.
+        let Ok(mut list) = self.list.try_lock() else { return };
         let room = SPARE_CHUNKS_MAX - list.len();
         list.extend(chunks.drain(..room.min(chunks.len())));
-        // The others are freed when nobody waits for the lock.
+        // The others are freed without the lock.
         drop(list);
     }
 }

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use varve_disk::{Access, Disk};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::table::ValueHandle;
 use crate::table::frame::{
@@ -55,6 +56,8 @@ const COPIED_BYTES_MAX: usize = 4096;
 /// because no two of them can begin within so many bytes.
 const GRANULE_BYTES: usize = 256;
 
+/// So much of a file is digested while the disk reads as much again.
+const DIGESTED_BYTES: usize = 1 << 20;
 /// Of a longer value the disk is asked for all pages at once.
 const PAGE_BYTES: usize = 4096;
 
@@ -154,6 +157,17 @@ impl Segment {
         self.map.clone()
     }
 
+    /// xxh3-128 of the file, read from its beginning to its end.
+    pub(crate) fn digest(&self) -> u128 {
+        let mut digest = Xxh3::new();
+        for start in (0..self.map.len()).step_by(DIGESTED_BYTES) {
+            let end = self.map.len().min(start + DIGESTED_BYTES);
+            self.advise_soon(start..end + DIGESTED_BYTES);
+            digest.update(&self.map[start..end]);
+        }
+        digest.digest128()
+    }
+
     /// A walk touches `handle`: lets the disk begin to read what comes next.
     #[inline]
     pub(crate) fn read_ahead(&self, ahead: &mut Ahead, position: usize, handle: ValueHandle) {
@@ -192,6 +206,9 @@ impl Segment {
             {
                 return Err(Error::NotResident);
             }
+            if residents_of.is_none() {
+                self.advise_soon(frame.stored.clone());
+            }
             let content = self.decode(frame)?;
             self.cache.insert(key, &content);
             Ok(content)
@@ -226,8 +243,13 @@ impl Segment {
             stored = at + in_frame.start..at + in_frame.end;
         }
         let bytes = &self.map[stored.clone()];
-        if residents_of.is_some_and(|disk| !disk.is_resident(bytes)) {
-            return Err(Error::NotResident);
+        match residents_of {
+            Some(disk) if !disk.is_resident(bytes) => return Err(Error::NotResident),
+            // Its pages at once, not one after another.
+            None if bytes.len() > PAGE_BYTES && !self.is_verified(handle) => {
+                self.advise_soon(stored.clone());
+            }
+            _ => {}
         }
         let value = self.verify(handle, bytes, stored.start)?;
         Ok(Value::OfMap { map: &self.map, value })
@@ -235,7 +257,6 @@ impl Segment {
 
     /// Decompresses a frame.
     fn decode(&self, frame: &Frame) -> Result<Bytes> {
-        self.advise_soon(frame.stored.clone());
         let content = frame.decode(&self.map[frame.stored.clone()]);
         Ok(content.map_err(|flaw| flaw.in_file(&self.file, frame.stored.start))?.into())
     }
@@ -254,6 +275,17 @@ impl Segment {
         Ok(start..end)
     }
 
+    #[inline]
+    fn verified_bit(&self, handle: ValueHandle) -> (&AtomicU64, u64) {
+        let granule = handle.offset as usize / GRANULE_BYTES;
+        (&self.verified[granule / 64], 1 << (granule % 64))
+    }
+
+    fn is_verified(&self, handle: ValueHandle) -> bool {
+        let (word, bit) = self.verified_bit(handle);
+        word.load(Ordering::Relaxed) & bit != 0
+    }
+
     /// The value behind its header, which together are `bytes`, stored at `at` or in a frame there.
     #[inline]
     fn verify<'a>(&self, handle: ValueHandle, bytes: &'a [u8], at: usize) -> Result<&'a [u8]> {
@@ -261,15 +293,10 @@ impl Segment {
         expect_equal(0, "value length", handle.length, u32_at(header, 0))
             .map_err(|flaw| flaw.in_file(&self.file, at))?;
         let is_long = value.len() >= GRANULE_BYTES;
-        let granule = handle.offset as usize / GRANULE_BYTES;
-        let (word, bit) = (&self.verified[granule / 64], 1u64 << (granule % 64));
+        let (word, bit) = self.verified_bit(handle);
         // Relaxed: the bit guards no other memory; the mapped bytes never change, and those of a
         // frame are verified when it is decompressed.
         if !is_long || word.load(Ordering::Relaxed) & bit == 0 {
-            if value.len() > PAGE_BYTES && self.frames.is_none() {
-                // Its pages at once, not one after another.
-                self.advise_soon(at..at + bytes.len());
-            }
             let checksum = checksum_of(handle.length, value);
             expect_equal(4, "value checksum", checksum, u32_at(header, 4))
                 .map_err(|flaw| flaw.in_file(&self.file, at))?;

@@ -13,6 +13,9 @@ use super::{Segment, VALUE_ALIGNMENT, VALUE_HEADER_BYTES, Value};
 use crate::Result;
 use crate::table::ValueHandle;
 
+/// Longer frames, which only other writers than ours make of several values, are not kept.
+const KEPT_BYTES_MAX: usize = 64 << 10;
+
 /// Reads values, in whatever order, and cheaply in that of keys.
 #[derive(Default)]
 pub struct Walk {
@@ -33,9 +36,11 @@ impl Walk {
             {
                 return Ok(content.clone());
             }
+            segment.advise_soon(frame.stored.clone());
             let content = segment.decode(frame)?;
             let value_bytes = VALUE_HEADER_BYTES + handle.length as usize;
-            if value_bytes.next_multiple_of(VALUE_ALIGNMENT as usize) < content.len() {
+            let has_more = value_bytes.next_multiple_of(VALUE_ALIGNMENT as usize) < content.len();
+            if has_more && content.len() <= KEPT_BYTES_MAX {
                 self.frames.insert(id, (frame.number, content.clone()));
             }
             Ok(content)
