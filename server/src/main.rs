@@ -99,7 +99,7 @@ fn run(config: &Config, arguments: &[String], disk: &OsDisk) -> ExitCode {
         return ExitCode::FAILURE;
     }
     write_notes(&config.notes);
-    let list = serde_json::Value::from(arguments);
+    let list = serde_json::Value::from(config::shown::without_secrets(arguments));
     tracing::info!(json_fields = format!(",\"args\":{list}"), "Running: ");
     let version = varve_server::version::ETCD_VERSION;
     let fields = format!(",\"etcd-version\":\"{version}\"{}", config.shown);

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use flate2::Compression;
@@ -36,9 +37,10 @@ const UNREADABLE: [&str; 2] = ["libgcc", "vdso"];
 /// # Errors
 /// Another profile is under way, or the system refuses.
 pub async fn record(duration: Duration) -> Result<Vec<u8>, String> {
+    let turn = Turn::take().ok_or("another profile is under way")?;
     let (sender, receiver) = oneshot::channel();
     // Stopped when this future is done or dropped.
-    let (_waits, stop) = crossbeam_channel::bounded::<()>(0);
+    let (waits, stop) = crossbeam_channel::bounded::<()>(0);
     let work = move || {
         let builder = ProfilerGuardBuilder::default().frequency(SAMPLES_PER_SECOND);
         let guard = match builder.blocklist(&UNREADABLE).build() {
@@ -48,6 +50,7 @@ pub async fn record(duration: Duration) -> Result<Vec<u8>, String> {
                 return;
             }
         };
+        let _turn = turn;
         let _stopped = stop.recv_timeout(duration);
         if sender.is_closed() {
             return;
@@ -60,7 +63,26 @@ pub async fn record(duration: Duration) -> Result<Vec<u8>, String> {
     };
     let thread = std::thread::Builder::new().name("profile".into()).spawn(work);
     thread.map_err(|error| error.to_string())?;
-    receiver.await.map_err(|_| "the profile's thread has ended".to_owned())?
+    let answer = receiver.await.map_err(|_| "the profile's thread has ended".to_owned())?;
+    drop(waits);
+    answer
+}
+
+/// The right to profile, which one at a time has. (The crate would let the others spin.)
+struct Turn;
+
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+impl Turn {
+    fn take() -> Option<Self> {
+        (!IS_TAKEN.swap(true, Ordering::AcqRel)).then_some(Self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        IS_TAKEN.store(false, Ordering::Release);
+    }
 }
 
 fn encode(report: &Report) -> Result<Vec<u8>, String> {
@@ -250,7 +272,6 @@ struct Function {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
-    use std::sync::atomic::{AtomicBool, Ordering};
 
     use flate2::read::GzDecoder;
 
@@ -274,7 +295,12 @@ mod tests {
         let bytes = std::thread::scope(|scope| {
             scope.spawn(|| spin_until(&done));
             runtime.block_on(async {
-                let long = record(Duration::from_secs(600));
+                // Refused itself while a short one is under way.
+                let long = async {
+                    while record(Duration::from_secs(600)).await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                };
                 // Refused as soon as the long one has begun, which is then given up.
                 let refused = async {
                     while record(Duration::ZERO).await.is_ok() {
@@ -282,7 +308,7 @@ mod tests {
                     }
                 };
                 tokio::select! {
-                    _ = long => panic!("it has not been ten minutes"),
+                    () = long => panic!("it has not been ten minutes"),
                     () = refused => {}
                 }
             });

@@ -25,7 +25,7 @@ pub mod flags;
 pub mod help;
 pub mod identity;
 pub mod settings;
-mod shown;
+pub mod shown;
 mod tls;
 pub mod to_setup;
 pub mod url;

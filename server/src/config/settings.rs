@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::flag::{Flag, Kind};
-use super::{ConfigError, Note, flags};
+use super::{ConfigError, Note, flags, shown};
 
 /// Values by flag name.
 ///
@@ -116,7 +116,10 @@ impl Settings {
             })?;
             notes.push(Note::info(
                 "recognized and used environment variable",
-                &[("variable-name", &variable), ("variable-value", value)],
+                &[
+                    ("variable-name", &variable),
+                    ("variable-value", shown::without_secret(flag.name, value)),
+                ],
             ));
         }
         for (name, value) in environment {

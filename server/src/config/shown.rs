@@ -10,12 +10,44 @@ use super::flag::{Flag, Kind, Support, parse_bool};
 use super::flags;
 use super::settings::Settings;
 
-/// Flags that are not shown: they are about one start, or name a secret.
-const LEFT_OUT: [&str; 4] = ["config-file", "version", "discovery-user", "discovery-password"];
+/// Flags that are about one start.
+const OF_ONE_START: [&str; 2] = ["config-file", "version"];
+/// Flags whose values nobody is shown.
+const SECRET: [&str; 2] = ["discovery-user", "discovery-password"];
+const HIDDEN: &str = "***";
+
+/// What may be shown of the value of a flag.
+pub fn without_secret<'a>(flag: &str, value: &'a str) -> &'a str {
+    if SECRET.contains(&flag) { HIDDEN } else { value }
+}
+
+/// A command line as it may be shown.
+pub fn without_secrets(arguments: &[String]) -> Vec<String> {
+    let mut hides_next = false;
+    let show = |argument: &String| {
+        let hides = std::mem::take(&mut hides_next);
+        let (flag, value) = match argument.split_once('=') {
+            Some((flag, value)) => (flag, Some(value)),
+            None => (argument.as_str(), None),
+        };
+        let is_secret = flag.starts_with('-') && SECRET.contains(&flag.trim_start_matches('-'));
+        match value {
+            _ if hides => HIDDEN.to_owned(),
+            Some(_) if is_secret => format!("{flag}={HIDDEN}"),
+            _ => {
+                hides_next = is_secret;
+                argument.clone()
+            }
+        }
+    };
+    arguments.iter().map(show).collect()
+}
 
 /// All flags as JSON fields, each after a comma.
 pub fn fields(settings: &Settings) -> String {
-    let shown = flags::all().filter(|flag| !LEFT_OUT.contains(&flag.name));
+    let is_shown =
+        |flag: &&Flag| !OF_ONE_START.contains(&flag.name) && !SECRET.contains(&flag.name);
+    let shown = flags::all().filter(is_shown);
     shown.map(|flag| format!(",\"{}\":{}", flag.name, value(flag, settings))).collect()
 }
 
@@ -44,6 +76,17 @@ mod tests {
     use crate::config::settings::CommandLine;
 
     #[test]
+    fn secrets_are_hidden_however_they_are_given() {
+        let given = ["varve", "--discovery-user=a:b", "-discovery-password", "b", "--name", "b"];
+        let shown = without_secrets(&given.map(str::to_owned));
+        let expected =
+            ["varve", "--discovery-user=***", "-discovery-password", "***", "--name", "b"];
+        assert_eq!(shown, expected);
+        assert_eq!(without_secret("discovery-password", "b"), "***");
+        assert_eq!(without_secret("name", "b"), "b");
+    }
+
+    #[test]
     fn every_flag_is_shown_as_what_it_is() {
         let arguments = [
             "--snapshot-catchup-entries=1000",
@@ -65,7 +108,7 @@ mod tests {
         assert_eq!(line["heartbeat-interval"], 100);
         assert_eq!(line["election-timeout"], 1000);
         let shown = line.as_object().unwrap().len() - 1;
-        let left_out = flags::all().filter(|flag| LEFT_OUT.contains(&flag.name)).count();
+        let left_out = OF_ONE_START.len() + SECRET.len();
         assert_eq!(shown, flags::all().count() - left_out);
     }
 }

@@ -11,6 +11,7 @@ use http::header::{CONTENT_DISPOSITION, HeaderName, HeaderValue};
 
 use super::query::Query;
 use super::{Reply, error, no_sniff, reply};
+use crate::config::shown::without_secrets;
 use crate::limits;
 use crate::profile;
 
@@ -68,6 +69,7 @@ fn index() -> Reply {
 
 fn command_line() -> Reply {
     let arguments: Vec<String> = std::env::args().collect();
+    let arguments = without_secrets(&arguments);
     no_sniff(reply(StatusCode::OK, TEXT, arguments.join("\0")))
 }
 

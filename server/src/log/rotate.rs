@@ -77,6 +77,9 @@ impl Rotation {
     }
 }
 
+/// An old file is read in pieces of so many bytes.
+const READ_BYTES: usize = 1 << 20;
+
 /// The file that is written to.
 pub(super) struct Rotated {
     names: Names,
@@ -114,7 +117,10 @@ impl Rotated {
         if disk.exists(&aside)? {
             return Ok(());
         }
-        disk.rename(&self.names.path, &aside)?;
+        // It is gone when only the creation failed before, or when somebody else moved it.
+        if disk.exists(&self.names.path)? {
+            disk.rename(&self.names.path, &aside)?;
+        }
         self.file = disk.create(&self.names.path)?;
         self.length_bytes = 0;
         if self.tidying.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -210,8 +216,18 @@ fn compress(disk: &OsDisk, path: &Path) -> Result<()> {
         disk.remove(&target)?;
     }
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    let written = encoder.write_all(&disk.map(path)?).and_then(|()| encoder.finish());
-    let compressed = written.expect("writing to a Vec cannot fail");
+    // Read, not mapped: who shortens an old log must not end the server.
+    let file = disk.open_to_read(path)?;
+    let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
+    loop {
+        let count = file.read_at(offset, &mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        encoder.write_all(&buffer[..count]).expect("writing to a Vec cannot fail");
+        offset += count as u64;
+    }
+    let compressed = encoder.finish().expect("writing to a Vec cannot fail");
     disk.create(&target)?.write_at(0, &compressed)?;
     disk.remove(path)
 }

@@ -178,9 +178,12 @@ pub async fn ask_leader(
             clock::Answer::Alive { seconds, term } => {
                 // Who was paused may have lost its office without knowing; its successor has not
                 // heard of the renewal. A read confirmed in the same term says it had not.
-                services.read_barrier().await?;
-                if services.cluster.term() == term {
-                    return Ok(Some(seconds));
+                match services.read_barrier().await {
+                    Ok(()) if services.cluster.term() == term => return Ok(Some(seconds)),
+                    Ok(()) => {}
+                    // It is renewed: a moment's crowd is no reason to end the stream.
+                    Err(status) if status == error::TOO_MANY_REQUESTS => {}
+                    Err(status) => return Err(status),
                 }
             }
             clock::Answer::NotAlive => {
