@@ -10,7 +10,6 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -139,14 +138,14 @@ fn bind_tcp(host: &str, port: u16, options: ListenOptions) -> io::Result<std::ne
 
 fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     let bind = || {
-        // A socket file that outlived its process would make bind fail; etcd removes it too, and
-        // even that of a process that runs. Anything else at this place is not ours to remove.
-        let is_socket = |metadata: std::fs::Metadata| metadata.file_type().is_socket();
-        if std::fs::symlink_metadata(path).is_ok_and(is_socket) {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(io::ErrorKind::AddrInUse.into());
-            }
-            OsDisk::new().remove(path).map_err(io::Error::other)?;
+        // A socket file that outlived its process would make bind fail; etcd removes it too, and even
+        // that of a process that runs.
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let disk = OsDisk::new();
+        if disk.exists(path).map_err(io::Error::other)? {
+            disk.remove(path).map_err(io::Error::other)?;
         }
         let listener = std::os::unix::net::UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
