@@ -18,7 +18,7 @@ use varve_benches::latency::Latencies;
 use varve_benches::workload::{Order, PREFIX_END, ValueSizes, Workload, kubernetes_key, mix};
 
 use super::rows::Row;
-use super::{Change, Engine, open};
+use super::{Change, Engine, fill, open};
 use crate::resources::Resources;
 
 /// Bytes of keys and values a second.
@@ -41,16 +41,17 @@ pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Ve
     let home = directory.join("ingest");
     let engine = open(name, &home, false)?;
     let engine = &*engine;
-    let mut load = Load { engine, keys, next: 2, horizon: 1, workload: workload(keys) };
-    load.fill();
+    let workload = workload(keys);
+    let next = fill(engine, &workload, keys, BATCH);
+    let mut load = Load { engine, keys, next, horizon: 1, workload };
     let mut rows = Vec::new();
 
     let before = Resources::now(&home).map_err(fail)?;
     let (alone, calls, bytes) = load.write(time);
     let used = before.used(&home).map_err(fail)?;
-    rows.push(Row::lower("apply at 50 MB/s, p99.9", "ms", millis(alone.quantile(0.999))));
-    rows.push(Row::lower("apply at 50 MB/s, longest", "ms", millis(alone.longest())));
-    rows.push(Row::lower("apply at 50 MB/s, longest call", "ms", millis(calls.longest())));
+    rows.push(Row::millis("apply at 50 MB/s, p99.9", alone.quantile(0.999)));
+    rows.push(Row::millis("apply at 50 MB/s, longest", alone.longest()));
+    rows.push(Row::millis("apply at 50 MB/s, longest call", calls.longest()));
     let written = used.charged_bytes as f64 / bytes as f64;
     rows.push(Row::lower("50 MB/s: written bytes a byte", "x", written));
 
@@ -60,16 +61,13 @@ pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Ve
     idle.rows("nothing beside", &mut rows);
     beside.rows("beside 50 MB/s", &mut rows);
     beside.ratios(&idle, &mut rows);
-    rows.push(Row::lower(
-        "apply at 50 MB/s beside readers, p99",
-        "ms",
-        millis(with_readers.quantile(0.99)),
-    ));
+    let p99 = with_readers.quantile(0.99);
+    rows.push(Row::millis("apply at 50 MB/s beside readers, p99", p99));
     if let Some(held) = engine.hold() {
         let (_, writes) = load.write_beside_readers(time);
         drop(held);
         let p99 = writes.quantile(0.99);
-        rows.push(Row::lower("the same while a view is held, p99", "ms", millis(p99)));
+        rows.push(Row::millis("the same while a view is held, p99", p99));
         let ratio = p99.as_secs_f64() / with_readers.quantile(0.99).as_secs_f64();
         rows.push(Row::lower("the same: held to not held", "x", ratio));
     }
@@ -78,10 +76,6 @@ pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Ve
 
 fn workload(keys: u64) -> Workload {
     Workload::new(keys, Order::Random, ValueSizes::Fixed(VALUE_BYTES), 1)
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }
 
 /// The writer.
@@ -95,17 +89,6 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    fn fill(&mut self) {
-        for first in (0..self.keys).step_by(BATCH as usize) {
-            let numbers = first..self.keys.min(first + BATCH);
-            let put = |n| Change::Put(kubernetes_key(n).into(), self.workload.value(n));
-            let changes: Vec<Change> = numbers.map(put).collect();
-            self.engine.apply(self.next, &changes, false);
-            self.next += changes.len() as u64;
-        }
-        self.engine.settle();
-    }
-
     fn batch(&self) -> Vec<Change> {
         let put = |number: u64| {
             let bits = mix(number);
@@ -195,10 +178,8 @@ impl Reads {
     }
 
     fn rows(&self, when: &str, rows: &mut Vec<Row>) {
-        let micros = |time: Duration| time.as_secs_f64() * 1e6;
-        rows.push(Row::lower(&format!("get, {when}, p99"), "us", micros(self.gets.quantile(0.99))));
-        let pages = micros(self.pages.quantile(0.99));
-        rows.push(Row::lower(&format!("page of 500, {when}, p99"), "us", pages));
+        rows.push(Row::micros(&format!("get, {when}, p99"), self.gets.quantile(0.99)));
+        rows.push(Row::micros(&format!("page of 500, {when}, p99"), self.pages.quantile(0.99)));
     }
 
     /// How many times longer than with nothing beside.

@@ -15,7 +15,7 @@ use varve_benches::workload::{
 };
 
 use super::rows::{Row, data_bytes};
-use super::{Change, Engine, open};
+use super::{Engine, fill, open};
 use crate::limit::Limit;
 
 /// Changes of a batch.
@@ -45,14 +45,14 @@ pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Ve
     let engine = &*engine;
     let sizes = ValueSizes::Fixed(VALUE_BYTES);
     let data = Data { engine, keys, workload: Workload::new(keys, Order::Random, sizes, 1) };
-    data.load();
+    fill(engine, &data.workload, keys, BATCH);
     let mut rows = Vec::new();
     rows.push(Row::lower("files to memory", "x", data_bytes(&home)? / limit_bytes as f64));
     let (gets, pages) = data.read(time);
     rows.push(Row::higher("gets", "1/s", gets.count() as f64 / time.as_secs_f64()));
-    rows.push(Row::lower("get, p50", "us", micros(gets.quantile(0.5))));
-    rows.push(Row::lower("get, p99", "us", micros(gets.quantile(0.99))));
-    rows.push(Row::lower("page of 500, p99", "us", micros(pages.quantile(0.99))));
+    rows.push(Row::micros("get, p50", gets.quantile(0.5)));
+    rows.push(Row::micros("get, p99", gets.quantile(0.99)));
+    rows.push(Row::micros("page of 500, p99", pages.quantile(0.99)));
     let begun = Instant::now();
     data.scan();
     let bytes = keys as f64 * VALUE_BYTES as f64;
@@ -62,15 +62,11 @@ pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Ve
         bytes / 1e6 / begun.elapsed().as_secs_f64(),
     ));
     let turns = data.turns(time);
-    rows.push(Row::lower("turn of a thread that may not wait, p99", "us", micros(turns.p99)));
+    rows.push(Row::micros("turn of a thread that may not wait, p99", turns.p99));
     rows.push(Row::lower("turns above 1 ms, of a million", "", turns.long_of_a_million));
-    rows.push(Row::lower("longest turn", "ms", turns.longest.as_secs_f64() * 1e3));
+    rows.push(Row::millis("longest turn", turns.longest));
     drop(limit);
     Ok(rows)
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 struct Data<'a> {
@@ -87,19 +83,6 @@ struct Turns {
 }
 
 impl Data<'_> {
-    /// Key `n` has value `n`; they come in no order.
-    fn load(&self) {
-        let mut next = 2;
-        for first in (0..self.keys).step_by(BATCH as usize) {
-            let numbers = first..self.keys.min(first + BATCH);
-            let put = |n| Change::Put(kubernetes_key(n).into(), self.workload.value(n));
-            let changes: Vec<Change> = numbers.map(put).collect();
-            self.engine.apply(next, &changes, false);
-            next += changes.len() as u64;
-        }
-        self.engine.settle();
-    }
-
     fn read(&self, time: Duration) -> (Latencies, Latencies) {
         let (mut gets, mut pages) = (Latencies::default(), Latencies::default());
         let (begun, mut number) = (Instant::now(), 0);

@@ -19,6 +19,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use varve_benches::workload::{Workload, kubernetes_key};
 
 pub mod agree;
 pub mod composite;
@@ -32,6 +33,9 @@ pub mod rocks;
 pub mod rows;
 pub mod trace;
 pub mod varve;
+
+/// As in etcd, where 1 is an empty store.
+const FIRST_REVISION: u64 = 2;
 
 /// One change of a batch; each has a revision of its own.
 #[derive(Clone, Debug)]
@@ -94,6 +98,21 @@ pub trait Engine: Send + Sync {
 
     /// Brings what is in memory to files and waits until background work is done.
     fn settle(&self);
+}
+
+/// Puts `keys`, the `n`th with value `n`, in an order that is not theirs, `batch` at a time, and lets
+/// background work end. Returns the next revision.
+pub fn fill(engine: &dyn Engine, workload: &Workload, keys: u64, batch: u64) -> u64 {
+    let mut next = FIRST_REVISION;
+    for first in (0..keys).step_by(batch as usize) {
+        let numbers = first..keys.min(first + batch);
+        let put = |n| Change::Put(kubernetes_key(n).into(), workload.value(n));
+        let changes: Vec<Change> = numbers.map(put).collect();
+        engine.apply(next, &changes, false);
+        next += changes.len() as u64;
+    }
+    engine.settle();
+    next
 }
 
 /// Names of all contestants, ours first.

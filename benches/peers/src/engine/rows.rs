@@ -52,6 +52,16 @@ impl Row {
         Self { name: name.to_owned(), unit: unit.to_owned(), value, is_higher_better: true }
     }
 
+    /// A time in microseconds.
+    pub fn micros(name: &str, time: Duration) -> Self {
+        Self::lower(name, "us", time.as_secs_f64() * 1e6)
+    }
+
+    /// A time in milliseconds.
+    pub fn millis(name: &str, time: Duration) -> Self {
+        Self::lower(name, "ms", time.as_secs_f64() * 1e3)
+    }
+
     /// A figure of which less is better.
     pub fn lower(name: &str, unit: &str, value: f64) -> Self {
         Self { is_higher_better: false, ..Self::higher(name, unit, value) }
@@ -296,9 +306,8 @@ impl Run<'_> {
             is_over.store(true, Ordering::Relaxed);
             writer.join().expect("the writer does not panic")
         });
-        let micros = |share| latencies.quantile(share).as_secs_f64() * 1e6;
-        rows.push(Row::lower("get beside 20 k puts/s, p50", "us", micros(0.5)));
-        rows.push(Row::lower("get beside 20 k puts/s, p99", "us", micros(0.99)));
+        rows.push(Row::micros("get beside 20 k puts/s, p50", latencies.quantile(0.5)));
+        rows.push(Row::micros("get beside 20 k puts/s, p99", latencies.quantile(0.99)));
     }
 
     fn durable(&mut self, home: &Path, rows: &mut Vec<Row>) -> Result<Box<dyn Engine>, String> {
@@ -328,8 +337,7 @@ impl Run<'_> {
         let begun = Instant::now();
         engine.compact(self.next - 1);
         engine.settle();
-        let millis = begun.elapsed().as_secs_f64() * 1e3;
-        rows.push(Row::lower("compaction, to the end of background work", "ms", millis));
+        rows.push(Row::millis("compaction, to the end of background work", begun.elapsed()));
         let home = self.directory.join("data");
         let disk = data_bytes(&home)?;
         let live = self.payload_bytes() * 0.9;
@@ -341,9 +349,9 @@ impl Run<'_> {
         let begun = Instant::now();
         let engine = open(self.name, home, true)?;
         let count = engine.count(b"/registry/minions/", b"/registry/minions0", self.next);
-        let millis = begun.elapsed().as_secs_f64() * 1e3;
+        let took = begun.elapsed();
         assert!(count > 0 || self.plan.keys < 1000, "there are nodes");
-        rows.push(Row::lower("open and a first answer", "ms", millis));
+        rows.push(Row::millis("open and a first answer", took));
         let figures = Figures::of(std::process::id()).map_err(|error| error.to_string())?;
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         rows.push(Row::lower("heap after opening", "MiB", mebibytes(figures.anonymous_bytes)));

@@ -55,13 +55,12 @@ pub fn run(name: &str, directory: &Path, keys: u64, updates: u64) -> Result<Vec<
     let used = before.used(&home).map_err(fail)?;
     let figures = Figures::of(std::process::id()).map_err(fail)?;
     let disk = data_bytes(&home)?;
-    let micros = |share| latencies.quantile(share).as_secs_f64() * 1e6;
     let resident = figures.resident_bytes_max as f64 / f64::from(1 << 20);
     Ok(vec![
         Row::higher("trace: changes", "puts/s", updates as f64 / applied.as_secs_f64()),
-        Row::lower("trace: get beside them, p50", "us", micros(0.5)),
-        Row::lower("trace: get beside them, p99", "us", micros(0.99)),
-        Row::lower("trace: get beside them, p99.9", "us", micros(0.999)),
+        Row::micros("trace: get beside them, p50", latencies.quantile(0.5)),
+        Row::micros("trace: get beside them, p99", latencies.quantile(0.99)),
+        Row::micros("trace: get beside them, p99.9", latencies.quantile(0.999)),
         Row::lower("trace: written bytes a byte", "x", used.charged_bytes as f64 / written as f64),
         Row::lower("trace: bytes on disk a live byte", "x", disk / live_bytes as f64),
         Row::lower("trace: most resident memory", "MiB", resident),
