@@ -230,13 +230,12 @@ fn own_identity(
     disk: &dyn Disk,
 ) -> Result<Identity, String> {
     if config.discovery.is_wanted() {
-        return found(config, tls, disk);
+        return own_with_founders_found(config, tls, disk);
     }
     let outcome = match config.initial_cluster_state {
-        ClusterState::New => founded(config),
         // Nobody needs to be asked on a restart.
         ClusterState::Existing if is_initialized(&config.data_dir, disk)? => Err(String::new()),
-        ClusterState::Existing => joining(config, tls),
+        _ => named(config, tls),
     };
     match outcome {
         Err(_) if is_initialized(&config.data_dir, disk)? => Ok(Identity::new(0, 0, Vec::new())),
@@ -245,7 +244,11 @@ fn own_identity(
 }
 
 /// As [`own_identity`], if the founders are to be found first. Nobody is asked on a restart.
-fn found(config: &Config, tls: Option<&TlsSource>, disk: &dyn Disk) -> Result<Identity, String> {
+fn own_with_founders_found(
+    config: &Config,
+    tls: Option<&TlsSource>,
+    disk: &dyn Disk,
+) -> Result<Identity, String> {
     if is_initialized(&config.data_dir, disk)? {
         if !config.discovery.endpoints.is_empty() {
             let text = "discovery token is ignored since cluster already initialized; valid logs \
@@ -254,10 +257,14 @@ fn found(config: &Config, tls: Option<&TlsSource>, disk: &dyn Disk) -> Result<Id
         }
         return Ok(Identity::new(0, 0, Vec::new()));
     }
-    let config = discovery::find(config)?;
+    named(&discovery::find(config)?, tls)
+}
+
+/// Who this member is among those that `--initial-cluster` names.
+fn named(config: &Config, tls: Option<&TlsSource>) -> Result<Identity, String> {
     match config.initial_cluster_state {
-        ClusterState::New => founded(&config),
-        ClusterState::Existing => joining(&config, tls),
+        ClusterState::New => founded(config),
+        ClusterState::Existing => joining(config, tls),
     }
 }
 

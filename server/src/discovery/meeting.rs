@@ -13,8 +13,9 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use varve_api::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RangeResponse};
-use varve_api::method;
+use varve_api::method::{self, Method};
 
 use super::DiscoveryOptions;
 use super::client::{CallError, Client};
@@ -101,21 +102,25 @@ impl Meeting<'_> {
             value: own.to_owned().into(),
             ..PutRequest::default()
         };
-        loop {
-            match self.client.call(&method::KV_PUT, &put).await {
-                Ok(PutResponse { .. }) => return Ok(()),
-                Err(error) => self.wait_after(error).await?,
-            }
-        }
+        let PutResponse { .. } = self.call(&method::KV_PUT, &put).await?;
+        Ok(())
     }
 
     async fn range(&mut self, request: RangeRequest) -> Result<RangeResponse, String> {
+        let response = self.call(&method::KV_RANGE, &request).await?;
+        self.pause = Duration::ZERO;
+        Ok(response)
+    }
+
+    /// Calls until there is an answer, or a refusal.
+    async fn call<A: Message + Default>(
+        &mut self,
+        method: &Method,
+        request: &impl Message,
+    ) -> Result<A, String> {
         loop {
-            match self.client.call(&method::KV_RANGE, &request).await {
-                Ok(response) => {
-                    self.pause = Duration::ZERO;
-                    return Ok(response);
-                }
+            match self.client.call(method, request).await {
+                Ok(response) => return Ok(response),
                 Err(error) => self.wait_after(error).await?,
             }
         }

@@ -96,12 +96,8 @@ pub(super) async fn send_all(
         let (started, to) = (Instant::now(), hex(peer.id));
         let outcome = send(&context, &peer, &message).await;
         let metrics = &context.metrics;
-        let (counter, seconds) = if outcome.is_ok() {
-            (&metrics.snapshot_send_success, Some(&metrics.snapshot_send_seconds))
-        } else {
-            (&metrics.snapshot_send_failures, None)
-        };
-        count(counter, seconds, &to, started);
+        let counters = [&metrics.snapshot_send_success, &metrics.snapshot_send_failures];
+        count(outcome.is_ok(), counters, &metrics.snapshot_send_seconds, &to, started);
         match &outcome {
             Ok(bytes) => {
                 tracing::info!(to = hex(peer.id), bytes, "sent database snapshot");
@@ -246,10 +242,17 @@ fn is_file_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
 }
 
-/// Counts a snapshot, and how long it took if it arrived.
-fn count(counter: &IntCounterVec, seconds: Option<&HistogramVec>, peer: &str, started: Instant) {
+/// Counts a snapshot as a success or a failure, and how long it took if it arrived.
+fn count(
+    has_arrived: bool,
+    [successes, failures]: [&IntCounterVec; 2],
+    seconds: &HistogramVec,
+    peer: &str,
+    started: Instant,
+) {
+    let counter = if has_arrived { successes } else { failures };
     counter.with_label_values(&[peer]).inc();
-    if let Some(seconds) = seconds {
+    if has_arrived {
         seconds.with_label_values(&[peer]).observe(started.elapsed().as_secs_f64());
     }
 }
@@ -263,12 +266,9 @@ pub(super) async fn receive(
     let started = Instant::now();
     let outcome = receive_uncounted(context, stream, from).await;
     let metrics = &context.metrics;
-    let (counter, seconds) = if outcome.is_ok() {
-        (&metrics.snapshot_receive_success, Some(&metrics.snapshot_receive_seconds))
-    } else {
-        (&metrics.snapshot_receive_failures, None)
-    };
-    count(counter, seconds, &hex(from), started);
+    let counters = [&metrics.snapshot_receive_success, &metrics.snapshot_receive_failures];
+    let seconds = &metrics.snapshot_receive_seconds;
+    count(outcome.is_ok(), counters, seconds, &hex(from), started);
     outcome
 }
 

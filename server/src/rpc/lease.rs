@@ -164,9 +164,10 @@ async fn may_renew(services: &Services, meta: &RequestMeta, id: LeaseId) -> Resu
 /// lease.
 ///
 /// Only time is the leader's to tell, and only if it still leads afterwards (etcd asks before it
-/// renews, and only when it has not ticked for a while). That a lease does not exist is decided by the state machine,
-/// by a linearizable read: who takes itself for the leader may have missed the grant. One whose
-/// time is over is waited for until it is gone, or lives on under a new leader (as in etcd).
+/// renews, and only when it has not ticked for a while). That a lease does not exist is decided by
+/// the state machine, by a linearizable read: who takes itself for the leader may have missed the
+/// grant. One whose time is over is waited for until it is gone, or lives on under a new leader (as
+/// in etcd).
 pub async fn ask_leader(
     services: &Services,
     lease: i64,
