@@ -304,8 +304,8 @@ impl Db {
     }
 }
 
-/// Of each table, the share of rows that is no garbage, and the share of value bytes that is none. What
-/// a table above the bottom makes garbage may be rows of others, so its own rows all count.
+/// Of each table, the share of rows that is no garbage, and the share of value bytes that is none.
+/// What a table above the bottom makes garbage may be rows of others, so its own rows all count.
 fn live_bytes(version: &Version) -> u64 {
     let segments = version.segment_infos();
     // A compressed segment takes less than what it holds.

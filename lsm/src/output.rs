@@ -1,7 +1,8 @@
 //! Writes sorted rows into new key tables, and values into new value segments.
 //!
 //! The common end of flush and merge: rows come in order, files come out, cut at their sizes.
-//! Tables are cut between keys only, so all versions of a key are in one table of its level.
+//! Tables are cut between keys only, so all versions of a key that a run has are in one
+//! of its tables.
 //!
 //! What it does not do: it does not decide which rows stay, and the names of the files are not
 //! durable before the caller synced the directory.

@@ -8,8 +8,9 @@
 //! 4. files that the edit dropped are unlinked when their last reader is gone.
 //!
 //! What is most urgent goes first, and nothing for long: flushes release memory, so they go before
-//! merges; when level 0 (not the tiers above it) has grown all the same, the two take turns; far beyond that, merges go first,
-//! and the writer is slowed down by the memory that fills up (`brake.rs`).
+//! merges; when level 0 (not the tiers between it and the bottom) has grown all the same, the two
+//! take turns; far beyond that, merges go first, and the writer is slowed down by the memory that
+//! fills up (`brake.rs`).
 //!
 //! Invariants: one thread at a time works (the lock around [`Worker`]); the published version is
 //! never ahead of the manifest; a flush under way is that of the oldest frozen memtable.

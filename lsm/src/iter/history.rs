@@ -1,8 +1,9 @@
 //! All versions of a range of keys between two revisions, in revision order.
 //!
 //! `kv` revisions never fall along the order of writing, so memtables, which keep that order, come
-//! after all tables and one after another. Tables keep a permutation by revision; level-0 tables
-//! cover separate stretches of revisions, bottom tables all of them, so tables are merged.
+//! after all tables and one after another. Tables keep a permutation by revision; those above the
+//! bottom cover longer and longer stretches of revisions, those of the bottom all, so tables are
+//! merged.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

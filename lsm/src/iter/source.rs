@@ -1,4 +1,4 @@
-//! One place that has keys, for readers: a memtable, a level-0 table, or the bottom level.
+//! One place that has keys, for readers: a memtable, a run above the bottom, or the bottom level.
 
 use crate::iter::level::LevelCursor;
 use crate::memtable::MemtableCursor;

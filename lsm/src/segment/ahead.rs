@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-/// What the first value of a walk is good for.
+/// A walk begins with so much; what is asked for first is twice that.
 const WINDOW_BYTES_MIN: usize = 16 << 10;
 /// At most so much is asked for at once.
 const WINDOW_BYTES_MAX: usize = 1 << 20;
@@ -23,7 +23,7 @@ pub(crate) struct Ahead {
     windows: Vec<Window>,
 }
 
-/// Where a walk stands in one segment. Invariant: what was asked for ends at `until`.
+/// Where a walk stands in one segment. Invariant: what was touched or asked for ends at `until`.
 #[derive(Clone, Copy, Default)]
 struct Window {
     until: usize,

@@ -160,10 +160,12 @@ impl Segment {
     /// xxh3-128 of the file, read from its beginning to its end.
     pub(crate) fn digest(&self) -> u128 {
         let mut digest = Xxh3::new();
-        for start in (0..self.map.len()).step_by(DIGESTED_BYTES) {
-            let end = self.map.len().min(start + DIGESTED_BYTES);
-            self.advise_soon(start..end + DIGESTED_BYTES);
-            digest.update(&self.map[start..end]);
+        self.advise_soon(0..DIGESTED_BYTES);
+        let mut position = 0;
+        for piece in self.map.chunks(DIGESTED_BYTES) {
+            position += piece.len();
+            self.advise_soon(position..position + DIGESTED_BYTES);
+            digest.update(piece);
         }
         digest.digest128()
     }
