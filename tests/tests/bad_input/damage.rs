@@ -7,7 +7,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use varve_api::etcdserverpb::RangeRequest;
+use varve_api::etcdserverpb::{DefragmentRequest, DefragmentResponse, RangeRequest};
+use varve_api::method;
 use varve_tests::grpc_client::Client;
 use varve_tests::process::{Program, Server};
 
@@ -291,17 +292,22 @@ fn a_value_segment_that_is_cut_under_a_running_server_stops_it_with_file_and_off
             put(&client, &format!("key {number}"), &value).await.expect("it is healthy");
         }
     });
-    let engine = member_directory(&server).join("engine");
-    let segments = || -> Vec<PathBuf> {
-        let names = std::fs::read_dir(&engine).expect("the engine's directory");
-        let paths = names.map(|name| name.expect("an entry").path());
-        paths.filter(|path| path.extension().is_some_and(|end| end == "vs")).collect()
-    };
     assert!(server.wait_for_log("saved snapshot", CALL_TIMEOUT), "{}", server.log());
     // After a restart no memtable holds the values that are in segments.
     server.kill();
     server.restart();
-    let cut = segments();
+    // Nor is one half written or about to go: this answers when nothing is left to do.
+    block_on(async {
+        let client = Client::new(&server.client_address(), CALL_TIMEOUT);
+        let quiet = client
+            .unary::<_, DefragmentResponse>(&method::MAINTENANCE_DEFRAGMENT, DefragmentRequest {});
+        quiet.await.expect("it is healthy");
+    });
+    let engine = member_directory(&server).join("engine");
+    let names = std::fs::read_dir(&engine).expect("the engine's directory");
+    let paths = names.map(|name| name.expect("an entry").path());
+    let cut: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|end| end == "vs")).collect();
     assert!(!cut.is_empty(), "{}", server.log());
     for path in &cut {
         let file = std::fs::OpenOptions::new().write(true).open(path).expect("our own file");
