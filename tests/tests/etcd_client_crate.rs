@@ -1,4 +1,4 @@
-//! The public crate `etcd-client` against varve: builds and runs tests/clients/rust, which is a
+//! The public crate `etcd-client` against varve: builds and runs tests/interop/rust, which is a
 //! workspace of its own because that crate's build script wants a protoc. The protoc comes from
 //! the crate `protoc-bin-vendored`; where it has none for this machine, the test says so and ends.
 
@@ -13,7 +13,7 @@ fn the_public_rust_client_works_against_varve() {
         skip_or_fail("no protoc for this machine, which the crate etcd-client needs");
         return;
     };
-    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/rust");
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/rust");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clients-rust");
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--locked"])

@@ -1,9 +1,9 @@
-//! etcd's official Go client against varve: `clients/go` prints PASS or FAIL a case.
+//! etcd's official Go client against varve: `interop/go` prints PASS or FAIL a case.
 //!
 //! One idea: the client that most programs use is the judge; what it expects was tried against
 //! etcd 3.7. `VARVE_BIN` names another server, `VARVE_GO_CASE` runs only cases with this text.
 //!
-//! Cases of what varve does not do yet must fail for that reason; see `clients/go/main.go`.
+//! Cases of what varve does not do yet must fail for that reason; see `interop/go/main.go`.
 //!
 //! What it does not do: run where there is no Go (a message says so; with `CI=true` it fails).
 
@@ -18,7 +18,7 @@ fn build_client(go: &Path, directory: &Path) -> PathBuf {
         .args(["build", "-mod=readonly", "-buildvcs=false", "-o"])
         .arg(&client)
         .arg(".")
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/go"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("interop/go"))
         .output()
         .expect("go runs");
     assert!(output.status.success(), "go build:\n{}", String::from_utf8_lossy(&output.stderr));
@@ -28,7 +28,7 @@ fn build_client(go: &Path, directory: &Path) -> PathBuf {
 #[test]
 fn the_official_go_client_finds_everything_it_expects() {
     let Some(go) = find_in_path("go") else {
-        skip_or_fail("Go (package golang-go, at least the version in clients/go/go.mod)");
+        skip_or_fail("Go (package golang-go, at least the version in interop/go/go.mod)");
         return;
     };
     let directory = fresh_directory("go-client");
