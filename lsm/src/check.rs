@@ -82,46 +82,16 @@ fn check(snapshot: &Snapshot) -> Result<Report> {
         check.versions_between_tables(keyspace)?;
     }
     check.references();
-    let mut report = check.report;
     for keyspace in [Keyspace::Kv, Keyspace::Sys] {
-        check_counts(snapshot, keyspace, &mut report)?;
+        check.counts(snapshot, keyspace)?;
     }
-    Ok(report)
-}
-
-/// The sums of deltas against a walk, at revisions from the compacted one to the newest.
-fn check_counts(snapshot: &Snapshot, keyspace: Keyspace, report: &mut Report) -> Result<()> {
-    let (low, high) = (snapshot.compacted(), snapshot.visible());
-    let mut revisions = vec![low, low + (high - low) / 2, high];
-    revisions.dedup();
-    for at in revisions {
-        let mut live = 0;
-        for entry in snapshot.range(keyspace, KeyRange::all(), at, Values::Skip) {
-            entry?;
-            live += 1;
-        }
-        let counted = snapshot.count(keyspace, &KeyRange::all(), at)?;
-        if counted != live {
-            let what = format!("{keyspace:?} at {at}: {live} live keys, deltas say {counted}");
-            report.violations.push(what);
-        }
-    }
-    Ok(())
+    Ok(check.report)
 }
 
 struct Check {
     version: Arc<Version>,
     values: Walk,
     report: Report,
-}
-
-/// What a table's rows add up to.
-struct Totals {
-    rows: u64,
-    delta_sum: i64,
-    revisions: Option<(Revision, Revision)>,
-    keys: Option<(Bytes, Bytes)>,
-    segments: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Check {
@@ -156,62 +126,27 @@ impl Check {
         self.report.segments = version.segments().count() as u64;
     }
 
+    /// Each table for itself: what it says of its rows, and the values that they refer to.
     fn tables(&mut self, keyspace: Keyspace) -> Result<()> {
         let version = Arc::clone(&self.version);
         for file in version.levels(keyspace).tables() {
-            let checked = self.table(file);
-            let Some(totals) = self.note(checked)? else { continue };
-            let info = &file.record.info;
-            let segments: BTreeMap<u64, (u64, u64)> =
-                info.segments.iter().map(|(id, rows, bytes)| (*id, (*rows, *bytes))).collect();
-            let is_same = totals.rows == info.rows
-                && totals.delta_sum == info.delta_sum
-                && totals.revisions == Some((info.revision_min, info.revision_max))
-                && totals.keys == Some((info.first_key.clone(), info.last_key.clone()))
-                && totals.segments == segments;
-            if !is_same {
-                self.violation(format!("{}: the rows are not as {info:?}", file.guard.name()));
-            }
+            let verified = file.table.verify();
+            self.note(verified)?;
+            let read = self.rows(file);
+            self.note(read)?;
         }
         Ok(())
     }
 
-    fn table(&mut self, file: &TableFile) -> Result<Totals> {
-        let mut totals = Totals {
-            rows: 0,
-            delta_sum: 0,
-            revisions: None,
-            keys: None,
-            segments: BTreeMap::new(),
-        };
-        let mut previous: Option<(Bytes, Revision)> = None;
+    fn rows(&mut self, file: &TableFile) -> Result<()> {
         let mut cursor = file.table.cursor();
         cursor.seek(b"")?;
         while cursor.key().is_some() {
-            let row = cursor.row()?;
+            self.report.rows += 1;
+            self.value(&cursor.value_ref()?, cursor.kind(), file)?;
             cursor.advance()?;
-            if let Some((key, revision)) = &previous {
-                let is_ordered = *key < row.key || (*key == row.key && *revision > row.revision);
-                if !is_ordered {
-                    let name = file.guard.name();
-                    self.violation(format!("{name}: {:?} is out of order", row.key));
-                }
-            }
-            totals.rows += 1;
-            totals.delta_sum += row.delta as i64;
-            let (low, high) = totals.revisions.unwrap_or((row.revision, row.revision));
-            totals.revisions = Some((low.min(row.revision), high.max(row.revision)));
-            let first = totals.keys.take().map_or(row.key.clone(), |(first, _)| first);
-            totals.keys = Some((first, row.key.clone()));
-            if let ValueRef::Stored(handle) = &row.value {
-                let of_segment = totals.segments.entry(handle.segment).or_default();
-                *of_segment = (of_segment.0 + 1, of_segment.1 + u64::from(handle.length));
-            }
-            self.value(&row.value, row.kind, file)?;
-            previous = Some((row.key, row.revision));
         }
-        self.report.rows += totals.rows;
-        Ok(totals)
+        Ok(())
     }
 
     fn value(&mut self, value: &ValueRef, kind: Kind, file: &TableFile) -> Result<()> {
@@ -236,35 +171,63 @@ impl Check {
     /// Newer tables have newer versions, and the deltas of each key follow its history.
     fn versions_between_tables(&mut self, keyspace: Keyspace) -> Result<()> {
         let version = Arc::clone(&self.version);
-        // Of each key, oldest table first: newest revision so far, live or not.
-        let mut keys: BTreeMap<Bytes, (Revision, i64)> = BTreeMap::new();
+        let mut keys = BTreeMap::new();
         let levels = version.levels(keyspace);
         for file in levels.bottom.iter().chain(levels.upper.iter().rev()) {
-            let mut rows = Vec::new();
-            let mut cursor = file.table.cursor();
-            cursor.seek(b"")?;
-            while cursor.key().is_some() {
-                let row = cursor.row()?;
-                cursor.advance()?;
-                let is_next = cursor.key() == Some(&row.key);
-                rows.push((row.revision, row.kind, row.delta));
-                if is_next {
-                    continue;
+            let followed = self.versions(file, &mut keys);
+            self.note(followed)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the versions of a table to the newest revision so far, and whether that is live, of
+    /// each key.
+    fn versions(
+        &mut self,
+        file: &TableFile,
+        keys: &mut BTreeMap<Bytes, (Revision, i64)>,
+    ) -> Result<()> {
+        let mut rows = Vec::new();
+        let mut cursor = file.table.cursor();
+        cursor.seek(b"")?;
+        while cursor.key().is_some() {
+            let row = cursor.row()?;
+            cursor.advance()?;
+            let is_next = cursor.key() == Some(&row.key);
+            rows.push((row.revision, row.kind, row.delta));
+            if is_next {
+                continue;
+            }
+            let state = keys.entry(row.key.clone()).or_insert((Revision::default(), 0));
+            for (revision, kind, delta) in rows.drain(..).rev() {
+                let live = i64::from(kind == Kind::Put);
+                let is_newer = revision > state.0 || *state == (Revision::default(), 0);
+                let fits = state.1 + delta as i64 == live;
+                if !is_newer || !fits {
+                    let (name, key) = (file.guard.name(), &row.key);
+                    let what = format!("{kind:?} {delta:?} after {state:?}");
+                    self.violation(format!("{name}: key {key:?} at {revision:?}: {what}"));
                 }
-                let name = file.guard.name();
-                let state = keys.entry(row.key.clone()).or_insert((Revision::default(), 0));
-                for (revision, kind, delta) in rows.drain(..).rev() {
-                    let live = i64::from(kind == Kind::Put);
-                    let is_newer = revision > state.0 || *state == (Revision::default(), 0);
-                    let fits = state.1 + delta as i64 == live;
-                    if !is_newer || !fits {
-                        let what = format!("{kind:?} {delta:?} after {state:?}");
-                        self.report
-                            .violations
-                            .push(format!("{name}: key {:?} at {revision:?}: {what}", row.key));
-                    }
-                    *state = (revision, live);
-                }
+                *state = (revision, live);
+            }
+        }
+        Ok(())
+    }
+
+    /// The sums of deltas against a walk, at revisions from the compacted one to the newest.
+    fn counts(&mut self, snapshot: &Snapshot, keyspace: Keyspace) -> Result<()> {
+        let (low, high) = (snapshot.compacted(), snapshot.visible());
+        let mut revisions = vec![low, low + (high - low) / 2, high];
+        revisions.dedup();
+        for at in revisions {
+            let mut all = snapshot.range(keyspace, KeyRange::all(), at, Values::Skip);
+            let walked = all.try_fold(0, |live, entry| entry.map(|_| live + 1));
+            let counted = snapshot.count(keyspace, &KeyRange::all(), at);
+            if let (Some(live), Some(counted)) = (self.note(walked)?, self.note(counted)?)
+                && counted != live
+            {
+                let what = format!("{keyspace:?} at {at}: {live} live keys, deltas say {counted}");
+                self.violation(what);
             }
         }
         Ok(())

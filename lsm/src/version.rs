@@ -269,7 +269,10 @@ pub(crate) fn depth<'a>(tables: impl Iterator<Item = &'a TableRecord>) -> usize 
 impl SuperVersion {
     /// The memtables, newest first, each with the bound on its ordinals for a reader whose bound
     /// in the active one is `ordinal`.
-    pub(crate) fn memtables(&self, ordinal: u64) -> impl Iterator<Item = (&Arc<Memtable>, u64)> {
+    pub(crate) fn memtables(
+        &self,
+        ordinal: u64,
+    ) -> impl DoubleEndedIterator<Item = (&Arc<Memtable>, u64)> {
         let frozen = self.frozen.iter().map(|memtable| (memtable, crate::memtable::ALL_RECORDS));
         std::iter::once((&self.active, ordinal)).chain(frozen)
     }

@@ -9,7 +9,7 @@ mod support;
 use proptest::prelude::*;
 use support::{Batch, Change, Model, commit, open, settle, write};
 use varve_disk::sim::SimDisk;
-use varve_lsm::{Delta, KeyRange, Keyspace, Revision};
+use varve_lsm::{Delta, Error, KeyRange, Keyspace, Revision};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -94,4 +94,23 @@ proptest! {
         let report = db.check().expect("reads");
         prop_assert!(report.violations.is_empty(), "{:?}", report);
     }
+}
+
+#[test]
+fn deltas_that_cannot_be_are_an_error_and_a_finding() {
+    let (db, mut writer) = open(&SimDisk::new(1)).unwrap();
+    // A tombstone of a key that is not there.
+    let revision = Revision { main: 1, sub: 0 };
+    writer.delete(Keyspace::Kv, b"nothing", revision);
+    let batch = Batch { changes: Vec::new(), visible: 1, compacted: 0 };
+    commit(&mut writer, &batch, 1).unwrap();
+    for _ in 0..2 {
+        let counted = db.snapshot().count(Keyspace::Kv, &KeyRange::all(), 1);
+        let Err(Error::Corrupt { expected, found, .. }) = &counted else { panic!("{counted:?}") };
+        assert!(expected.contains("0 or more keys") && found == "-1", "{counted:?}");
+        writer.freeze().unwrap();
+        settle(&db).unwrap();
+    }
+    let report = db.check().unwrap();
+    assert!(report.violations.iter().any(|what| what.contains("0 or more keys")), "{report:?}");
 }

@@ -94,6 +94,26 @@ fn a_compressed_value_is_resident_once_its_frame_was_decompressed() {
     }
 }
 
+#[test]
+fn a_large_value_is_asked_for_as_a_whole_each_time_and_a_shorter_one_once() {
+    let disk = CountingDisk::new(Arc::new(SimDisk::new(1)));
+    let (db, mut writer) = Db::open(Arc::new(disk.clone()), dir(), small_options()).unwrap();
+    put(&mut writer, 1, b"large", &[7; 100_000]);
+    put(&mut writer, 2, b"long", &[8; 10_000]);
+    put(&mut writer, 3, b"short", &[9; 1_000]);
+    writer.freeze().unwrap();
+    settle(&db).unwrap();
+    disk.take_asked();
+    let snapshot = db.snapshot();
+    // What was verified once may have left memory since.
+    for expected in [&[100_008, 10_008][..], &[100_008], &[100_008]] {
+        for key in [&b"large"[..], b"long", b"short"] {
+            snapshot.get(Keyspace::Kv, key, 9).unwrap().unwrap();
+        }
+        assert_eq!(disk.take_asked(), expected);
+    }
+}
+
 fn put(writer: &mut Writer, main: u64, key: &[u8], value: &[u8]) {
     put_as(writer, main, Delta::Plus, key, value);
 }

@@ -14,7 +14,8 @@
 //!
 //! Invariants:
 //! - Only the [`MemtableWriter`] made together with a memtable changes it, through `&mut`.
-//! - Revisions of one key grow along the order of writing; those of all `kv` records do not fall.
+//! - Revisions of one key grow along the order of writing; those of all `kv` records do not fall,
+//!   and are above what was visible when the memtable began.
 //! - `Committed::ordinal` never goes back and never exceeds the number of records.
 
 use std::marker::PhantomData;
@@ -72,6 +73,8 @@ pub(crate) struct Memtable {
     /// First block of the `kv` records in the order of writing.
     order: NonNull<order::Block>,
     committed: ArcSwap<Committed>,
+    /// Newest `kv` revision that was visible when it was made.
+    begin: u64,
     used_bytes: AtomicUsize,
     /// Of these, bytes whose records a flush under way has written already, about.
     flushed_bytes: AtomicUsize,
@@ -105,6 +108,11 @@ impl Memtable {
     /// The state after the newest commit into this memtable.
     pub(crate) fn committed(&self) -> Arc<Committed> {
         self.committed.load_full()
+    }
+
+    /// All its `kv` records have a revision above this one.
+    pub(crate) fn begin(&self) -> u64 {
+        self.begin
     }
 
     /// Holds the lock that the writer takes to get more memory.

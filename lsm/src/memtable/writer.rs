@@ -44,10 +44,12 @@ impl MemtableWriter {
         let mut arena = Arena::new();
         let heads = [new_head(&mut arena, &chunks), new_head(&mut arena, &chunks)];
         let order = order::new_block(&mut arena, &chunks);
+        let begin = committed.kv_visible;
         let memtable = Arc::new(Memtable {
             lists: heads.map(|head| List { head: head_ptr(head), index: Index::new() }),
             order,
             committed: ArcSwap::from_pointee(committed),
+            begin,
             used_bytes: AtomicUsize::new(0),
             flushed_bytes: AtomicUsize::new(0),
             chunks,
@@ -87,6 +89,11 @@ impl MemtableWriter {
         meta: Meta,
         value: &[u8],
     ) {
+        let begin = self.memtable.begin;
+        assert!(
+            keyspace == Keyspace::Sys || revision.main > begin,
+            "{revision:?} in a memtable that began at {begin}"
+        );
         let hash = super::hash(key);
         // SAFETY: nodes live as long as the memtable, which this writer holds.
         let known: Option<NodeRef<'static>> =

@@ -1,7 +1,7 @@
 //! The deep check of a table: every row against everything that is said about it.
 //!
 //! One idea: [`Table::open`] makes a table safe to read; this makes sure that its answers are
-//! right. For received files, the offline check, the scrubber and tests; some 50 ns a row.
+//! right. For the check of a whole engine (`check.rs`) and for tests; some 50 ns a row.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A disk that counts what is written, by the kind of file.
+//! A disk that counts what is written, by the kind of file, and what it is asked to read soon.
 //!
 //! Amplification is a matter of bytes, not of time: what passes here is what a device would get.
 
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use varve_disk::durable::{Backend, DurableWriter};
-use varve_disk::{DirLock, Disk, File, Result};
+use varve_disk::{Access, DirLock, Disk, File, Result};
 
 /// Passes all calls on, and adds up the bytes of `write_at` by the suffix of the file's name.
 #[derive(Clone)]
@@ -17,6 +17,7 @@ pub struct CountingDisk {
     inner: Arc<dyn Disk>,
     written: Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>,
     unmappings: Arc<AtomicU64>,
+    asked: Arc<Mutex<Vec<usize>>>,
     residency: Arc<Residency>,
 }
 
@@ -29,9 +30,10 @@ struct CountingFile {
 
 impl CountingDisk {
     pub fn new(inner: Arc<dyn Disk>) -> Self {
-        let asked = Arc::clone(&inner);
-        let residency = Arc::new(move |bytes: &[u8]| asked.is_resident(bytes));
-        Self { inner, written: Arc::default(), unmappings: Arc::default(), residency }
+        let passed_on = Arc::clone(&inner);
+        let residency = Arc::new(move |bytes: &[u8]| passed_on.is_resident(bytes));
+        let (written, unmappings, asked) = (Arc::default(), Arc::default(), Arc::default());
+        Self { inner, written, unmappings, asked, residency }
     }
 
     /// Answers what is resident in place of the disk.
@@ -46,6 +48,11 @@ impl CountingDisk {
     /// How often it was asked to unmap what was let go.
     pub fn unmappings(&self) -> u64 {
         self.unmappings.load(Ordering::Relaxed)
+    }
+
+    /// The lengths of what it was asked to read soon since this was last called.
+    pub fn take_asked(&self) -> Vec<usize> {
+        std::mem::take(&mut self.asked.lock().unwrap())
     }
 
     fn counter(&self, path: &Path) -> Arc<AtomicU64> {
@@ -91,6 +98,13 @@ impl Disk for CountingDisk {
 
     fn is_resident(&self, bytes: &[u8]) -> bool {
         (self.residency)(bytes)
+    }
+
+    fn advise(&self, bytes: &[u8], access: Access) {
+        if access == Access::Soon {
+            self.asked.lock().unwrap().push(bytes.len());
+        }
+        self.inner.advise(bytes, access);
     }
 
     fn link(&self, from: &Path, to: &Path) -> Result<()> {
