@@ -56,8 +56,9 @@ pub const SEND_BUFFER_BYTES_MAX: usize = 512 * 1024;
 /// Decoded size of a request's headers; auth tokens are about 1 KiB.
 pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 /// Streams of one connection at once, announced to the client, unless the flag
-/// `--max-concurrent-streams` is lower. etcd's default is no limit; a stream costs about 4 KiB, so
-/// this bounds one hostile connection to 256 MiB while no client known opens more.
+/// `--max-concurrent-streams` is lower. etcd's default is no limit; a stream costs about 6 KiB, so
+/// this bounds one hostile connection to 400 MiB (392 MB measured, `tests/tests/floods/main.rs`)
+/// while no client known opens more.
 pub const CONCURRENT_STREAMS_MAX: u32 = 65_536;
 /// Streams that a client has opened and reset before we looked at them; beyond, the connection is
 /// closed (rapid reset, CVE-2023-44487). A client that cancels all its watches must stay below.

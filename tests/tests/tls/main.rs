@@ -5,7 +5,7 @@
 //! thing only (another authority, an expired or revoked certificate, none at all) does not.
 //!
 //! `VARVE_TLS_ROTATIONS` and `VARVE_TLS_SILENT` say how often certificates are replaced under load
-//! and how many connections say nothing; small numbers by default.
+//! and how many connections say nothing.
 
 mod clients;
 mod command_lines;
