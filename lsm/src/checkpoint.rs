@@ -73,7 +73,8 @@ impl Db {
     }
 
     /// Which of a checkpoint's files are already here: by digest. A file that is stays until the
-    /// next [`Writer::install`](crate::Writer::install), even if merges drop it meanwhile.
+    /// next [`Writer::install`](crate::Writer::install) or [`Db::forget_promises`], even if merges
+    /// drop it meanwhile.
     pub fn has_file(&self, name: &str, digest: u128) -> bool {
         // Held from the look to the promise: the file is not removed in between.
         let mut pins = self.shared.pins();
@@ -84,6 +85,11 @@ impl Db {
         let found = find_guard(&version, name, digest);
         pins.extend(found.map(Arc::clone));
         found.is_some()
+    }
+
+    /// What [`Db::has_file`] promised is not needed any more: nothing will be installed.
+    pub fn forget_promises(&self) {
+        self.shared.pins().clear();
     }
 
     /// Whether what was received could be installed: the manifest is sound, and each file that it
@@ -110,9 +116,10 @@ fn verified_files(
 ) -> Result<Vec<(PathBuf, PathBuf)>> {
     let (disk, dir) = (&shared.place.disk, &shared.place.dir);
     let current = Arc::clone(&shared.current.load().version);
-    let pins = shared.pins();
+    // The list is let go at once: what follows reads all that was received.
+    let pins = shared.pins().clone();
     let here: BTreeMap<&str, u128> =
-        guards(&current).chain(pins.iter()).map(|guard| (guard.name(), guard.digest())).collect();
+        guards(&current).chain(&pins).map(|guard| (guard.name(), guard.digest())).collect();
     let tables = state.tables.iter().map(|table| &table.info);
     let tables = tables.map(|info| (table_name(info.id), info.bytes, info.digest));
     let segments = state.segments.values();
@@ -201,10 +208,5 @@ impl Worker {
             disk.sync_dir(staged)?;
         }
         Ok(())
-    }
-
-    /// Lets go of files that were kept for an installation.
-    pub(crate) fn release_pins(&self, shared: &Shared) {
-        shared.pins().clear();
     }
 }

@@ -50,7 +50,7 @@ pub struct Options {
     /// A memtable is frozen when it holds this many bytes.
     pub memtable_bytes: usize,
     /// Frozen memtables waiting for their flush. Beyond it the active one grows, and the writer must
-    /// wait once so many and one more are to be written.
+    /// wait once so many and one more are to be written, or nine times as many small ones.
     pub frozen_memtables_max: usize,
     /// Level-0 tables that start a merge.
     pub level0_tables: usize,
@@ -75,6 +75,9 @@ pub struct Options {
     pub frame_cache_bytes: usize,
 }
 
+/// With this many times the frozen memtables permitted beyond those, the writer must wait whatever
+/// their size.
+const FROZEN_EXCESS: usize = 8;
 /// Offsets in segments are `u32`, and the last value may reach beyond the limit.
 const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 
@@ -288,7 +291,10 @@ impl Db {
         let capacity = options.memtable_bytes * (options.frozen_memtables_max + 1);
         let memtables = std::iter::once(&current.active).chain(&current.frozen);
         let bytes: usize = memtables.map(|memtable| memtable.unflushed_bytes()).sum();
-        bytes as f64 / capacity as f64
+        // Reads look into each of them, however small: the caller may freeze as often as it likes.
+        let more = current.frozen.len().saturating_sub(options.frozen_memtables_max);
+        let more_max = options.frozen_memtables_max * FROZEN_EXCESS;
+        (bytes as f64 / capacity as f64).max(more as f64 / more_max as f64)
     }
 
     /// Sizes for metrics and quotas.
@@ -323,9 +329,10 @@ fn live_bytes(version: &Version) -> u64 {
         let garbage_rows = if is_bottom { garbage.rows(floor) } else { 0 };
         let values = info.segments.iter();
         let value_bytes = values.clone().map(|(id, _, bytes)| stored(id, *bytes)).sum();
-        let all_bytes = values.map(|(_, _, bytes)| bytes).sum();
+        // Garbage counts inline values, too: its share is one of all that the table holds.
+        let held_bytes = info.bytes + values.map(|(_, _, bytes)| bytes).sum::<u64>();
         live_bytes += without(info.bytes, garbage_rows, info.rows);
-        live_bytes += without(value_bytes, garbage.value_bytes(floor), all_bytes);
+        live_bytes += without(value_bytes, garbage.value_bytes(floor), held_bytes);
     }
     live_bytes
 }

@@ -18,12 +18,12 @@ use crate::files::{FileIds, segment_name, table_name};
 use crate::garbage::{self, Fold};
 use crate::manifest::{Level, TableRecord};
 use crate::memtable::{ALL_RECORDS, Memtable, MemtableCursor, RecordRef};
-use crate::output::{Place, SegmentOutput, TableOutput};
+use crate::output::{Place, SegmentOutput, TableOutput, end_fold};
 use crate::segment::SegmentInfo;
 use crate::table::{Row, ValueRef};
-use crate::{Error, Keyspace, Kind, Options, Result};
+use crate::{Keyspace, Kind, Options, Result};
 
-/// What a record takes in a memtable beside its value, about.
+/// What a record takes in a memtable beside its key and its value, about.
 const RECORD_BYTES: u64 = 100;
 
 /// The files that came out of a memtable.
@@ -86,10 +86,13 @@ impl FlushJob {
                 continue;
             };
             let (revision, kind, delta) = (record.revision(), record.kind(), record.delta());
-            let record_bytes = RECORD_BYTES + record.value().len() as u64;
+            let mut record_bytes = RECORD_BYTES + record.value().len() as u64;
+            let key = self.key.get_or_insert_with(|| {
+                record_bytes += record.key().len() as u64;
+                Bytes::copy_from_slice(record.key())
+            });
             spent_bytes += record_bytes;
             self.memtable.add_flushed_bytes(record_bytes as usize);
-            let key = self.key.get_or_insert_with(|| Bytes::copy_from_slice(record.key()));
             if !self.fold.shadow(revision, delta) {
                 // Its value may go to a segment now: a put that is not shadowed stays.
                 let value = value_of(record, self.inline_value_bytes_max, &mut self.segments, ids)?;
@@ -109,12 +112,7 @@ impl FlushJob {
 
     fn end_key(&mut self, ids: &mut FileIds) -> Result<()> {
         let key = self.key.take();
-        let oldest = self.fold.end_key().map_err(|sum| {
-            let found = format!("{sum} for key {key:02x?}");
-            Error::corrupt(&self.place.dir, 0, "deltas of a key within -1..=1", found)
-        })?;
-        if let Some((mut row, delta)) = oldest {
-            row.delta = delta;
+        if let Some(row) = end_fold(&mut self.fold, key.as_deref(), &self.place)? {
             self.tables.add(ids, &row)?;
         }
         self.tables.end_key()

@@ -5,9 +5,9 @@
 //! tables are newer than all its inputs, so they do not concern it. Nothing of it is visible before
 //! the manifest edit at its end; a crash leaves files that the next start removes.
 //!
-//! On the way to the bottom, values that lie in *poor* segments (see `pick.rs`) are copied to new
-//! ones, in key order, and compressed if the options say so: they have outlived their neighbours, so
-//! they are cold. A segment that no table refers to any more leaves the version with the same edit.
+//! On the way to the bottom, values that lie in segments worth leaving (`pick/values.rs`) are copied
+//! to new ones, in key order, and compressed if the options say so: most have outlived their
+//! neighbours, so they are cold. A segment that no table refers to any more leaves the version with the same edit.
 //!
 //! Invariants: the inputs hold, of each key in them, a contiguous stretch of versions (tiers are
 //! taken whole from 0 on, and the bottom has a key in one table only), which is what `garbage.rs`
@@ -23,20 +23,20 @@ use crate::garbage::{self, Fold};
 use crate::iter::level::LevelCursor;
 use crate::iter::merge::Merge;
 use crate::manifest::{Level, TableRecord};
-use crate::output::{Place, SegmentOutput, TableOutput};
+use crate::output::{Place, SegmentOutput, TableOutput, end_fold};
 use crate::pick::Choice;
 use crate::segment::{Ahead, SegmentInfo, Walk};
 use crate::table::{Row, ValueRef};
 use crate::version::{Levels, Version};
-use crate::{Error, Options, Result};
+use crate::{Options, Result};
 
 /// A bottom table below this share of the wanted size is merged with a neighbour that is.
 const SMALL_SHARE: u64 = 4;
 /// So many times as large as those of the bottom, tables above it may be: a point read compares its
 /// key with those of each.
 const UPPER_TABLE_FACTOR: u64 = 8;
-/// What a row costs of a step's budget, beside the value it moves.
-const ROW_COST_BYTES: u64 = 64;
+/// What a row costs of a step's budget, beside its key and the value it moves.
+const ROW_COST_BYTES: u64 = 32;
 
 /// A merge under way.
 pub(crate) struct MergeJob {
@@ -50,7 +50,7 @@ pub(crate) struct MergeJob {
     key: Option<Bytes>,
     tables: TableOutput,
     segments: SegmentOutput,
-    poor: BTreeSet<u64>,
+    to_leave: BTreeSet<u64>,
     values: Walk,
     ahead: Ahead,
     /// First keys of bottom tables that stay: outputs end before them.
@@ -65,11 +65,11 @@ pub(crate) struct Merged {
 }
 
 impl MergeJob {
-    /// Begins the merge of `choice` in `version`, relocating values out of `poor` segments.
+    /// Begins the merge of `choice` in `version`, moving values out of the segments `to_leave`.
     pub(crate) fn new(
         choice: &Choice,
         version: &Arc<Version>,
-        poor: BTreeSet<u64>,
+        to_leave: BTreeSet<u64>,
         place: &Place,
         options: &Options,
     ) -> Result<Self> {
@@ -93,7 +93,7 @@ impl MergeJob {
         let chosen: Vec<_> =
             pairs().filter(|(_, is_input)| **is_input).map(|(file, _)| Arc::clone(file)).collect();
         let stay = pairs().filter(|(_, is_input)| !**is_input).map(|(file, _)| &file.record.info);
-        let (tables, poor, cuts) = match choice {
+        let (tables, to_leave, cuts) = match choice {
             // Values stay where they are: many of them will not be needed at the bottom any more.
             Choice::Tiers(_, last) => {
                 let (level, bytes_max) =
@@ -104,7 +104,7 @@ impl MergeJob {
             Choice::Upper(_) | Choice::Bottom(..) => {
                 let bytes_max = options.table_bytes;
                 let tables = TableOutput::new(place.clone(), keyspace, Level::Bottom, bytes_max);
-                (tables, poor, stay.map(|info| info.first_key.clone()).collect())
+                (tables, to_leave, stay.map(|info| info.first_key.clone()).collect())
             }
         };
         let mut sources: Vec<LevelCursor> =
@@ -119,7 +119,7 @@ impl MergeJob {
             key: None,
             tables,
             segments: SegmentOutput::new(place.clone(), options.segment_bytes, options.compression),
-            poor,
+            to_leave,
             values: Walk::default(),
             ahead: Ahead::default(),
             cuts,
@@ -143,7 +143,7 @@ impl MergeJob {
                 self.begin_key(&row.key)?;
             }
             let (revision, kind, delta) = (row.revision, row.kind, row.delta);
-            spent_bytes += ROW_COST_BYTES;
+            spent_bytes += ROW_COST_BYTES + row.key.len() as u64;
             if let Some(row) = self.fold.push(revision, kind, delta, row) {
                 spent_bytes += self.write(ids, row)?;
             }
@@ -162,12 +162,7 @@ impl MergeJob {
 
     fn end_key(&mut self, ids: &mut FileIds) -> Result<()> {
         let Some(key) = self.key.take() else { return Ok(()) };
-        let oldest = self.fold.end_key().map_err(|sum| {
-            let found = format!("{sum} for key {key:02x?}");
-            Error::corrupt(&self.place.dir, 0, "deltas of a key within -1..=1", found)
-        })?;
-        if let Some((mut row, delta)) = oldest {
-            row.delta = delta;
+        if let Some(row) = end_fold(&mut self.fold, Some(&key), &self.place)? {
             self.write(ids, row)?;
         }
         self.tables.end_key()
@@ -177,7 +172,7 @@ impl MergeJob {
     fn write(&mut self, ids: &mut FileIds, mut row: Row) -> Result<u64> {
         let mut moved_bytes = 0;
         if let ValueRef::Stored(handle) = row.value
-            && self.poor.contains(&handle.segment)
+            && self.to_leave.contains(&handle.segment)
         {
             let (position, segment) = self.version.segment_at(handle)?;
             segment.read_ahead(&mut self.ahead, position, handle);

@@ -13,17 +13,33 @@ use std::sync::Arc;
 use varve_disk::Disk;
 
 use crate::files::FileIds;
-use crate::garbage::GarbageBuilder;
+use crate::garbage::{Fold, GarbageBuilder};
 use crate::manifest::{Level, TableRecord};
 use crate::segment::{Compression, SegmentBuilder, SegmentInfo};
 use crate::table::{Row, TableBuilder, ValueHandle, ValueRef};
-use crate::{Keyspace, Result};
+use crate::{Error, Keyspace, Result};
 
 /// Where new files go.
 #[derive(Clone)]
 pub(crate) struct Place {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
+}
+
+/// Ends `key` in `fold`: the row that it held back, if that stays, as it is from now on.
+///
+/// # Errors
+/// The rows are not what was written.
+pub(crate) fn end_fold(
+    fold: &mut Fold<Row>,
+    key: Option<&[u8]>,
+    place: &Place,
+) -> Result<Option<Row>> {
+    let oldest = fold.end_key().map_err(|sum| {
+        let found = format!("{sum} for key {key:02x?}");
+        Error::corrupt(&place.dir, 0, "deltas of a key within -1..=1", found)
+    })?;
+    Ok(oldest.map(|(row, delta)| Row { delta, ..row }))
 }
 
 /// New value segments, one after another.

@@ -9,7 +9,8 @@
 //!    so on, as a counter carries;
 //! 2. a merge of all above the bottom into it would drop a quarter of what it has to read;
 //! 3. a quarter of a bottom table can be dropped;
-//! 4. values nobody refers to, in segments worth rewriting, are an eighth of those referred to.
+//! 4. values nobody refers to, in segments worth rewriting, are an eighth of those referred to;
+//! 5. there are hundreds of small segments (both: `values.rs`).
 //!
 //! A quarter is one of the rows, or one of the bytes that they hold, values included: a few large
 //! values among many small rows are no reason for reads, but one for space.
@@ -17,8 +18,11 @@
 //! What can be dropped is known from [`Garbage`](crate::garbage::Garbage) before a byte is read, so
 //! no table is ever rewritten for nothing. The sequence of choices ends: a merge among tiers makes
 //! one run of several and takes all its rows to a higher tier.
+//!
+//! A merge is the whole of what it replaces, and others wait for it: so of the bottom it takes a few
+//! tables at a time where it may choose.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::Keyspace;
 use crate::garbage;
@@ -26,14 +30,19 @@ use crate::manifest::{Level, TIER_MAX, TableRecord};
 use crate::segment::SegmentInfo;
 use crate::version::depth;
 
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub(crate) use values::segments_to_leave;
+
 /// Garbage is worth a merge when it is at least one in this many rows, or bytes.
 const GARBAGE_SHARE: u64 = 4;
-/// A segment is poor when less than this share of its bytes is referred to. Chosen by
-/// `tests/amplification.rs`: with less of it files take more than 1.5 times what can be read, with
-/// more of it uniform overwrites write each value more than twice.
-const POOR_PERCENT: u64 = 54;
-/// Relocation begins when dead bytes in poor segments are one in this many referred-to bytes.
-const DEAD_SHARE: u64 = 8;
+/// Bottom tables that are merged together for their garbage, at most.
+const BOTTOM_TABLES_MAX: usize = 8;
+/// So many times as many small tables as level 0 may have, a tier may: side by side they are one run,
+/// but a read compares its key with those of each.
+const SMALL_TABLES_FACTOR: usize = 8;
 
 /// Tables to merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +69,8 @@ pub(crate) struct Pressure<'a> {
     /// As in [`Options`](crate::Options).
     pub level0_tables: usize,
     pub bottom_factor: u64,
+    pub table_bytes: u64,
+    pub segment_bytes: u64,
     /// The durable compacted revision.
     pub compacted: u64,
     /// Segments and the bytes referred to in each.
@@ -77,19 +88,8 @@ pub(crate) fn pick(shapes: &[Shape<'_>], pressure: &Pressure<'_>) -> Option<Choi
             shapes.iter().find(frees).map(|shape| Choice::Upper(shape.keyspace))
         })
         .or_else(|| shapes.iter().find_map(|shape| bottom_with_garbage(shape, pressure.compacted)))
-        .or_else(|| bottom_with_poor_values(shapes, pressure))
-}
-
-/// Segments of which so little is referred to that their values are copied when met in a merge.
-pub(crate) fn poor_segments(
-    segments: &BTreeMap<u64, SegmentInfo>,
-    references: &BTreeMap<u64, u64>,
-) -> BTreeSet<u64> {
-    let is_poor = |info: &&SegmentInfo| {
-        let referred = references.get(&info.id).copied().unwrap_or(0);
-        referred * 100 < info.value_bytes * POOR_PERCENT
-    };
-    segments.values().filter(is_poor).map(|info| info.id).collect()
+        .or_else(|| values::bottom_with_poor_values(shapes, pressure))
+        .or_else(|| values::bottom_with_small_segments(shapes, pressure))
 }
 
 fn full_level0(shape: &Shape<'_>, pressure: &Pressure<'_>) -> Option<Choice> {
@@ -105,7 +105,11 @@ fn full_level0(shape: &Shape<'_>, pressure: &Pressure<'_>) -> Option<Choice> {
     if level0 == 1 || is_large_for_bottom(shape, pressure.bottom_factor) {
         return Some(Choice::Upper(shape.keyspace));
     }
-    let has_room = |tier: &u8| depth(of_tier(*tier)) + 1 < pressure.level0_tables.max(2);
+    let has_room = |tier: &u8| {
+        let small = of_tier(*tier).filter(|table| table.info.bytes < pressure.table_bytes);
+        depth(of_tier(*tier)) + 1 < pressure.level0_tables.max(2)
+            && small.count() < pressure.level0_tables.max(2) * SMALL_TABLES_FACTOR
+    };
     let tier = (1..=TIER_MAX).find(has_room);
     Some(tier.map_or(Choice::Upper(shape.keyspace), |tier| Choice::Tiers(shape.keyspace, tier - 1)))
 }
@@ -155,7 +159,7 @@ fn held_bytes(table: &TableRecord) -> u64 {
     table.info.bytes + table.info.segments.iter().map(|(_, _, bytes)| bytes).sum::<u64>()
 }
 
-/// The bottom table with the most garbage, and its neighbours that have as large a share of it.
+/// The bottom table with the most garbage, and neighbours that have as large a share of it.
 fn bottom_with_garbage(shape: &Shape<'_>, compacted: u64) -> Option<Choice> {
     let floor = garbage::floor(shape.keyspace, compacted);
     let table = |position: usize| std::iter::once(shape.bottom[position]);
@@ -165,240 +169,8 @@ fn bottom_with_garbage(shape: &Shape<'_>, compacted: u64) -> Option<Choice> {
         (garbage.value_bytes(floor), garbage.rows(floor))
     };
     let worst = (0..shape.bottom.len()).filter(is_worth).max_by_key(garbage)?;
-    let start = (0..worst).rev().take_while(is_worth).last().unwrap_or(worst);
+    let first = (worst + 1).saturating_sub(BOTTOM_TABLES_MAX / 2);
+    let start = (first..worst).rev().take_while(is_worth).last().unwrap_or(worst);
     let end = (worst..shape.bottom.len()).take_while(is_worth).last().unwrap_or(worst) + 1;
-    Some(Choice::Bottom(shape.keyspace, start..end))
-}
-
-/// The bottom table that refers to the most bytes in poor segments, if enough there is dead.
-fn bottom_with_poor_values(shapes: &[Shape<'_>], pressure: &Pressure<'_>) -> Option<Choice> {
-    let poor = poor_segments(pressure.segments, pressure.references);
-    let referred: u64 = pressure.references.values().sum();
-    // What only tables above the bottom refer to is not for this merge to free.
-    let of_bottom: BTreeSet<u64> = shapes
-        .iter()
-        .flat_map(|shape| shape.bottom.iter().flat_map(|table| &table.info.segments))
-        .map(|(id, _, _)| *id)
-        .collect();
-    let dead: u64 = poor
-        .intersection(&of_bottom)
-        .map(|id| {
-            let referred = pressure.references.get(id).copied().unwrap_or(0);
-            pressure.segments[id].value_bytes.saturating_sub(referred)
-        })
-        .sum();
-    if dead == 0 || dead * DEAD_SHARE < referred {
-        return None;
-    }
-    let poor_bytes = |table: &TableRecord| -> u64 {
-        let in_poor = table.info.segments.iter().filter(|(id, _, _)| poor.contains(id));
-        in_poor.map(|(_, _, value_bytes)| value_bytes).sum()
-    };
-    let candidates = shapes.iter().flat_map(|shape| {
-        shape.bottom.iter().enumerate().map(|(position, table)| {
-            (poor_bytes(table), Choice::Bottom(shape.keyspace, position..position + 1))
-        })
-    });
-    let worst = candidates.max_by_key(|(bytes, _)| *bytes)?;
-    (worst.0 > 0).then_some(worst.1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Revision;
-    use crate::garbage::Garbage;
-    use crate::manifest::Level;
-    use crate::table::TableInfo;
-
-    fn table(id: u64, keys: &str, rows: u64, garbage: &[(u64, u64)]) -> TableRecord {
-        let (first, last) = keys.split_once('-').unwrap();
-        TableRecord {
-            keyspace: Keyspace::Kv,
-            level: Level::Bottom,
-            info: TableInfo {
-                id,
-                bytes: rows * 50,
-                digest: 0,
-                first_key: first.to_owned().into(),
-                last_key: last.to_owned().into(),
-                rows,
-                revision_min: Revision::default(),
-                revision_max: Revision::MAX,
-                delta_sum: 0,
-                segments: vec![(7, rows, rows * 100)],
-            },
-            // Values of no bytes: only rows count.
-            garbage: Garbage {
-                buckets: garbage.iter().map(|(revision, rows)| (*revision, *rows, 0)).collect(),
-            },
-        }
-    }
-
-    fn run(tier: u8, id: u64, keys: &str, rows: u64) -> TableRecord {
-        TableRecord { level: Level::Tier(tier), ..table(id, keys, rows, &[]) }
-    }
-
-    fn choose(
-        upper: &[TableRecord],
-        bottom: &[TableRecord],
-        compacted: u64,
-        value_bytes: u64,
-    ) -> Option<Choice> {
-        let shape = Shape {
-            keyspace: Keyspace::Kv,
-            upper: upper.iter().collect(),
-            bottom: bottom.iter().collect(),
-        };
-        let referred = upper.iter().chain(bottom).map(|table| table.info.rows * 100).sum();
-        let info = SegmentInfo { id: 7, bytes: value_bytes, digest: 0, values: 1, value_bytes };
-        let pressure = Pressure {
-            level0_tables: 4,
-            bottom_factor: 8,
-            compacted,
-            segments: &BTreeMap::from([(7, info)]),
-            references: &BTreeMap::from([(7, referred)]),
-        };
-        pick(&[shape], &pressure)
-    }
-
-    #[test]
-    fn level_0_is_merged_when_it_is_full() {
-        let tables: Vec<_> = (0..4).map(|id| run(0, id, "a-z", 10)).collect();
-        assert_eq!(choose(&tables[..3], &[], 9, 0), None);
-        assert_eq!(choose(&tables, &[], 9, 0), Some(Choice::Upper(Keyspace::Kv)));
-    }
-
-    #[test]
-    fn a_few_large_values_above_many_small_rows_go_to_the_bottom() {
-        let large = |id| {
-            let mut run = run(0, id, "a-z", 10);
-            run.info.segments = vec![(7, 10, 10 << 20)];
-            run
-        };
-        let bottom = [table(9, "a-z", 1_000_000, &[])];
-        let small: Vec<_> = (0..4).map(|id| run(0, id, "a-z", 10)).collect();
-        assert_eq!(choose(&small, &bottom, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 0)));
-        let large: Vec<_> = (0..4).map(large).collect();
-        assert_eq!(choose(&large, &bottom, 9, 0), Some(Choice::Upper(Keyspace::Kv)));
-    }
-
-    #[test]
-    fn level_0_goes_to_the_bottom_when_it_is_an_eighth_of_what_it_touches_there() {
-        let tables: Vec<_> = (0..4).map(|id| run(0, id, "c-f", 10)).collect();
-        let beside = table(8, "a-b", 1_000, &[]);
-        let large = [beside.clone(), table(9, "f-z", 321, &[])];
-        assert_eq!(choose(&tables, &large, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 0)));
-        let small = [beside, table(9, "f-z", 320, &[])];
-        assert_eq!(choose(&tables, &small, 9, 0), Some(Choice::Upper(Keyspace::Kv)));
-    }
-
-    #[test]
-    fn a_full_tier_is_merged_along_with_those_before_it() {
-        let bottom = [table(99, "a-z", 100_000, &[])];
-        let mut upper: Vec<_> = (0..4).map(|id| run(0, id, "c-f", 10)).collect();
-        let mut choices = Vec::new();
-        for tier in [1, 1, 1, 3, 2, 2, 2] {
-            upper.push(run(tier, upper.len() as u64, "c-f", 40));
-            upper.sort_by_key(|table| table.level);
-            choices.push(choose(&upper, &bottom, 9, 0));
-        }
-        let expected = [0, 0, 1, 1, 1, 1, 2].map(|tier| Some(Choice::Tiers(Keyspace::Kv, tier)));
-        assert_eq!(choices, expected);
-    }
-
-    #[test]
-    fn tables_of_a_tier_that_do_not_overlap_are_one_run() {
-        let bottom = [table(99, "a-z", 100_000, &[])];
-        let mut upper: Vec<_> = (0..4).map(|id| run(0, id, "c-f", 10)).collect();
-        upper.extend(["a-b", "c-d", "e-f", "g-h"].map(|keys| run(1, 50, keys, 40)));
-        assert_eq!(choose(&upper, &bottom, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 0)));
-        upper.extend(["b-c", "d-e"].map(|keys| run(1, 60, keys, 40)));
-        assert_eq!(choose(&upper, &bottom, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 0)));
-        upper.push(run(1, 70, "c-c", 40));
-        assert_eq!(choose(&upper, &bottom, 9, 0), Some(Choice::Tiers(Keyspace::Kv, 1)));
-    }
-
-    /// Ten thousand flushes of tables that touch all of the bottom, without garbage.
-    #[test]
-    fn runs_stay_few_and_rows_are_written_seldom_whatever_the_size_of_the_bottom() {
-        for bottom_rows in [0, 1_000, 50_000, 1_000_000] {
-            let (mut upper, mut bottom) = (Vec::new(), vec![table(0, "a-z", bottom_rows, &[])]);
-            let (mut written, mut most) = (0, 0);
-            for flush in 0..10_000 {
-                upper.insert(0, run(0, flush, "a-z", 10));
-                while let Some(choice) = choose(&upper, &bottom, 9, 0) {
-                    let (level, count) = match choice {
-                        Choice::Tiers(_, last) => {
-                            let count =
-                                upper.partition_point(|table| table.level <= Level::Tier(last));
-                            (Level::Tier(last + 1), count)
-                        }
-                        Choice::Upper(_) => (Level::Bottom, upper.len()),
-                        Choice::Bottom(..) => panic!("the bottom has no garbage"),
-                    };
-                    let merged: Vec<_> = upper.drain(..count).collect();
-                    assert!(merged.len() >= 4, "{} tables", merged.len());
-                    let mut rows = merged.iter().map(|table| table.info.rows).sum::<u64>();
-                    if level == Level::Bottom {
-                        // All keys are there already.
-                        rows = rows.max(bottom[0].info.rows);
-                        bottom = vec![table(0, "a-z", rows, &[])];
-                    } else {
-                        upper.insert(0, TableRecord { level, ..table(flush, "a-z", rows, &[]) });
-                    }
-                    written += rows;
-                }
-                most = most.max(upper.len());
-            }
-            let times = written / 100_000;
-            assert!(times <= 14 && most <= 20, "{bottom_rows}: {times} times, {most} runs");
-        }
-    }
-
-    #[test]
-    fn level_0_is_merged_when_that_frees_a_quarter_of_what_is_read() {
-        let upper = [table(1, "c-d", 100, &[(50, 30), (60, 20)])];
-        let bottom = [table(2, "a-b", 900, &[]), table(3, "c-e", 100, &[])];
-        assert_eq!(choose(&upper, &bottom, 59, 0), None, "30 of 200");
-        let merged = choose(&upper, &bottom, 60, 0);
-        assert_eq!(merged, Some(Choice::Upper(Keyspace::Kv)), "50 of 200");
-    }
-
-    #[test]
-    fn neighbouring_bottom_tables_with_garbage_are_merged_together() {
-        let bottom = [
-            table(1, "a-b", 100, &[(5, 25)]),
-            table(2, "c-d", 100, &[(5, 10)]),
-            table(3, "e-f", 100, &[(5, 30)]),
-            table(4, "g-h", 100, &[(5, 90)]),
-        ];
-        assert_eq!(choose(&[], &bottom, 4, 0), None);
-        assert_eq!(choose(&[], &bottom, 5, 0), Some(Choice::Bottom(Keyspace::Kv, 2..4)));
-    }
-
-    #[test]
-    fn a_few_large_values_are_worth_a_merge_when_they_hold_a_quarter_of_the_bytes() {
-        // It holds 100 * 50 bytes of rows and 100 * 100 of values, so a quarter is 3750.
-        let with = |garbage_bytes| {
-            let mut bottom = [table(1, "a-b", 100, &[]), table(2, "c-d", 100, &[])];
-            bottom[1].garbage.buckets = vec![(5, 1, garbage_bytes), (9, 1, 10_000)];
-            bottom
-        };
-        assert_eq!(choose(&[], &with(3_749), 5, 0), None);
-        let second = Some(Choice::Bottom(Keyspace::Kv, 1..2));
-        assert_eq!(choose(&[], &with(3_750), 5, 0), second);
-        assert_eq!(choose(&[], &with(3_750), 4, 0), None);
-        let upper = [with(7_500)[1].clone()];
-        assert_eq!(choose(&upper, &[], 5, 0), Some(Choice::Upper(Keyspace::Kv)));
-        let bottom = [table(3, "c-e", 101, &[])];
-        assert_eq!(choose(&upper, &bottom, 5, 0), None, "it has to read twice as much");
-    }
-
-    #[test]
-    fn values_are_relocated_when_much_of_a_segment_is_dead() {
-        let bottom = [table(1, "a-b", 10, &[]), table(2, "c-d", 20, &[])];
-        assert_eq!(choose(&[], &bottom, 4, 5_555), None, "54 % of it is referred to");
-        assert_eq!(choose(&[], &bottom, 4, 5_556), Some(Choice::Bottom(Keyspace::Kv, 1..2)));
-    }
+    Some(Choice::Bottom(shape.keyspace, start..end.min(start + BOTTOM_TABLES_MAX)))
 }

@@ -7,8 +7,8 @@
 //! It reads through the file, not the mapping, so that a page that the device cannot read is an
 //! error and not a signal.
 //!
-//! Invariants: the file under way is held, so that it is not removed; a pass looks at each file of
-//! the version that was the newest when the pass began, once.
+//! Invariants: only the file under way is held; a pass looks once at each file of the version that
+//! was the newest when the pass began, but for those that are not needed any more at their turn.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::db::Shared;
 use crate::files::FileGuard;
+use crate::version::Version;
 use crate::{Db, Error, Result};
 
 /// What one call of [`Db::scrub`] did.
@@ -34,8 +35,8 @@ pub struct Scrubbed {
 /// Where the scrubber is; part of the worker's state.
 #[derive(Default)]
 pub(crate) struct Scrub {
-    /// Files of this pass that are still to come, with their lengths.
-    files: VecDeque<(Arc<FileGuard>, u64)>,
+    /// Names of the files of this pass that are still to come.
+    names: VecDeque<String>,
     open: Option<OpenFile>,
 }
 
@@ -63,14 +64,15 @@ impl Db {
 impl Scrub {
     fn step(&mut self, shared: &Shared, budget_bytes: u64) -> Result<Scrubbed> {
         let mut done = Scrubbed::default();
-        if self.open.is_none() && self.files.is_empty() {
-            self.begin_pass(shared);
+        let version = Arc::clone(&shared.current.load().version);
+        if self.open.is_none() && self.names.is_empty() {
+            self.names = files(&version).map(|(guard, _)| guard.name().to_owned()).collect();
         }
         while done.bytes < budget_bytes && !done.is_pass_done {
             let mut open = match self.open.take() {
                 Some(open) => open,
-                None => match self.files.pop_front() {
-                    Some((guard, bytes)) => OpenFile::new(shared, guard, bytes)?,
+                None => match self.next(shared, &version)? {
+                    Some(open) => open,
                     None => {
                         done.is_pass_done = true;
                         break;
@@ -83,19 +85,28 @@ impl Scrub {
             } else {
                 open.compare(shared)?;
                 done.files += 1;
-                done.is_pass_done = self.files.is_empty();
+                done.is_pass_done = self.names.is_empty();
             }
         }
         Ok(done)
     }
 
-    fn begin_pass(&mut self, shared: &Shared) {
-        let version = Arc::clone(&shared.current.load().version);
-        let tables = version.tables().map(|file| (&file.guard, file.record.info.bytes));
-        let segments = version.segments().map(|file| (&file.guard, file.segment.info().bytes));
-        self.files =
-            tables.chain(segments).map(|(file, bytes)| (Arc::clone(file), bytes)).collect();
+    /// Opens the next file that is still needed. The worker's lock is held, so it is not removed
+    /// before it is open.
+    fn next(&mut self, shared: &Shared, version: &Version) -> Result<Option<OpenFile>> {
+        while let Some(name) = self.names.pop_front() {
+            if let Some((guard, bytes)) = files(version).find(|(guard, _)| guard.name() == name) {
+                return OpenFile::new(shared, Arc::clone(guard), bytes).map(Some);
+            }
+        }
+        Ok(None)
     }
+}
+
+/// All files of a version, with their lengths.
+fn files(version: &Version) -> impl Iterator<Item = (&Arc<FileGuard>, u64)> {
+    let tables = version.tables().map(|file| (&file.guard, file.record.info.bytes));
+    tables.chain(version.segments().map(|file| (&file.guard, file.segment.info().bytes)))
 }
 
 impl OpenFile {

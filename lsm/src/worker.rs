@@ -24,7 +24,7 @@ use crate::flush::{FlushJob, Flushed};
 use crate::manifest::{Edit, Manifest, TableRecord};
 use crate::memtable::Memtable;
 use crate::merge::{MergeJob, Merged};
-use crate::pick::{Pressure, Shape, pick, poor_segments};
+use crate::pick::{Pressure, Shape, pick, segments_to_leave};
 use crate::scrub::Scrub;
 use crate::segment::SegmentInfo;
 use crate::version::{SuperVersion, Version};
@@ -220,12 +220,14 @@ fn begin_merge(shared: &Shared, version: &Arc<Version>) -> Result<Option<MergeJo
     let pressure = Pressure {
         level0_tables: shared.options.level0_tables,
         bottom_factor: shared.options.bottom_factor,
+        table_bytes: shared.options.table_bytes,
+        segment_bytes: shared.options.segment_bytes,
         compacted: version.compacted,
         segments: &segments,
         references: &references,
     };
     let Some(choice) = pick(&shapes, &pressure) else { return Ok(None) };
-    let poor = poor_segments(&segments, &references);
+    let poor = segments_to_leave(&pressure);
     MergeJob::new(&choice, version, poor, &shared.place, &shared.options).map(Some)
 }
 

@@ -188,7 +188,7 @@ impl Writer {
             frozen: Vec::new(),
             version,
         });
-        worker.release_pins(&shared);
+        shared.pins().clear();
         drop(worker);
         *self = Self::new(shared, fresh);
         Ok(())

@@ -7,11 +7,12 @@ mod support;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use support::{dir, open, settle};
+use support::{dir, open, open_with, settle, small_options};
 use varve_disk::Disk;
 use varve_disk::sim::SimDisk;
 use varve_lsm::{
-    Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Revision, Snapshot, Values, Work, Writer,
+    Commit, Db, Delta, KeyRange, Keyspace, Kind, Meta, Options, Revision, Snapshot, Values, Work,
+    Writer,
 };
 
 /// A simple user: one change a commit.
@@ -25,8 +26,12 @@ struct User {
 
 impl User {
     fn new() -> Self {
+        Self::with(small_options())
+    }
+
+    fn with(options: Options) -> Self {
         let disk = SimDisk::new(1);
-        let (db, writer) = open(&disk).unwrap();
+        let (db, writer) = open_with(&disk, options).unwrap();
         Self { disk, db, writer, main: 0, compacted: 0 }
     }
 
@@ -310,6 +315,42 @@ fn rows_that_make_garbage_of_others_count_as_live() {
     assert!(flushed.is_some());
     let live_bytes = user.db.sizes().live_bytes;
     assert!(live_bytes >= 8 * 500, "{live_bytes}");
+}
+
+#[test]
+fn garbage_among_short_values_is_not_taken_from_long_ones() {
+    let options = Options { memtable_bytes: 1 << 20, ..small_options() };
+    let mut user = User::with(options);
+    // One table, with long values that all live, and short ones, beside their keys, mostly dead.
+    (0..20).for_each(|number| user.put(number, Delta::Plus, 1_000));
+    for round in 0..10 {
+        let delta = if round == 0 { Delta::Plus } else { Delta::Zero };
+        (100..200).for_each(|number| user.put(number, delta, 30));
+    }
+    user.writer.freeze().unwrap();
+    user.compacted = user.main;
+    user.main += 1;
+    user.commit();
+    user.writer.freeze().unwrap();
+    for _ in 0..2 {
+        while user.db.work().unwrap() != Work::Flushed {}
+    }
+    let sizes = user.db.sizes();
+    assert!(sizes.disk_bytes - sizes.live_bytes < 20_000 / 2, "{sizes:?}: are long ones dead?");
+}
+
+#[test]
+fn small_segments_become_few() {
+    let mut user = User::new();
+    // Each compaction makes what was written durable, and so a segment for one long value.
+    for number in 0..1_500 {
+        user.put(number, Delta::Plus, 100);
+        user.settle();
+    }
+    let segments = user.names(".vs").len();
+    assert!(segments <= 600, "{segments} segments for 150 KB of values");
+    assert_eq!(live(&user.db.snapshot()), 1_500);
+    user.assert_sound();
 }
 
 #[test]

@@ -64,6 +64,55 @@ fn each_step_of_a_flush_writes_a_little_and_lowers_the_pressure() {
     assert!(db.pressure() < 0.07, "{}: one table of level 0", db.pressure());
 }
 
+/// Long keys are a part of a step like long values.
+#[test]
+fn each_step_writes_a_little_of_long_keys_too() {
+    let disk = CountingDisk::new(Arc::new(SimDisk::new(1)));
+    let (db, mut writer) = Db::open(Arc::new(disk.clone()), dir(), options()).unwrap();
+    for round in 0..3 {
+        for number in 0_u64..100 {
+            let main = round * 100 + number + 1;
+            // Keys of different beginnings, so that no prefix is shared.
+            let key = [&number.to_be_bytes()[7..], &[b'k'; 4_000]].concat();
+            let delta = if round == 0 { Delta::Plus } else { Delta::Zero };
+            let revision = Revision { main, sub: 0 };
+            writer.put(Keyspace::Kv, &key, revision, delta, Meta::EMPTY, b"");
+            let commit = Commit { mark: Bytes::new(), kv_visible: main, compacted: 0 };
+            writer.commit(commit).unwrap();
+        }
+        writer.freeze().unwrap();
+    }
+    let (mut flushing, mut merging) = (0, 0);
+    loop {
+        match db.work().unwrap() {
+            Work::Idle => break,
+            Work::Flushing => flushing += 1,
+            Work::Merged => merging += 1,
+            Work::Flushed | Work::Removed => {}
+        }
+    }
+    // Of 16 KiB each.
+    assert!(flushing >= 60 && merging >= 60, "{flushing} and {merging} steps for 1.2 MB of keys");
+}
+
+/// A caller that freezes again and again makes memtables of nothing, and reads look into each.
+#[test]
+fn a_writer_that_freezes_ahead_of_background_work_is_slowed_down_and_has_to_wait() {
+    let (db, mut writer) = Db::open(Arc::new(SimDisk::new(1)), dir(), options()).unwrap();
+    let (mut freezes, mut pressure) = (0, 0.0);
+    while !db.is_writer_ahead() {
+        assert!(db.pressure() >= pressure, "{} after {pressure}", db.pressure());
+        pressure = db.pressure();
+        freezes += 1;
+        assert!(freezes <= 20, "{freezes} memtables wait");
+        put(&mut writer, freezes, Delta::Plus);
+        writer.freeze().unwrap();
+    }
+    assert!(pressure > 0.9, "{pressure}");
+    assert_eq!(db.work().unwrap(), Work::Flushed);
+    assert!(!db.is_writer_ahead());
+}
+
 /// A writer that is ten times as fast as background work comes down to its rate, and is not stopped.
 #[test]
 fn a_writer_with_a_brake_is_slowed_down_and_never_has_to_wait() {

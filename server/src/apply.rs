@@ -259,7 +259,7 @@ impl ApplyThread {
     }
 
     fn apply(&mut self, outbox: &mut Outbox, entries: &[Committed]) -> Result<(), Error> {
-        let mut events = Vec::new();
+        let (mut events, mut is_compacted) = (Vec::new(), false);
         for entry in entries {
             self.keep_pace(outbox, entry);
             let started = Instant::now();
@@ -299,15 +299,14 @@ impl ApplyThread {
                 tracing::info!(revision, "finished scheduled compaction");
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 self.metrics.compaction_last.set(now.as_secs() as i64);
-                // Merges drop history only below a compacted revision that is durable.
-                self.store.freeze()?;
-                self.background.wake();
+                is_compacted = true;
             }
         }
         let Some(last) = entries.last() else { return Ok(()) };
         self.cluster.publish_applied(last.index.0);
         self.metrics.proposals_applied.set(last.index.0 as i64);
-        if last.index.0 - outbox.frozen_at >= self.snapshot_count {
+        // Merges drop history only below a compacted revision that is durable.
+        if is_compacted || last.index.0 - outbox.frozen_at >= self.snapshot_count {
             outbox.frozen_at = last.index.0;
             self.store.freeze()?;
             self.background.wake();

@@ -68,20 +68,21 @@ impl Drop for Staged {
     }
 }
 
-/// The right to receive; one exists.
-struct Turn;
+/// The right to receive; one exists. What the engine promised to keep for it is let go with it.
+struct Turn(Db);
 
 static RECEIVING: AtomicBool = AtomicBool::new(false);
 static NEXT_STAGING: AtomicU64 = AtomicU64::new(0);
 
 impl Turn {
-    fn take() -> Option<Self> {
-        (!RECEIVING.swap(true, Ordering::AcqRel)).then_some(Self)
+    fn take(db: &Db) -> Option<Self> {
+        (!RECEIVING.swap(true, Ordering::AcqRel)).then(|| Self(db.clone()))
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        self.0.forget_promises();
         RECEIVING.store(false, Ordering::Release);
     }
 }
@@ -277,7 +278,7 @@ async fn receive_uncounted(
     stream: &mut PeerStream,
     from: u64,
 ) -> Result<(), FrameError> {
-    let turn = Turn::take()
+    let turn = Turn::take(&context.db)
         .ok_or_else(|| FrameError::malformed("one snapshot at a time", "a second one"))?;
     // Nobody else can send a snapshot meanwhile: silence must end.
     let offer =
