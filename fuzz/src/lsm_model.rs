@@ -1,6 +1,6 @@
 //! An engine driven by a tape: batches, steps of background work, restarts, crashes and held views,
 //! against the naive model of the engine's own tests. The first byte says whether what merges
-//! relocate is compressed.
+//! relocate is compressed, and what goes to the bottom at once.
 //!
 //! What must hold: every read answers as the model, also in views that were taken earlier; after a
 //! crash the state is that after some batch, at or behind the last one that was flushed; the
@@ -21,6 +21,8 @@ const STEPS_MAX: usize = 200;
 const HELD_MAX: usize = 3;
 /// Tapes that begin with this byte or a higher one compress what merges relocate.
 const COMPRESSING: u8 = 0x80;
+/// In the first byte: most tables go to the bottom, few to the tiers before it.
+const DIRECT: u8 = 0x40;
 
 struct Run {
     disk: SimDisk,
@@ -37,6 +39,8 @@ pub fn operations(data: &[u8]) {
     let first = input.byte();
     let disk = SimDisk::new(u64::from(first));
     let options = if first < COMPRESSING { small_options() } else { compressing_options() };
+    let bottom_factor = if first & DIRECT == 0 { options.bottom_factor } else { 8 };
+    let options = Options { bottom_factor, ..options };
     let handles = Some(open_with(&disk, options.clone()).expect("an empty disk takes an engine"));
     let (model, held) = (Model::default(), Vec::new());
     let mut run = Run { disk, options, handles, model, held, flushed: 0 };

@@ -2,7 +2,7 @@
 //! or the answer is an error. There is no third answer.
 //!
 //! The reference directory has key tables on both levels, value segments with live and dead values,
-//! and a manifest of several edits. What must come of a flip depends on the file:
+//! compressed ones too, and a manifest of several edits. What must come of a flip depends on the file:
 //!
 //! | file | a flip is |
 //! | --- | --- |
@@ -25,7 +25,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use support::{
-    Batch, Change, KEYSPACES, Model, commit, dir, random_batch, settle, small_options, write,
+    Batch, Change, KEYSPACES, Model, commit, compressed_segments, compressing_options, dir,
+    random_batch, settle, write,
 };
 use varve_disk::sim::{Random, SimDisk};
 use varve_lsm::{
@@ -177,7 +178,7 @@ fn open(disk: &SimDisk) -> Result<(Db, Writer)> {
         segment_bytes: 64 << 10,
         table_bytes: 16 << 10,
         step_bytes: 1 << 20,
-        ..small_options()
+        ..compressing_options()
     };
     Db::open(Arc::new(disk.clone()), dir(), options)
 }
@@ -195,20 +196,32 @@ fn reference() -> (Files, Answers) {
         }
         // Objects that stay, so that there is something to flip.
         let main = model.visible() + 1;
-        let object = |sub: u32| {
+        let object = |round: u32, sub: u32, delta: Delta| {
             let key = format!("/registry/objects/{round}/{sub:04}").into_bytes();
             let value = vec![sub as u8 ^ 0x55; 200 + (sub as usize * 37) % 500];
             let (keyspace, revision) = (Keyspace::Kv, Revision { main, sub });
-            Change { keyspace, key, revision, value: Some(value), delta: Delta::Plus }
+            Change { keyspace, key, revision, value: Some(value), delta }
         };
-        let changes = (0..90).map(object).collect();
-        let batch = Batch { changes, visible: main, compacted: model.compacted() };
+        let mut changes: Vec<Change> =
+            (0..110).map(|sub| object(round, sub, Delta::Plus)).collect();
+        let mut compacted = model.compacted();
+        if round == 3 {
+            // Most of the first ones change once more and their first values go, so that those
+            // that are left in their segments are moved, and compressed.
+            changes.extend((0..80).map(|number| {
+                let revision = Revision { main, sub: 110 + number };
+                Change { revision, ..object(0, number, Delta::Zero) }
+            }));
+            compacted = main;
+        }
+        let batch = Batch { changes, visible: main, compacted };
         add(&mut writer, &mut model, batch);
         writer.freeze().unwrap();
         settle(&db).unwrap();
     }
     let answers = Answers::of(&db.snapshot()).unwrap();
     assert!(db.check().unwrap().violations.is_empty());
+    assert!(compressed_segments(&disk) > 0);
     drop((writer, db));
     let files = disk.current_files();
     let is_in = |path: &Path| path.starts_with(dir());
