@@ -49,7 +49,8 @@ struct Options {
     seconds: f64,
     json: Option<PathBuf>,
     plots: Option<PathBuf>,
-    /// Which part this process runs, for its parent: `rows`, `trace`, `ingest` or `larger`.
+    /// Which part this process runs, for its parent: `rows`, `reopen`, `trace`, `ingest` or
+    /// `larger`.
     part: Option<String>,
 }
 
@@ -119,10 +120,15 @@ fn parse() -> Result<Options, String> {
 fn run_part(options: &Options, part: &str) -> Result<(), String> {
     let (name, directory) = (&options.names[0], &options.directory);
     let found = match part {
-        "rows" => {
+        "rows" | "reopen" => {
             let time = Duration::from_secs_f64(options.seconds);
             let value_bytes = options.value_bytes[0];
-            rows::run(name, directory, Plan { keys: options.keys, value_bytes, time })?
+            let plan = Plan { keys: options.keys, value_bytes, time };
+            if part == "rows" {
+                rows::run(name, directory, plan)?
+            } else {
+                rows::reopen(name, directory, plan)?
+            }
         }
         "trace" => trace::run(name, directory, options.trace_keys, options.trace_updates)?,
         "ingest" => {
@@ -133,7 +139,7 @@ fn run_part(options: &Options, part: &str) -> Result<(), String> {
             let time = Duration::from_secs_f64(options.larger_seconds);
             larger::run(name, directory, options.larger_keys, time)?
         }
-        _ => return Err(format!("--part {part}: expected rows, trace, ingest or larger")),
+        _ => return Err(format!("--part {part}: expected rows, reopen, trace, ingest or larger")),
     };
     let found: Vec<Value> = found
         .iter()
@@ -164,30 +170,26 @@ fn run(options: &Options) -> Result<(), String> {
     let mut sections = Vec::new();
     for bytes in &options.value_bytes {
         let title = format!("{} keys, values of {bytes} B", options.keys);
-        let part =
-            ["--part".to_owned(), "rows".to_owned(), "--value-bytes".to_owned(), bytes.to_string()];
-        let section = section(options, &options.names, title, &part)?;
+        let sized = ["--value-bytes".to_owned(), bytes.to_string()];
+        let section = section(options, &options.names, title, &["rows", "reopen"], &sized)?;
         sections.push((format!("engine-{bytes}.svg"), section));
     }
     if options.trace_keys > 0 {
         let (keys, updates) = (options.trace_keys, options.trace_updates);
         let title = format!("Kubernetes-shaped trace: {keys} objects, {updates} changes");
-        let part = ["--part".to_owned(), "trace".to_owned()];
-        let section = section(options, &options.names, title, &part)?;
+        let section = section(options, &options.names, title, &["trace"], &[])?;
         sections.push(("engine-trace.svg".to_owned(), section));
     }
     if options.ingest_seconds > 0.0 {
         let title = format!("50 MB/s into {} keys, values of 1 KiB", options.ingest_keys);
-        let part = ["--part".to_owned(), "ingest".to_owned()];
-        let section = section(options, &options.names, title, &part)?;
+        let section = section(options, &options.names, title, &["ingest"], &[])?;
         sections.push(("engine-ingest.svg".to_owned(), section));
     }
     let names = options.names.iter().filter(|name| larger::NAMES.contains(&name.as_str()));
     let names: Vec<String> = names.cloned().collect();
     if options.larger_keys > 0 && !names.is_empty() {
         let title = format!("{} keys of 1 KiB with memory for half of them", options.larger_keys);
-        let part = ["--part".to_owned(), "larger".to_owned()];
-        let section = section(options, &names, title, &part)?;
+        let section = section(options, &names, title, &["larger"], &[])?;
         sections.push(("engine-larger.svg".to_owned(), section));
     }
     machine.end();
@@ -208,25 +210,38 @@ fn section(
     options: &Options,
     names: &[String],
     title: String,
-    part: &[String],
+    parts: &[&str],
+    more: &[String],
 ) -> Result<Section, String> {
     let mut section = Section::new(title);
     for name in names {
         eprintln!("{}: {name}", section.title);
-        section.engine(name, child(options, name, part)?);
+        let fail = |error: std::io::Error| format!("{name}: {error}");
+        let home = tempfile::tempdir_in(&options.directory).map_err(fail)?;
+        let mut rows = Vec::new();
+        for part in parts {
+            rows.extend(child(options, name, home.path(), part, more)?);
+        }
+        section.engine(name, rows);
     }
     print!("{}", section.markdown());
     Ok(section)
 }
 
-/// Runs one engine in a process of its own and removes its data.
-fn child(options: &Options, name: &str, part: &[String]) -> Result<Vec<Row>, String> {
+/// Runs a part with one engine, whose data are in `home`, in a process of its own.
+fn child(
+    options: &Options,
+    name: &str,
+    home: &Path,
+    part: &str,
+    more: &[String],
+) -> Result<Vec<Row>, String> {
     let fail = |error: std::io::Error| format!("{name}: {error}");
-    let home = tempfile::tempdir_in(&options.directory).map_err(fail)?;
     let program = std::env::current_exe().map_err(fail)?;
     let output = Command::new(program)
         .arg(name)
-        .args(part)
+        .args(["--part", part])
+        .args(more)
         .args(["--keys", &options.keys.to_string()])
         .args(["--trace-keys", &options.trace_keys.to_string()])
         .args(["--trace-updates", &options.trace_updates.to_string()])
@@ -236,7 +251,7 @@ fn child(options: &Options, name: &str, part: &[String]) -> Result<Vec<Row>, Str
         .args(["--larger-seconds", &options.larger_seconds.to_string()])
         .args(["--seconds", &options.seconds.to_string()])
         .arg("--dir")
-        .arg(home.path())
+        .arg(home)
         .stderr(Stdio::inherit())
         .output()
         .map_err(fail)?;

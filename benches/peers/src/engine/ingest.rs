@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use varve_benches::latency::Latencies;
+use varve_benches::process::Figures;
 use varve_benches::workload::{Order, PREFIX_END, ValueSizes, Workload, kubernetes_key, mix};
 
 use super::rows::Row;
@@ -64,14 +65,24 @@ pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Ve
     let p99 = with_readers.quantile(0.99);
     rows.push(Row::millis("apply at 50 MB/s beside readers, p99", p99));
     if let Some(held) = engine.hold() {
+        let heap_before = heap_bytes()?;
         let (_, writes) = load.write_beside_readers(time);
+        let heap_after = heap_bytes()?;
         drop(held);
         let p99 = writes.quantile(0.99);
         rows.push(Row::millis("the same while a view is held, p99", p99));
         let ratio = p99.as_secs_f64() / with_readers.quantile(0.99).as_secs_f64();
         rows.push(Row::lower("the same: held to not held", "x", ratio));
+        rows.push(Row::mebibytes("heap before a view is held", heap_before));
+        rows.push(Row::mebibytes("heap at the end, view still held", heap_after));
     }
     Ok(rows)
+}
+
+/// Memory of this process that is no file.
+fn heap_bytes() -> Result<u64, String> {
+    let figures = Figures::of(std::process::id()).map_err(|error| error.to_string())?;
+    Ok(figures.anonymous_bytes)
 }
 
 fn workload(keys: u64) -> Workload {

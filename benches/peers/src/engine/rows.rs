@@ -1,12 +1,12 @@
 //! The rows of the table, for one engine and one size of values, in a process of their own.
 //!
 //! One idea: one data set lives through all of it: loaded, overwritten, read while its history is
-//! there, written to durably, deleted from, compacted, closed and opened again. Only calls of the
-//! engine are timed; names and values are made outside. Each engine has a process of its own, so
-//! that memory and bytes written are its alone.
+//! there, written to durably, deleted from, compacted, closed, and opened again by another process.
+//! Only calls of the engine are timed; names and values are made outside. Each engine has processes
+//! of its own, so that memory and bytes written are its alone.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +29,8 @@ const SAMPLE: u64 = 100_000;
 const BESIDE_RATE: f64 = 20_000.0;
 /// Calls that are timed together.
 const STRETCH: u64 = 50;
+/// How often memory is looked at.
+const MEMORY_PERIOD: Duration = Duration::from_millis(20);
 /// A large resource.
 const PODS: (&[u8], &[u8]) = (b"/registry/pods/", b"/registry/pods0");
 const ALL: (&[u8], &[u8]) = (PREFIX.as_bytes(), PREFIX_END.as_bytes());
@@ -60,6 +62,11 @@ impl Row {
     /// A time in milliseconds.
     pub fn millis(name: &str, time: Duration) -> Self {
         Self::lower(name, "ms", time.as_secs_f64() * 1e3)
+    }
+
+    /// An amount of memory.
+    pub fn mebibytes(name: &str, bytes: u64) -> Self {
+        Self::lower(name, "MiB", bytes as f64 / f64::from(1 << 20))
     }
 
     /// A figure of which less is better.
@@ -102,11 +109,53 @@ struct Run<'a> {
     sample: Vec<String>,
 }
 
-/// Runs all rows of one engine below `directory`, which is its own.
+/// Runs all rows of one engine below `directory`, which is its own, but for those of
+/// [`reopen`].
 ///
 /// # Errors
 /// What the engine or the disk says.
 pub fn run(name: &str, directory: &Path, plan: Plan) -> Result<Vec<Row>, String> {
+    let (is_over, heap_bytes_max) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let bytes = figures().map_or(0, |figures| figures.anonymous_bytes);
+                heap_bytes_max.fetch_max(bytes, Ordering::Relaxed);
+                std::thread::sleep(MEMORY_PERIOD);
+            }
+        });
+        let rows = run_rows(name, directory, plan);
+        is_over.store(true, Ordering::Relaxed);
+        let mut rows = rows?;
+        let resident_bytes_max = figures()?.resident_bytes_max;
+        rows.push(Row::mebibytes("most resident memory", resident_bytes_max));
+        let heap_bytes_max = heap_bytes_max.load(Ordering::Relaxed);
+        rows.push(Row::mebibytes("most of it that is no file", heap_bytes_max));
+        Ok(rows)
+    })
+}
+
+/// Opens what [`run`] left in `directory`, in another process.
+///
+/// # Errors
+/// What the engine or the disk says.
+pub fn reopen(name: &str, directory: &Path, plan: Plan) -> Result<Vec<Row>, String> {
+    let begun = Instant::now();
+    let engine = open(name, &directory.join("data"), true)?;
+    let count = engine.count(b"/registry/minions/", b"/registry/minions0", u64::MAX - 1);
+    let took = begun.elapsed();
+    assert!(count > 0 || plan.keys < 1000, "there are nodes");
+    Ok(vec![
+        Row::millis("open and a first answer", took),
+        Row::mebibytes("heap after opening", figures()?.anonymous_bytes),
+    ])
+}
+
+fn figures() -> Result<Figures, String> {
+    Figures::of(std::process::id()).map_err(|error| error.to_string())
+}
+
+fn run_rows(name: &str, directory: &Path, plan: Plan) -> Result<Vec<Row>, String> {
     let sizes = ValueSizes::Fixed(plan.value_bytes);
     let workload = Workload::new(plan.keys, Order::Random, sizes, 1);
     let (sample, next) = (Vec::new(), 2);
@@ -123,8 +172,6 @@ pub fn run(name: &str, directory: &Path, plan: Plan) -> Result<Vec<Row>, String>
     drop(engine);
     let engine = run.durable(&home, &mut rows)?;
     run.deletes(&*engine, &mut rows)?;
-    drop(engine);
-    run.opening(&home, &mut rows)?;
     Ok(rows)
 }
 
@@ -196,6 +243,7 @@ impl Run<'_> {
         rows.push(Row::lower("load: written bytes a byte", "x", written));
         let disk = data_bytes(home)? / payload;
         rows.push(Row::lower("load: bytes on disk a byte", "x", disk));
+        rows.push(Row::lower("loaded: scan, keys only", "ms", self.scan_millis(&*engine, false)));
         let again = (0..keys / 4).map(|at| kubernetes_key(mix(at ^ 0xabcd) % keys).into());
         let again: Vec<Bytes> = again.collect();
         let took = self.apply(&*engine, again, false);
@@ -233,6 +281,18 @@ impl Run<'_> {
         median(calls).as_secs_f64() * 1e3
     }
 
+    /// Time of a scan of all keys.
+    fn scan_millis(&self, engine: &dyn Engine, wants_values: bool) -> f64 {
+        let (now, keys) = (self.next - 1, self.plan.keys);
+        self.millis(|| {
+            let mut bytes = 0;
+            let count = engine.scan(ALL.0, ALL.1, now, u64::MAX, wants_values, &mut |k, v| {
+                bytes += k.len() + v.len();
+            });
+            assert!(count == keys && bytes > 0, "{count} of {keys} keys");
+        })
+    }
+
     fn key(&self, number: u64) -> &[u8] {
         self.sample[(number % self.sample.len() as u64) as usize].as_bytes()
     }
@@ -249,14 +309,7 @@ impl Run<'_> {
             rows.push(Row::lower(name, "us", micros));
         }
         for (name, wants_values) in [("scan, keys and values", true), ("scan, keys only", false)] {
-            let millis = self.millis(|| {
-                let mut bytes = 0;
-                let count = engine.scan(ALL.0, ALL.1, now, u64::MAX, wants_values, &mut |k, v| {
-                    bytes += k.len() + v.len();
-                });
-                assert!(count == keys && bytes > 0, "{count} of {keys} keys");
-            });
-            rows.push(Row::lower(name, "ms", millis));
+            rows.push(Row::lower(name, "ms", self.scan_millis(engine, wants_values)));
         }
         let pods = engine.count(PODS.0, PODS.1, now);
         for (name, (start, end), count) in [("count, all", ALL, keys), ("count, pods", PODS, pods)]
@@ -342,20 +395,6 @@ impl Run<'_> {
         let disk = data_bytes(&home)?;
         let live = self.payload_bytes() * 0.9;
         rows.push(Row::lower("compacted: bytes on disk a byte", "x", disk / live));
-        Ok(())
-    }
-
-    fn opening(&self, home: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
-        let begun = Instant::now();
-        let engine = open(self.name, home, true)?;
-        let count = engine.count(b"/registry/minions/", b"/registry/minions0", self.next);
-        let took = begun.elapsed();
-        assert!(count > 0 || self.plan.keys < 1000, "there are nodes");
-        rows.push(Row::millis("open and a first answer", took));
-        let figures = Figures::of(std::process::id()).map_err(|error| error.to_string())?;
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        rows.push(Row::lower("heap after opening", "MiB", mebibytes(figures.anonymous_bytes)));
-        rows.push(Row::lower("most resident memory", "MiB", mebibytes(figures.resident_bytes_max)));
         Ok(())
     }
 }
