@@ -204,7 +204,7 @@ public class Main {
     expect("after it was revoked", values(get(kv.get(key))), List.of());
 
     ByteSequence brief = bytes(prefix + "brief");
-    long ending = get(etcd.getLeaseClient().grant(2)).getID();
+    long ending = get(etcd.getLeaseClient().grant(4)).getID();
     long put = get(kv.put(brief, bytes("v"), PutOption.builder().withLeaseId(ending).build()))
         .getHeader().getRevision();
     BlockingQueue<WatchEvent> events = new LinkedBlockingQueue<>();

@@ -100,7 +100,7 @@ def lease(etcd, prefix):
 
     ended = queue.Queue()
     watcher = etcd.add_watch_callback(prefix + "short", ended.put)
-    etcd.put(prefix + "short", "v", lease=etcd.lease(2))
+    etcd.put(prefix + "short", "v", lease=etcd.lease(4))
     for kind in (PutEvent, DeleteEvent):
         expect("the lease runs out", type(ended.get(timeout=CALL_SECONDS).events[0]), kind)
     etcd.cancel_watch(watcher)
