@@ -382,6 +382,9 @@ fn observe(shared: &Shared, setup: &Setup) {
         metrics.leader_changes_seen.inc_by(cluster.leader_changes().saturating_sub(seen));
         metrics.db_total_bytes.set((sizes.disk_bytes + sizes.memtable_bytes) as i64);
         metrics.db_in_use_bytes.set((sizes.live_bytes + sizes.memtable_bytes) as i64);
+        metrics.engine_runs.set(sizes.runs as i64);
+        metrics.engine_memtable_bytes.set(sizes.memtable_bytes as i64);
+        metrics.engine_pressure_percent.set((view.db_pressure() * 100.0) as i64);
         metrics.auth_revision.set(view.auth().revision() as i64);
         metrics.current_revision.set(view.revision());
         metrics.compact_revision.set(view.compacted());

@@ -250,6 +250,11 @@ impl View {
     pub fn db_sizes(&self) -> Sizes {
         self.db.sizes()
     }
+
+    /// How far the writer is ahead of background work: 1 is as far as it may be.
+    pub fn db_pressure(&self) -> f64 {
+        self.db.pressure()
+    }
 }
 
 /// `None` for an answer that needs a value which is not in memory.

@@ -174,6 +174,12 @@ metrics! {
             "Times that all files were compared with their digests.";
         merge_rate: IntGauge = "varve_engine_merge_rate_bytes",
             "Bytes a second that merges may take; falls while the log is slow.";
+        engine_runs: IntGauge = "varve_engine_runs",
+            "Tables that a point read looks into at most, beside the memtables.";
+        engine_memtable_bytes: IntGauge = "varve_engine_memtable_bytes",
+            "Bytes in memtables: not in files yet, and in the log.";
+        engine_pressure_percent: IntGauge = "varve_engine_pressure_percent",
+            "How far writes are ahead of background work; they are slowed down from 67 on.";
         wal_write_bytes: IntGauge = "etcd_disk_wal_write_bytes_total",
             "Bytes written to the log.";
     }
@@ -370,6 +376,9 @@ mod tests {
             "etcd_server_proposals_pending 0",
             "etcd_server_proposals_failed_total 0",
             "etcd_server_quota_backend_bytes 0",
+            "varve_engine_runs 0",
+            "varve_engine_memtable_bytes 0",
+            "varve_engine_pressure_percent 0",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"0.001\"} 0",
             "etcd_disk_wal_fsync_duration_seconds_bucket{le=\"8.192\"} 0",
             "etcd_disk_backend_commit_duration_seconds_bucket{le=\"0.001\"} 0",
