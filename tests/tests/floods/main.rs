@@ -6,7 +6,8 @@
 //! What became of each flood is printed (`--nocapture`). `VARVE_BIN` names another server; etcd 3.7.1
 //! keeps silent connections for more than a minute, and takes 2.6 GB for the calls of one connection.
 //!
-//! What it does not do: measure how much processor time a flood costs.
+//! What it does not do: measure how much processor time a flood costs; bound answers that a client
+//! asks for and does not read, which are held as in etcd (1000 of 1 MB: 740 MB, in etcd 1.2 GB).
 
 mod wire;
 
