@@ -1,5 +1,7 @@
 //! One place that has keys, for readers: a memtable, a run above the bottom, or the bottom level.
 
+use std::ops::Bound;
+
 use crate::iter::level::LevelCursor;
 use crate::memtable::MemtableCursor;
 use crate::row::RowRef;
@@ -99,10 +101,10 @@ impl Source {
     ///
     /// [`TableCursor::advance_put_in_block`]: crate::table::TableCursor::advance_put_in_block
     #[inline]
-    pub(crate) fn advance_put_in_block(&mut self) -> Result<bool> {
+    pub(crate) fn advance_put_in_block(&mut self, limit: u32) -> Result<bool> {
         match self {
             Self::Memtable(_) => Ok(false),
-            Self::Level(cursor) => cursor.cursor_mut().advance_put_in_block(),
+            Self::Level(cursor) => cursor.cursor_mut().advance_put_in_block(limit),
         }
     }
 
@@ -115,14 +117,52 @@ impl Source {
         }
     }
 
-    /// The last key of that block in this direction; `None` in a memtable.
-    pub(crate) fn block_end(&self, direction: Direction) -> Option<&[u8]> {
-        match (self, direction) {
-            (Self::Memtable(_), _) => None,
-            (Self::Level(cursor), Direction::Forward) => Some(cursor.cursor().block_keys().1),
-            (Self::Level(cursor), Direction::Backward) => Some(cursor.cursor().block_keys().0),
+    /// The rows from the current one on, in this direction, that are in its block, in the range, and
+    /// before the key `next`. Backwards all rows of the block or none.
+    pub(crate) fn stretch(
+        &self,
+        next: Option<&[u8]>,
+        range: &KeyRange,
+        direction: Direction,
+    ) -> Result<Option<Stretch>> {
+        let Self::Level(level) = self else { return Ok(None) };
+        let cursor = level.cursor();
+        let next = next.filter(|next| !is_past(range, direction, next));
+        let limit = match (direction, next) {
+            (Direction::Forward, Some(next)) => cursor.rows_within(Bound::Excluded(next))?,
+            (Direction::Forward, None) => {
+                cursor.rows_within(range.end.as_ref().map(|end| end.as_ref()))?
+            }
+            (Direction::Backward, next) => {
+                let first = cursor.first_key_of_block();
+                let is_whole = next.map_or(first >= range.start, |next| first > next);
+                if is_whole { u32::MAX } else { 0 }
+            }
+        };
+        let is_here = cursor.row_number() < limit;
+        Ok(is_here.then(|| Stretch { block: level.block_name(), limit }))
+    }
+
+    /// Whether the current row, if there is one, belongs to `stretch`, which began at a row before.
+    #[inline]
+    pub(crate) fn is_in(&self, stretch: Stretch) -> bool {
+        match self {
+            Self::Memtable(_) => false,
+            Self::Level(level) => {
+                level.key().is_some()
+                    && level.block_name() == stretch.block
+                    && level.cursor().row_number() < stretch.limit
+            }
         }
     }
+}
+
+/// Rows of one block of a level that nothing comes between.
+#[derive(Clone, Copy)]
+pub(crate) struct Stretch {
+    block: (usize, usize),
+    /// They are below this row.
+    pub limit: u32,
 }
 
 /// Whether `key` lies behind the range in this direction.

@@ -4,15 +4,16 @@
 //! sources stand in a short list sorted by (current key, number), and of those at the front key the
 //! first one that has a version at the revision decides. Then all that are at this key step.
 //!
-//! Nearly always one source, the bottom level, is far ahead of the others. So when the front one
-//! enters a block, the whole block is compared with the others and with the end of the range: a
-//! block that is *alone* is walked without a comparison of keys; and if all its rows are old enough
-//! for the reader, by its control bytes only.
+//! Nearly always one source, the bottom level, has most of the keys. So where the front one stays
+//! in front, a search says up to which row of its block it is *alone*: in the range, and before the
+//! keys of the others. These rows are walked without a comparison of keys; and if all rows of the
+//! block are old enough for the reader, by its control bytes only.
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
+use std::ops::Bound;
 
-use crate::iter::source::{Direction, Source, is_past};
+use crate::iter::source::{Direction, Source, Stretch, is_past};
 use crate::row::RowRef;
 use crate::segment::Ahead;
 use crate::snapshot::{Snapshot, Values};
@@ -33,11 +34,14 @@ pub struct Rows {
     range: KeyRange,
     at: u64,
     direction: Direction,
-    /// The block of the front source whose keys all are in the range and before those of others.
-    alone: Option<(usize, usize)>,
-    /// That source, if besides all rows of the block are visible at `at` and the walk goes forward.
-    plain: Option<usize>,
-    /// The block of the front source for which was last looked whether it is alone.
+    /// Whether there may be keys behind the range in this direction.
+    is_bounded: bool,
+    /// The rows of the front source that are in the range and before those of others.
+    alone: Option<Stretch>,
+    /// That source and the end of the rows, if all of them are visible at `at` and the walk goes
+    /// forward.
+    plain: Option<(usize, u32)>,
+    /// The block of the front source that was found not to be alone, since it is in front.
     looked_at: Option<(usize, usize)>,
     /// Whether the front key was shown: the next step leaves it.
     is_shown: bool,
@@ -55,6 +59,10 @@ impl Rows {
         at: u64,
         direction: Direction,
     ) -> Self {
+        let is_bounded = match direction {
+            Direction::Forward => range.end != Bound::Unbounded,
+            Direction::Backward => !range.start.is_empty(),
+        };
         let failed = sources.iter_mut().try_for_each(|source| source.seek(&range, direction)).err();
         let mut rows = Self {
             snapshot,
@@ -64,6 +72,7 @@ impl Rows {
             range,
             at,
             direction,
+            is_bounded,
             alone: None,
             plain: None,
             looked_at: None,
@@ -72,10 +81,20 @@ impl Rows {
             ahead: RefCell::default(),
         };
         if rows.failed.is_none() {
-            rows.order = (0..rows.sources.len()).collect();
             rows.sort();
         }
         rows
+    }
+
+    /// Lists the sources, in order.
+    fn sort(&mut self) {
+        let Self { sources, direction, .. } = self;
+        let is_listed = |number: &usize| sources[*number].key().is_some();
+        self.order = (0..sources.len()).filter(is_listed).collect();
+        // Stable: where keys are equal the newer source stays in front.
+        let key = |number: usize| sources[number].key().unwrap_or_default();
+        self.order.sort_by(|&a, &b| compare(*direction, key(a), key(b)));
+        self.count_same(1);
     }
 
     /// The next row; `None` at the end.
@@ -106,8 +125,8 @@ impl Rows {
     #[inline]
     fn find(&mut self) -> Result<Option<usize>> {
         if self.is_shown {
-            if let Some(front) = self.plain
-                && self.sources[front].advance_put_in_block()?
+            if let Some((front, limit)) = self.plain
+                && self.sources[front].advance_put_in_block(limit)?
             {
                 return Ok(Some(front));
             }
@@ -118,7 +137,11 @@ impl Rows {
             let Some(&front) = self.order.first() else {
                 return self.failed.take().map_or(Ok(None), Err);
             };
-            if self.alone.is_none() && self.is_at_end(front) {
+            if self.alone.is_none()
+                && self.is_bounded
+                && let Some(key) = self.sources[front].key()
+                && is_past(&self.range, self.direction, key)
+            {
                 self.order.clear();
                 return Ok(None);
             }
@@ -136,11 +159,6 @@ impl Rows {
         }
     }
 
-    fn is_at_end(&self, front: usize) -> bool {
-        let key = self.sources[front].key().expect("sources at their end are not listed");
-        is_past(&self.range, self.direction, key)
-    }
-
     /// Of the sources at the front key behind the front one, the first that has a version at `at`.
     fn select_older(&mut self) -> Result<Option<usize>> {
         for place in 1..self.same {
@@ -152,102 +170,100 @@ impl Rows {
         Ok(None)
     }
 
-    /// Counts the sources at the front key.
-    fn count_same(&mut self) {
-        let Some(front) = self.order.first() else { return };
-        let key = self.sources[*front].key();
-        let others = self.order[1..].iter();
-        self.same = 1 + others.take_while(|number| self.sources[**number].key() == key).count();
-    }
-
     /// Leaves the front key.
     #[inline]
     fn step(&mut self) -> Result<()> {
-        let front = self.order[0];
-        if self.alone.is_some() {
+        let (front, was_shared) = (self.order[0], self.same > 1);
+        if let Some(alone) = self.alone {
             let source = &mut self.sources[front];
             source.step(self.direction)?;
-            if source.key().is_some() && source.block_name() == self.alone {
+            if source.is_in(alone) {
                 return Ok(());
             }
             (self.alone, self.plain) = (None, None);
-            self.sink();
-            return Ok(());
-        }
-        for &number in &self.order[..self.same] {
-            self.sources[number].step(self.direction)?;
-        }
-        if self.same == 1 {
-            self.sink()
+            self.sink(0);
         } else {
-            self.sort()
+            // The last of them first, so that what is behind each is in order.
+            for place in (0..self.same).rev() {
+                self.sources[self.order[place]].step(self.direction)?;
+                self.sink(place);
+            }
         }
-        Ok(())
+        // Where sources take turns, to look at each turn would be in vain.
+        let stays = self.order.first() == Some(&front);
+        if was_shared || !stays {
+            self.looked_at = None;
+        }
+        if self.same == 1 && (was_shared || stays) { self.look_ahead() } else { Ok(()) }
     }
 
-    /// Puts the sources into order.
-    fn sort(&mut self) {
-        let Self { sources, order, direction, .. } = self;
-        order.retain(|number| sources[*number].key().is_some());
-        order.sort_by(|&a, &b| {
-            let keys = sources[a].key().cmp(&sources[b].key());
-            let keys = if *direction == Direction::Forward { keys } else { keys.reverse() };
-            keys.then(a.cmp(&b))
-        });
-        self.count_same();
-        self.look_ahead();
-    }
-
-    /// Puts the front source, which has moved, to its place.
-    fn sink(&mut self) {
-        let front = self.order[0];
-        let Some(key) = self.sources[front].key() else {
-            self.order.remove(0);
-            self.count_same();
-            self.look_ahead();
+    /// Puts the source at place `from`, which has moved, where it belongs behind that.
+    fn sink(&mut self, from: usize) {
+        let number = self.order[from];
+        let Some(key) = self.sources[number].key() else {
+            self.order.remove(from);
+            self.count_same(1);
             return;
         };
-        let (mut place, mut is_equal) = (0, false);
+        let (mut place, mut greater, mut equal) = (from, 0, 0);
         while let Some(&next) = self.order.get(place + 1) {
             let next_key = self.sources[next].key().expect("sources at their end are not listed");
-            let keys = match self.direction {
-                Direction::Forward => key.cmp(next_key),
-                Direction::Backward => next_key.cmp(key),
-            };
-            is_equal = keys == Ordering::Equal;
-            if keys.then(front.cmp(&next)) == Ordering::Less {
+            let keys = compare(self.direction, key, next_key);
+            match keys {
+                Ordering::Greater => greater += 1,
+                Ordering::Equal => equal += 1,
+                Ordering::Less => {}
+            }
+            if keys.then(number.cmp(&next)) == Ordering::Less {
                 break;
             }
             self.order[place] = next;
             place += 1;
         }
-        self.order[place] = front;
-        if place > 0 || is_equal {
-            self.count_same();
-        } else {
-            self.same = 1;
-        }
-        // Within its block the front source meets the same others as when it was looked at last.
-        if place > 0 || self.looked_at != self.sources[front].block_name() {
-            self.look_ahead();
+        self.order[place] = number;
+        // Of the front key, what was compared is not compared again.
+        match (greater, equal) {
+            _ if from > 0 => {}
+            (0, 0) | (1, _) => self.same = 1,
+            (0, _) => self.count_same(1 + equal),
+            _ => self.count_same(1),
         }
     }
 
-    /// Looks whether the block of the front source is alone.
-    fn look_ahead(&mut self) {
-        let Some(front) = self.order.first().map(|number| &self.sources[*number]) else { return };
-        self.looked_at = front.block_name();
-        let Some(block_end) = front.block_end(self.direction) else { return };
-        let next = self.order.get(1).and_then(|number| self.sources[*number].key());
-        let is_before_next = next.is_none_or(|next| match self.direction {
-            Direction::Forward => block_end < next,
-            Direction::Backward => block_end > next,
-        });
-        if is_before_next && !is_past(&self.range, self.direction, block_end) {
-            self.alone = front.block_name();
-            let is_plain = self.direction == Direction::Forward && front.is_block_up_to(self.at);
-            self.plain = self.order.first().copied().filter(|_| is_plain);
+    /// Counts the sources at the front key, which `known` are.
+    fn count_same(&mut self, known: usize) {
+        let Some(front) = self.order.first() else { return };
+        let key = self.sources[*front].key();
+        let others = self.order[known..].iter();
+        self.same = known + others.take_while(|number| self.sources[**number].key() == key).count();
+    }
+
+    /// Looks how far the front source is alone.
+    fn look_ahead(&mut self) -> Result<()> {
+        let Some(&number) = self.order.first() else { return Ok(()) };
+        let front = &self.sources[number];
+        let block = front.block_name();
+        if block == self.looked_at {
+            return Ok(());
         }
+        let next = self.order.get(1).and_then(|number| self.sources[*number].key());
+        self.alone = front.stretch(next, &self.range, self.direction)?;
+        match self.alone {
+            None => self.looked_at = block,
+            Some(alone) => {
+                let is_plain =
+                    self.direction == Direction::Forward && front.is_block_up_to(self.at);
+                self.plain = is_plain.then_some((number, alone.limit));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compare(direction: Direction, left: &[u8], right: &[u8]) -> Ordering {
+    match direction {
+        Direction::Forward => left.cmp(right),
+        Direction::Backward => right.cmp(left),
     }
 }
 

@@ -243,16 +243,27 @@ impl<'a> Block<'a> {
         }
         // The last bundle whose first row comes before the target.
         let first = (bundles - 1) * BUNDLE_ROWS;
-        let end = self.layout.rows.min(first + BUNDLE_ROWS);
+        let end = self.bundle_end(first);
         let rest = match split(rest, self.bundle_prefix(first)?) {
             Ok(rest) => rest,
             Err(Ordering::Less) => return Ok((first, None)),
             Err(_) => return Ok((end, None)),
         };
-        let row = partition_point(first + 1, end, |row| {
-            self.is_before(self.suffix(row)?, row, rest, version)
-        })?;
+        let row = self.lower_bound_in_bundle(first + 1, rest, version)?;
         Ok((row, (row < end).then_some(rest)))
+    }
+
+    /// Where the bundle of a row ends.
+    #[inline]
+    pub fn bundle_end(&self, row: u32) -> u32 {
+        self.layout.rows.min((row / BUNDLE_ROWS + 1) * BUNDLE_ROWS)
+    }
+
+    /// From `row` to the end of its bundle, the first row that does not come before the target, of
+    /// which `rest` is without the prefixes of block and bundle.
+    pub fn lower_bound_in_bundle(&self, row: u32, rest: &[u8], version: Version) -> Parsed<u32> {
+        let end = self.bundle_end(row);
+        partition_point(row, end, |row| self.is_before(self.suffix(row)?, row, rest, version))
     }
 
     /// The sum of the deltas of `rows` with `revision.main <= at`.
@@ -301,7 +312,7 @@ impl<'a> Block<'a> {
 
 /// What `key` has behind `prefix`, or how it is ordered against the keys that begin with it.
 #[inline]
-fn split<'k>(key: &'k [u8], prefix: &[u8]) -> std::result::Result<&'k [u8], Ordering> {
+pub(super) fn split<'k>(key: &'k [u8], prefix: &[u8]) -> std::result::Result<&'k [u8], Ordering> {
     match key.strip_prefix(prefix) {
         Some(rest) => Ok(rest),
         None => Err(key.cmp(prefix)),

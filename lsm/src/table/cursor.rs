@@ -8,12 +8,13 @@
 //! ([`TableCursor::advance_key`], [`TableCursor::retreat_key`]), and within a key to the version
 //! of a revision ([`TableCursor::select`]).
 
+use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::block::{Block, Version};
+use super::block::{Block, Version, split};
 use super::control::Control;
 use super::layout::{BUNDLE_ROWS, Layout};
 use super::reader::Table;
@@ -151,9 +152,33 @@ impl TableCursor {
         self.number
     }
 
-    /// The first and the last key of the current block, as the index knows them.
-    pub(crate) fn block_keys(&self) -> (&[u8], &[u8]) {
-        (self.table.index.first_key(self.number), self.table.index.last_key(self.number))
+    /// Number of the current row in the block.
+    #[inline]
+    pub(crate) fn row_number(&self) -> u32 {
+        self.row
+    }
+
+    /// The first key of the current block, as the index knows it.
+    pub(crate) fn first_key_of_block(&self) -> &[u8] {
+        self.table.index.first_key(self.number)
+    }
+
+    /// The number of rows of the current block with keys within `end`, or at least of those of the
+    /// current bundle: so the search is short. They are those that the block begins with.
+    pub(crate) fn rows_within(&self, end: Bound<&[u8]>) -> Result<u32> {
+        let (key, version) = match end {
+            Bound::Excluded(key) => (key, Version::At(Revision::MAX)),
+            Bound::Included(key) => (key, Version::Past),
+            Bound::Unbounded => return Ok(self.layout.rows),
+        };
+        match split(key, &self.key[..self.shared]) {
+            Ok(rest) => self.table.in_block(self.number, || {
+                self.block().lower_bound_in_bundle(self.row, rest, version)
+            }),
+            Err(Ordering::Less) => Ok(self.row),
+            Err(_) if self.table.index.last_key(self.number) < key => Ok(self.layout.rows),
+            Err(_) => Ok(self.block().bundle_end(self.row)),
+        }
     }
 
     /// Moves to the next row (the next older version, or the next key). Past the end it stays.
@@ -195,17 +220,19 @@ impl TableCursor {
         self.layout.main_max <= at
     }
 
-    /// Moves to the next row of the current block that is the newest version of its key and a put.
-    /// Without one it returns false and is at the last newest version that the block has.
+    /// Moves to the next row of the current block that is the newest version of its key and a put,
+    /// below row `limit`. Without one it returns false and is at the last newest version there.
     #[inline]
-    pub(crate) fn advance_put_in_block(&mut self) -> Result<bool> {
+    pub(crate) fn advance_put_in_block(&mut self, limit: u32) -> Result<bool> {
         let block = Block::new(&self.bytes, &self.layout);
         let controls = block.controls();
-        let (mut row, mut last) = (self.row as usize + 1, self.row);
-        while let Some(control) = controls.get(row) {
+        let (mut row, mut last) = (self.row + 1, self.row);
+        while row < limit
+            && let Some(control) = controls.get(row as usize)
+        {
             let control = Control(*control);
             if !control.is_same_key() {
-                last = row as u32;
+                last = row;
                 if control.kind() == Kind::Put {
                     return self.step_to(last).map(|()| true);
                 }
