@@ -255,6 +255,8 @@ pub const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// is still there. Streams of followers may be silent for long; a machine that lost power sends
 /// nothing, and its streams would be held for ever.
 pub const PEER_KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long whole files of a transfer that broke off are kept for the next one.
+pub const SNAPSHOT_PARTS_AGE_MAX: Duration = Duration::from_secs(10 * 60);
 /// Silence that ends a snapshot transfer.
 pub const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -255,6 +255,7 @@ fn start_peers(
         tls: setup.peer_tls.clone(),
         disk: Arc::clone(&shared.disk),
         incoming: data_dir.incoming.clone(),
+        snapshot_rate: peer::rate::Rate::new(setup.snapshot_bytes_per_second),
         db: shared.db.clone(),
         view: shared.view.clone(),
         metrics: Arc::clone(&shared.metrics),

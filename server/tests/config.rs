@@ -246,6 +246,14 @@ fn cold_values_are_compressed_when_asked_for() {
 }
 
 #[test]
+fn snapshots_between_members_are_sent_at_a_rate() {
+    let rate = |flags: &[&str]| configured(flags, &[]).snapshot_bytes_per_second;
+    assert_eq!(rate(&[]), 64 << 20);
+    assert_eq!(rate(&["--experimental-varve-snapshot-bytes-per-second=0"]), 0);
+    assert_eq!(rate(&["--experimental-varve-snapshot-bytes-per-second=5"]), 5);
+}
+
+#[test]
 fn flags_of_other_tools_are_accepted_as_they_are() {
     // kubeadm's static pod without TLS, and what etcd's own tests add.
     let config = configured(

@@ -193,6 +193,7 @@ impl Node {
             tls: None,
             disk: Arc::clone(&parts.disk),
             incoming: data_dir.incoming.clone(),
+            snapshot_rate: peer::rate::Rate::new(self.setup.snapshot_bytes_per_second),
             db: parts.db.clone(),
             view: parts.view.clone(),
             metrics: Arc::clone(&parts.metrics),
@@ -419,6 +420,7 @@ fn setup(plan: &Plan, id: u64) -> Setup {
         warning_apply_duration: Duration::MAX,
         warning_unary_request_duration: Duration::MAX,
         snapshot_catchup_entries: plan.catch_up_entries,
+        snapshot_bytes_per_second: 0,
         auth: auth_options(),
         requests: RequestLimits {
             txn_ops_max: 128,

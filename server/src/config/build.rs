@@ -178,6 +178,8 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
             .map_or(BackendChoice::Auto, BackendChoice::Only),
         log_compress_bytes_min: log_compress_bytes_min(values)?,
         compress_cold_values: values.flag("experimental-varve-compress-cold-values"),
+        snapshot_bytes_per_second: values
+            .unsigned("experimental-varve-snapshot-bytes-per-second")?,
         heartbeat_interval: values.millis("heartbeat-interval")?,
         election_timeout: values.millis("election-timeout")?,
         initial_election_tick_advance: values.flag("initial-election-tick-advance"),
@@ -195,10 +197,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         initial_cluster_token: values.text("initial-cluster-token"),
         discovery: discovery(values)?,
         force_new_cluster: values.flag("force-new-cluster"),
-        quota_bytes: match values.signed("quota-backend-bytes")? {
-            0 => Some(QUOTA_BYTES_DEFAULT),
-            bytes => u64::try_from(bytes).ok(),
-        },
+        quota_bytes: quota_bytes(values)?,
         txn_ops_max: values.size("max-txn-ops")?,
         request_bytes_max: request_bytes_max(values, notes)?,
         concurrent_streams_max: u32::try_from(values.unsigned("max-concurrent-streams")?)
@@ -435,6 +434,14 @@ fn depend(config: &mut Config, settings: &Settings, source: Source, notes: &mut 
             *urls = default.unwrap_or_default();
         }
     }
+}
+
+/// `None` for no quota, which is what etcd takes a negative number for.
+fn quota_bytes(values: &Values<'_>) -> Result<Option<u64>, ConfigError> {
+    Ok(match values.signed("quota-backend-bytes")? {
+        0 => Some(QUOTA_BYTES_DEFAULT),
+        bytes => u64::try_from(bytes).ok(),
+    })
 }
 
 /// 0 is for none; a bound beyond any batch stays one beyond any batch.

@@ -17,6 +17,8 @@ pub mod frame;
 pub mod hash;
 pub mod inbound;
 mod outbound;
+mod parts;
+pub mod rate;
 pub mod snapshot;
 pub mod stream;
 #[cfg(test)]
@@ -44,6 +46,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::peer::call::{Call, CallAnswer};
 use crate::peer::frame::{FrameKind, LeaseQuestion, StreamKind};
+use crate::peer::rate::Rate;
 use crate::raft::RaftInput;
 use crate::request::{BootNonce, Budget, Share};
 use crate::tls::TlsSource;
@@ -95,6 +98,8 @@ pub struct Context {
     pub disk: Arc<dyn Disk>,
     /// A directory for incoming snapshots; emptied at start.
     pub incoming: PathBuf,
+    /// How fast snapshots go out.
+    pub snapshot_rate: Rate,
     /// What snapshots are made of.
     pub db: Db,
     /// Who the members are.

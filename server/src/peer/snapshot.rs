@@ -2,9 +2,11 @@
 //!
 //! The sender offers a manifest and a list of files with digests; the receiver answers which it
 //! lacks; only those travel, in checksummed chunks; last comes the Raft message that announces
-//! them. The receiver writes the files into a staging directory, checks their digests, makes them
-//! durable, and only then hands all of it to the Raft thread. Until the state machine has
-//! installed it, nothing of the old state is touched.
+//! them. The receiver checks the digest of each file as it arrives and makes it durable (`parts.rs`),
+//! puts all of them into a staging directory, has the engine check the whole, and only then hands it to
+//! the Raft thread. Until the state machine has installed it, nothing of the old state is touched.
+//! A transfer that breaks off leaves its whole files to the next one. The sender sends no faster than
+//! its [`Rate`](super::rate::Rate).
 //!
 //! Invariants: at most one snapshot is received at a time (`Staged` holds the permit); a staging
 //! directory is removed when its `Staged` is dropped, and all of them at start.
@@ -18,12 +20,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prometheus::{HistogramVec, IntCounterVec};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use varve_disk::{Disk, File};
+use varve_disk::Disk;
 use varve_lsm::{Checkpoint, Db};
 use varve_raftnode::{Applied, Message, Node};
 use varve_store::Mark;
 
 use super::frame::{self, Fields, FrameError, FrameKind, StreamKind};
+use super::parts::Parts;
 use super::stream::PeerStream;
 use super::{Context, PeerAddress, hex, node, outbound};
 use crate::background::applied_at;
@@ -99,15 +102,8 @@ pub(super) async fn send_all(
         let metrics = &context.metrics;
         let counters = [&metrics.snapshot_send_success, &metrics.snapshot_send_failures];
         count(outcome.is_ok(), counters, &metrics.snapshot_send_seconds, &to, started);
-        match &outcome {
-            Ok(bytes) => {
-                tracing::info!(to = hex(peer.id), bytes, "sent database snapshot");
-            }
-            Err(error) => {
-                tracing::warn!(to = hex(peer.id), error = %error, "failed to send database snapshot");
-            }
-        }
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
+            tracing::warn!(to = hex(peer.id), error = %error, "failed to send database snapshot");
             // Raft asks again at once, and each attempt costs both sides.
             sleep(limits::SNAPSHOT_RETRY_PAUSE).await;
         }
@@ -141,23 +137,26 @@ pub(super) async fn send(
                 index.to_string(),
             )
         })?;
-        sent_bytes += send_file(&mut stream, &context.db, index, &file.content).await?;
+        sent_bytes += send_file(context, &mut stream, index, &file.content).await?;
     }
     write(&mut stream, FrameKind::SnapshotEnd, &message.bytes).await?;
     answer(&mut stream, FrameKind::SnapshotDone, "a confirmed snapshot").await?;
+    let of_bytes: u64 = checkpoint.files.iter().map(|file| file.content.len() as u64).sum();
+    tracing::info!(to = hex(peer.id), bytes = sent_bytes, of_bytes, "sent database snapshot");
     Ok(sent_bytes)
 }
 
 async fn send_file(
+    context: &Context,
     stream: &mut PeerStream,
-    db: &Db,
     index: u32,
     content: &Bytes,
 ) -> Result<u64, FrameError> {
     let mut offset = 0;
     while offset < content.len() {
         let end = content.len().min(offset + limits::SNAPSHOT_CHUNK_BYTES);
-        let (db, chunk) = (db.clone(), content.slice(offset..end));
+        context.snapshot_rate.wait(end - offset).await;
+        let (db, chunk) = (context.db.clone(), content.slice(offset..end));
         // The file is mapped and may be cold: this thread also carries heartbeats.
         let payload = blocking(move || {
             db.will_read(&chunk);
@@ -188,20 +187,22 @@ async fn answer(stream: &mut PeerStream, kind: FrameKind, what: &str) -> Result<
 }
 
 /// Runs what may wait for the disk on another thread.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, FrameError> {
     tokio::task::spawn_blocking(work).await.map_err(own_state)
 }
 
 /// What a sender says about one file.
-struct OfferedFile {
-    name: String,
-    digest: u128,
-    bytes: u64,
+#[derive(Clone)]
+pub(super) struct OfferedFile {
+    pub(super) name: String,
+    /// xxh3-128 of its content.
+    pub(super) digest: u128,
+    pub(super) bytes: u64,
 }
 
-fn encode_offer(checkpoint: &Checkpoint) -> Bytes {
+pub(super) fn encode_offer(checkpoint: &Checkpoint) -> Bytes {
     let mut offer = BytesMut::new();
     offer.put_u32_le(u32::try_from(checkpoint.manifest.len()).expect("manifests are small"));
     offer.put_slice(&checkpoint.manifest);
@@ -294,29 +295,48 @@ async fn receive_uncounted(
         turn: Some(turn),
     };
     context.disk.create_dir_all(&staged.dir).map_err(own_disk)?;
-    let wanted: Vec<u32> = (0_u32..)
+    let parts = Parts::new(&context.disk, &context.incoming);
+    let lacking: Vec<_> = (0_u32..)
         .zip(&files)
         .filter(|(_, file)| !context.db.has_file(&file.name, file.digest))
-        .map(|(index, _)| index)
         .collect();
+    let missing = parts.missing(&lacking)?;
     let mut answer = BytesMut::new();
-    answer.put_u32_le(wanted.len() as u32);
-    wanted.iter().for_each(|index| answer.put_u32_le(*index));
+    answer.put_u32_le(missing.len() as u32);
+    missing.iter().for_each(|(index, _)| answer.put_u32_le(*index));
     frame::write(stream, FrameKind::SnapshotWanted, &answer).await?;
     tracing::info!(
         from = hex(from),
         files = files.len(),
-        wanted = wanted.len(),
+        wanted = missing.len(),
+        kept = lacking.len() - missing.len(),
         "receiving database snapshot"
     );
 
-    let message = receive_files(context, stream, &staged, &files, &wanted).await?;
+    let received = parts.receive(stream, &missing).await;
+    if received.is_err() {
+        tokio::spawn(let_go(Arc::clone(context), number));
+    }
+    let message = received?;
+    parts.hand_over(&lacking, &staged.dir).map_err(own_disk)?;
     let staged = check(context, staged, &message).await?;
     let input = RaftInput::Snapshot { from: node(from), message, staged };
     let raft = context.raft.clone();
     let _ = tokio::task::spawn_blocking(move || raft.send(input)).await;
     frame::write(stream, FrameKind::SnapshotDone, &[]).await?;
     Ok(())
+}
+
+/// What transfer `number` has left is let go after a while, unless another one has come since.
+async fn let_go(context: Arc<Context>, number: u64) {
+    sleep(limits::SNAPSHOT_PARTS_AGE_MAX).await;
+    let Some(_turn) = Turn::take(&context.db) else { return };
+    if NEXT_STAGING.load(Ordering::Relaxed) == number + 1
+        && let Err(error) = Parts::new(&context.disk, &context.incoming).clear()
+    {
+        let text = "cannot remove files of a snapshot that broke off; the next start will";
+        tracing::warn!(error = %error, "{text}");
+    }
 }
 
 /// What was received is what was announced, and can be installed. Once it is with the Raft thread
@@ -354,84 +374,7 @@ pub fn check_sound(db: &Db, staged: &Staged, announced: &Applied) -> Result<(), 
     Ok(())
 }
 
-/// Writes the wanted files; returns the Raft message that ends the transfer.
-async fn receive_files(
-    context: &Context,
-    stream: &mut PeerStream,
-    staged: &Staged,
-    files: &[OfferedFile],
-    wanted: &[u32],
-) -> Result<Bytes, FrameError> {
-    let mut open: Option<(u32, u64, Arc<dyn File>)> = None;
-    let mut remaining = wanted.iter();
-    loop {
-        let (kind, payload) =
-            timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::read(stream))
-                .await
-                .map_err(|_| FrameError::malformed("a piece of a snapshot", "silence"))??;
-        match kind {
-            FrameKind::SnapshotChunk => {
-                let mut fields = Fields::new("a piece of a file", &payload);
-                let (index, offset) = (fields.u32()?, fields.u64()?);
-                if open.as_ref().is_none_or(|(current, _, _)| *current != index) {
-                    complete(files, open.take()).await?;
-                    if remaining.next() != Some(&index) {
-                        return Err(FrameError::malformed(
-                            "the wanted files in order",
-                            format!("file {index}"),
-                        ));
-                    }
-                    let path = staged.dir.join(&files[index as usize].name);
-                    open = Some((index, 0, context.disk.create(&path).map_err(own_disk)?));
-                }
-                let Some((_, written, file)) = &mut open else { continue };
-                let announced = files[index as usize].bytes;
-                let end = offset.saturating_add(fields.rest().len() as u64);
-                if offset != *written || end > announced {
-                    return Err(FrameError::malformed(
-                        format!("offset {written} of {announced} bytes"),
-                        format!("bytes {offset} to {end}"),
-                    ));
-                }
-                let (file, start) = (Arc::clone(file), payload.len() - fields.rest().len());
-                *written = end;
-                let write = move || file.write_at(offset, &payload[start..]);
-                blocking(write).await?.map_err(own_disk)?;
-            }
-            FrameKind::SnapshotEnd => {
-                complete(files, open.take()).await?;
-                if let Some(index) = remaining.next() {
-                    return Err(FrameError::malformed(format!("file {index}"), "the end"));
-                }
-                // Names durable; contents are, since `complete`.
-                context.disk.sync_dir(&staged.dir).map_err(own_disk)?;
-                return Ok(payload);
-            }
-            other => {
-                return Err(FrameError::malformed("a piece of a snapshot", format!("{other:?}")));
-            }
-        }
-    }
-}
-
-/// A file has ended: it must be whole, and durable before anybody counts on it. The engine checks
-/// its digest when it installs it.
-async fn complete(
-    files: &[OfferedFile],
-    open: Option<(u32, u64, Arc<dyn File>)>,
-) -> Result<(), FrameError> {
-    let Some((index, written, file)) = open else { return Ok(()) };
-    let announced = &files[index as usize];
-    if written != announced.bytes {
-        return Err(FrameError::malformed(
-            format!("{} bytes of {}", announced.bytes, announced.name),
-            format!("{written} bytes"),
-        ));
-    }
-    blocking(move || file.sync()).await?.map_err(own_disk)
-}
-
-fn own_disk(error: varve_disk::Error) -> FrameError {
+pub(super) fn own_disk(error: varve_disk::Error) -> FrameError {
     FrameError::Own(error.to_string())
 }
 

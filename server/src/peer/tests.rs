@@ -63,6 +63,7 @@ fn side(id: u64) -> Side {
         boot_nonce: BootNonce(7),
         disk: shared,
         incoming: INCOMING.into(),
+        snapshot_rate: Rate::new(0),
         db,
         view: store.view(),
         metrics: Metrics::new(Detail::Basic),
@@ -71,10 +72,10 @@ fn side(id: u64) -> Side {
 }
 
 impl Side {
-    fn put(&mut self, number: usize) {
+    fn put(&mut self, number: usize, value_bytes: usize) {
         let request = PutRequest {
             key: format!("k{number:04}").into(),
-            value: vec![b'v'; 100].into(),
+            value: vec![b'v'; value_bytes].into(),
             ..PutRequest::default()
         };
         let body = request.encode_to_vec().into();
@@ -87,6 +88,16 @@ impl Side {
     fn flush(&mut self) {
         self.store.freeze().unwrap();
         while self.context.db.work().unwrap() != Work::Idle {}
+    }
+
+    /// Forgets what broken transfers have left.
+    fn forget_parts(&self) {
+        self.disk.remove_dir_all(&Path::new(INCOMING).join("parts")).unwrap();
+    }
+
+    /// Bytes of all files of a snapshot.
+    fn snapshot_bytes(&self) -> u64 {
+        self.context.db.checkpoint().files.iter().map(|file| file.content.len() as u64).sum()
     }
 
     /// Listens for peers; where.
@@ -196,12 +207,123 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-// One test: the right to receive is one for the process.
+/// The right to receive is one for the process.
+static RECEIVING: Mutex<()> = Mutex::new(());
+
+/// Two members of which the first has values of 4 KiB under so many keys, in several files.
+fn filled(keys: usize) -> (Side, Side) {
+    let (mut from, mut to) = (side(1), side(2));
+    for number in 0..keys {
+        from.put(number, 4 << 10);
+        if number % (keys / 5) == 0 {
+            from.flush();
+        }
+    }
+    from.flush();
+    to.flush();
+    (from, to)
+}
+
+/// Sends a snapshot and installs it; how many bytes of files went over the line.
+async fn install(from: &Side, to: &mut Side, address: &str) -> u64 {
+    let (outcome, _) = transfer(from, address, Harm::None).await;
+    let staged = to.staged().unwrap_or_else(|| panic!("nothing was handed over: {outcome:?}"));
+    to.store.install(&staged.manifest, &staged.dir).unwrap();
+    assert_eq!(to.store.applied(), from.store.applied());
+    outcome.unwrap()
+}
+
+#[test]
+fn a_member_that_missed_a_tenth_gets_less_than_a_quarter() {
+    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
+    run(async {
+        let (mut from, mut to) = filled(1_000);
+        let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
+        let address = to.listen(peers);
+        let sent = install(&from, &mut to, &address).await;
+        assert_eq!(sent, from.snapshot_bytes(), "it had nothing");
+
+        // A tenth of all keys, old and new ones, from everywhere.
+        (0..100).for_each(|number| from.put(number * 11, 4 << 10));
+        from.flush();
+        let sent = install(&from, &mut to, &address).await;
+        let all = from.snapshot_bytes();
+        println!("{sent} of {all} bytes, {} %", sent * 100 / all);
+        assert!(sent > 0 && sent * 4 <= all, "{sent} of {all} bytes");
+    });
+}
+
+#[test]
+fn a_transfer_that_broke_off_goes_on_where_it_was() {
+    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
+    run(async {
+        let (from, mut to) = filled(500);
+        let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
+        let address = to.listen(peers);
+        let all = from.snapshot_bytes();
+        let cut = Harm::CutAt(all as usize * 3 / 5);
+        let (outcome, _) = transfer(&from, &address, cut).await;
+        outcome.expect_err("it was cut off");
+        let (outcome, _) = transfer(&from, &address, Harm::None).await;
+        let rest = outcome.unwrap();
+        println!("cut at 60 %; then {rest} of {all} bytes, {} %", rest * 100 / all);
+        assert!(rest > 0 && rest < all * 3 / 4, "{rest} of {all} bytes were sent again");
+        drop(to.staged().expect("it was handed over"));
+
+        // What is kept and has rotted since costs one transfer, and then everything is sent.
+        let (outcome, _) = transfer(&from, &address, cut).await;
+        outcome.expect_err("it was cut off");
+        let parts = Path::new(INCOMING).join("parts");
+        let kept = to.disk.list(&parts).unwrap();
+        let kept = kept.iter().find(|name| *name != "draft").expect("a whole file");
+        to.disk.flip_bit(&parts.join(kept), 100, 1).unwrap();
+        let (outcome, _) = transfer(&from, &address, Harm::None).await;
+        let error = outcome.expect_err("a file has another digest");
+        assert!(error.to_string().contains("digest"), "{error}");
+        assert!(to.staged().is_none());
+        assert_eq!(install(&from, &mut to, &address).await, all);
+    });
+}
+
+#[test]
+fn a_file_that_is_not_what_was_announced_is_refused_and_not_kept() {
+    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
+    run(async {
+        let (from, mut to) = filled(500);
+        let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
+        let address = to.listen(peers);
+        let peer = PeerAddress { id: 2, addresses: vec![address.clone()] };
+        let checkpoint = from.context.db.checkpoint();
+        let mut stream =
+            outbound::connect(&from.context, &peer, StreamKind::Snapshot).await.unwrap();
+        let offer = snapshot::encode_offer(&checkpoint);
+        frame::write(&mut stream, FrameKind::SnapshotOffer, &offer).await.unwrap();
+        frame::expect(&mut stream, FrameKind::SnapshotWanted).await.unwrap();
+        let [first, second, ..] = &checkpoint.files[..] else { panic!("there are several files") };
+        for (index, file) in [(0_u32, first), (1, second)] {
+            let mut payload = [&index.to_le_bytes()[..], &[0; 8], &file.content].concat();
+            // The frame's checksum is right: it came so from the sender's disk.
+            let last = payload.len() - 1;
+            payload[last] ^= index as u8;
+            frame::write(&mut stream, FrameKind::SnapshotChunk, &payload).await.unwrap();
+        }
+        frame::write(&mut stream, FrameKind::SnapshotEnd, &[]).await.unwrap();
+        let answered = frame::expect(&mut stream, FrameKind::SnapshotDone);
+        let error = timeout(PATIENCE, answered).await.unwrap().expect_err("it is refused");
+        let expected = format!("digest {:032x} of {}", second.digest, second.name);
+        assert!(error.to_string().contains(&expected), "{error}");
+        assert!(to.staged().is_none());
+        let rest = from.snapshot_bytes() - first.content.len() as u64;
+        assert_eq!(install(&from, &mut to, &address).await, rest, "the first file was kept");
+    });
+}
+
 #[test]
 fn a_snapshot_that_is_cut_off_or_garbled_anywhere_changes_nothing_and_the_next_one_arrives() {
+    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
     run(async {
         let (mut from, mut to) = (side(1), side(2));
-        (0..200).for_each(|number| from.put(number));
+        (0..200).for_each(|number| from.put(number, 100));
         from.flush();
         to.flush();
         let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
@@ -215,6 +337,7 @@ fn a_snapshot_that_is_cut_off_or_garbled_anywhere_changes_nothing_and_the_next_o
         let places = (0..whole_bytes).step_by(step).chain([1, 9, 44, whole_bytes - 1]);
         let harms = places.flat_map(|at| [Harm::CutAt(at), Harm::FlipAt(at)]);
         for harm in harms {
+            to.forget_parts();
             let (outcome, _) = transfer(&from, &address, harm).await;
             // Bytes that nobody checks do not exist: every frame has a checksum.
             assert!(outcome.is_err(), "{harm:?}: confirmed");
