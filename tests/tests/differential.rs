@@ -30,7 +30,7 @@ const SCRIPTS_AT_ONCE: usize = 3;
 /// Scripts that varve must pass.
 const DIRECTORY: &str = "differential";
 /// What the scripts promise together.
-const CALLS_MIN: usize = 200;
+const CALLS_MIN: usize = 900;
 
 /// The scripts of a directory below `tests`, by name.
 fn scripts(directory: &str) -> Vec<(String, Script)> {
@@ -64,7 +64,7 @@ fn peer_and_client() -> Option<(Side, PathBuf)> {
 }
 
 #[test]
-fn scripts_make_at_least_200_calls() {
+fn scripts_make_at_least_900_calls() {
     let calls: usize = scripts(DIRECTORY).iter().map(|(_, script)| script.calls()).sum();
     println!("{calls} calls of etcdctl");
     assert!(calls >= CALLS_MIN, "{calls}");

@@ -1,10 +1,10 @@
-//! The JSON gateway: each request of `gateway/requests.txt` has the answer that etcd 3.7.1 gave.
+//! The JSON gateway: each request of the files in `gateway/` has the answer that etcd 3.7.1 gave.
 //!
-//! One idea: the file is held against varve, and against an etcd if there is one, so that what is
+//! One idea: the files are held against varve, and against an etcd if there is one, so that what is
 //! written there is what etcd says. Answers that an etcd before 3.7 gives otherwise are marked with
 //! the reason, and must be otherwise there.
 //!
-//! A request in the file:
+//! A request in a file:
 //!
 //! ```text
 //! > GET /v3/kv/range {"a":"body"}      POST if no verb is named
@@ -16,14 +16,15 @@
 //! < {"a":"line of the body"}           with * for what differs from server to server
 //! ```
 //!
-//! `VARVE_BLESS=1` writes the answers of the peer (`VARVE_PEER_ETCD`, at least 3.7) into the file.
+//! Each file has a server of its own. `VARVE_BLESS=1` writes the answers of the peer
+//! (`VARVE_PEER_ETCD`, at least 3.7) into them.
 //!
 //! What it does not do: what WebSockets and headers need more than lines for; see the other tests.
 
 use std::fmt::Write as _;
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use varve_tests::http_client::{self, Answer, ask};
@@ -47,6 +48,9 @@ const VARYING: [&str; 14] = [
     "clientURLs",
 ];
 
+/// What the files ask together.
+const REQUESTS_MIN: usize = 300;
+
 /// A request and what is to come of it.
 #[derive(Clone, Debug, Default)]
 struct Case {
@@ -59,14 +63,18 @@ struct Case {
     expected: Vec<String>,
 }
 
-fn path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("gateway/requests.txt")
+fn paths() -> Vec<PathBuf> {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("gateway");
+    let entries = std::fs::read_dir(directory).expect("the directory is readable");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    paths
 }
 
-fn cases() -> Vec<Case> {
+fn cases(path: &Path) -> Vec<Case> {
     let mut cases: Vec<Case> = Vec::new();
     let mut notes = Vec::new();
-    for line in std::fs::read_to_string(path()).expect("the file is there").lines() {
+    for line in std::fs::read_to_string(path).expect("the file is readable").lines() {
         if line.is_empty() || line.starts_with('#') {
             notes.push(line.to_owned());
             continue;
@@ -88,7 +96,7 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn write(cases: &[Case]) {
+fn write(path: &Path, cases: &[Case]) {
     let mut text = String::new();
     for case in cases {
         let older = case.older.as_ref().map(|why| format!("older: {why}"));
@@ -101,7 +109,7 @@ fn write(cases: &[Case]) {
             writeln!(text, "{line}").expect("writing to a String cannot fail");
         }
     }
-    std::fs::write(path(), text).expect("the file can be written");
+    std::fs::write(path, text).expect("the file can be written");
 }
 
 /// Etcd 3.4 does not survive these.
@@ -168,11 +176,16 @@ fn report(case: &Case, side: &str, found: &[String]) -> String {
 
 #[test]
 fn varve_answers_every_request_as_etcd_does() {
-    let cases = cases();
-    let answers = run(&Program::varve(), &cases);
-    let wrong = cases.iter().zip(&answers).filter(|(case, found)| case.expected != **found);
-    let wrong: Vec<String> = wrong.map(|(case, found)| report(case, "varve", found)).collect();
-    println!("{} requests", cases.len());
+    let (mut count, mut wrong) = (0, Vec::new());
+    for path in paths() {
+        let cases = cases(&path);
+        let answers = run(&Program::varve(), &cases);
+        let differ = cases.iter().zip(&answers).filter(|(case, found)| case.expected != **found);
+        wrong.extend(differ.map(|(case, found)| report(case, "varve", found)));
+        count += cases.len();
+    }
+    println!("{count} requests");
+    assert!(count >= REQUESTS_MIN, "{count}");
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -183,21 +196,24 @@ fn etcd_answers_what_is_written_of_it() {
         return;
     };
     let is_current = etcd.version().is_none_or(|version| version >= (3, 7));
-    let mut cases = cases();
-    cases.retain(|case| is_current || !is_deadly(case));
-    let answers = run(&etcd, &cases);
-    if std::env::var("VARVE_BLESS").as_deref() == Ok("1") {
-        assert!(is_current, "answers are taken from an etcd of 3.7 or later");
-        cases.iter_mut().zip(answers).for_each(|(case, answer)| case.expected = answer);
-        write(&cases);
-        return;
-    }
     let is_wrong = |case: &Case, found: &Vec<String>| {
         let is_otherwise = case.older.is_some() && !is_current;
         (case.expected == *found) == is_otherwise
     };
-    let wrong = cases.iter().zip(&answers).filter(|(case, found)| is_wrong(case, found));
-    let wrong: Vec<String> = wrong.map(|(case, found)| report(case, "etcd", found)).collect();
+    let mut wrong = Vec::new();
+    for path in paths() {
+        let mut cases = cases(&path);
+        cases.retain(|case| is_current || !is_deadly(case));
+        let answers = run(&etcd, &cases);
+        if std::env::var("VARVE_BLESS").as_deref() == Ok("1") {
+            assert!(is_current, "answers are taken from an etcd of 3.7 or later");
+            cases.iter_mut().zip(answers).for_each(|(case, answer)| case.expected = answer);
+            write(&path, &cases);
+            continue;
+        }
+        let differ = cases.iter().zip(&answers).filter(|(case, found)| is_wrong(case, found));
+        wrong.extend(differ.map(|(case, found)| report(case, "etcd", found)));
+    }
     assert!(wrong.is_empty(), "{} are not as written:\n{}", wrong.len(), wrong.join("\n"));
 }
 
