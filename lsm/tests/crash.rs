@@ -1,8 +1,9 @@
 //! Power fails at every change of the disk, and what is found is a state that was promised.
 //!
 //! One canonical run is counted once; then it is run again for each of its mutating disk calls,
-//! up to that call, and reopened after a crash of each style. The promise: the state is that after
-//! some batch, at or after the last one acknowledged as flushed, and it can be written on.
+//! up to that call, and reopened after a crash of each style; for some styles power fails again at
+//! every change that the reopening makes. The promise: the state is that after some batch, at or after
+//! the last one acknowledged as flushed, and it can be written on.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here has failed")]
 
@@ -21,7 +22,7 @@ use varve_lsm::{Checkpoint, Db, Error, Options, Result, Work};
 
 fn styles(operation: u64) -> Vec<CrashStyle> {
     let mut styles = vec![CrashStyle::LoseAll, CrashStyle::KeepAll];
-    let seeds = if std::env::var_os("VARVE_LONG").is_some() { 8 } else { 1 };
+    let seeds = if std::env::var_os("VARVE_LONG").is_some() { 32 } else { 1 };
     for seed in 0..seeds {
         styles.push(CrashStyle::Random(operation * 31 + seed));
         let operation = operation.saturating_sub(1);
@@ -86,6 +87,30 @@ fn look(found: &SimDisk, options: &Options, model: &Model, flushed: usize, what:
     compare(&db.snapshot(), model, &mut random, 0);
 }
 
+/// Power fails again while what `image` gives is opened, at each change that this makes. Returns how
+/// many images that were.
+fn crash_again(
+    image: impl Fn() -> SimDisk,
+    options: &Options,
+    look: impl Fn(&SimDisk, &str),
+) -> u64 {
+    let disk = image();
+    let first = disk.operations();
+    drop(open_with(&disk, options.clone()).unwrap());
+    let mut images = 0;
+    for operation in first..disk.operations() {
+        let disk = image();
+        disk.stop_at_operation(operation);
+        // It may open: a receipt that cannot be written is no reason to refuse.
+        drop(open_with(&disk, options.clone()));
+        for style in [CrashStyle::LoseAll, CrashStyle::Random(operation)] {
+            look(&disk.crash_image(style), &format!("again at operation {operation}, {style:?}"));
+            images += 1;
+        }
+    }
+    images
+}
+
 #[test]
 fn a_crash_at_any_disk_call_leaves_a_state_at_or_after_the_last_flush() {
     crash_at_any_disk_call(&small_options(), 0);
@@ -107,22 +132,30 @@ fn crash_at_any_disk_call(options: &Options, first: u64) {
     let operations = disk.operations();
     assert!(operations > 200, "{operations} operations are too few to prove something");
     let is_long = std::env::var_os("VARVE_LONG").is_some();
-    let (first, step) = if is_long { (0, 1) } else { (first, 7) };
-    let mut images = 0;
-    for operation in (first..=operations).step_by(step) {
+    let (first, step, again_step) = if is_long { (0, 1, 1) } else { (first, 7_u64, 105) };
+    let (mut images, mut again) = (0, 0);
+    for operation in (first..=operations).step_by(step as usize) {
         let disk = SimDisk::new(1);
         disk.stop_at_operation(operation);
         let mut flushed = 0;
         let result = run(&disk, options, &batches, &mut flushed);
         assert_eq!(result.is_err(), operation < operations);
-        for style in styles(operation) {
-            let found = disk.crash_image(style);
-            look(&found, options, &model, flushed, &format!("operation {operation}, {style:?}"));
+        for (number, style) in styles(operation).into_iter().enumerate() {
+            let what = format!("operation {operation}, {style:?}");
+            look(&disk.crash_image(style), options, &model, flushed, &what);
             images += 1;
+            if (1..3).contains(&number) && (operation - first).is_multiple_of(again_step) {
+                let image = || disk.crash_image(style);
+                again += crash_again(image, options, |found, then| {
+                    look(found, options, &model, flushed, &format!("{what}, {then}"));
+                });
+            }
         }
     }
+    assert!(again > 0, "reopening changes the disk");
     println!(
-        "flush, merge, relocation, manifest: {operations} disk calls, {images} images, 0 violations"
+        "flush, merge, relocation, manifest: {operations} disk calls, {images} images, and {again} \
+         of a second crash, 0 violations"
     );
 }
 
