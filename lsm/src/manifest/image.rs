@@ -3,6 +3,7 @@
 //! Specified in docs/FORMAT.md section 2.3. Pure: slices in, states out; the files are the
 //! business of [`Manifest`](super::Manifest).
 
+use std::ops::Range;
 use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -102,6 +103,8 @@ pub(super) struct Recovered {
     pub edits: u32,
     /// Length after the first edit.
     pub snapshot_end: u64,
+    /// Where the last edit is.
+    pub last: Range<usize>,
 }
 
 /// Reads all edits that can be believed; see the table in docs/FORMAT.md section 2.3.
@@ -117,6 +120,7 @@ pub(super) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered> {
         previous: header_checksum,
         edits: 0,
         snapshot_end: 0,
+        last: 0..0,
     };
     while (recovered.end as usize) < bytes.len() {
         let start = recovered.end as usize;
@@ -137,6 +141,7 @@ pub(super) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered> {
             .state
             .apply(edit)
             .map_err(|(expected, found)| Error::corrupt(path, start as u64, expected, found))?;
+        recovered.last = start..start + length;
         recovered.end += length as u64;
         recovered.previous = checksum;
         recovered.edits += 1;
@@ -158,7 +163,7 @@ pub(super) fn recover(path: &Path, bytes: &[u8]) -> Result<Recovered> {
 /// length with header and padding.
 fn edit_at(bytes: &[u8]) -> Option<(&[u8], u64, u64, usize)> {
     let header = bytes.get(..EDIT_HEADER_BYTES)?;
-    let field = |range: std::ops::Range<usize>| -> u64 {
+    let field = |range: Range<usize>| -> u64 {
         header[range].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
     };
     let payload_end = EDIT_HEADER_BYTES + field(0..4) as usize;

@@ -15,6 +15,7 @@
 //!
 //! What it does not do: it does not open the files that it names.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,7 +33,9 @@ mod tests;
 pub(crate) use edit::{Edit, Level, State, TIER_MAX, TableRecord};
 pub(crate) use image::{image, parse};
 
-use image::{FORMAT_VERSION, current_image, edit_image, parse_current, receipt_image, recover};
+use image::{
+    FORMAT_VERSION, Recovered, current_image, edit_image, parse_current, receipt_image, recover,
+};
 
 /// Names the manifest in use.
 pub(crate) const CURRENT_NAME: &str = "CURRENT";
@@ -97,14 +100,13 @@ impl Manifest {
         let number = parse_current(&current, &read_file(&**disk, &current)?)?;
         let path = dir.join(manifest_name(number));
         let file = disk.open(&path)?;
-        // After this, every edit that we are about to believe is durable.
-        file.sync()?;
         let bytes = read_file(&**disk, &path)?;
         let recovered = recover(&path, &bytes)?;
         if recovered.number != number {
             let found = recovered.number.to_string();
             return Err(Error::corrupt(&path, 0, format!("manifest number {number}"), found));
         }
+        settle(&*file, &recovered, &bytes)?;
         if recovered.end < bytes.len() as u64 {
             file.set_len(recovered.end)?;
             // After this, the torn edit is gone for good, and cannot follow a later one.
@@ -257,6 +259,18 @@ impl Manifest {
         let path = self.dir.join(manifest_name(self.number));
         Err(varve_disk::Error::new("append to", &path, source).into())
     }
+}
+
+/// Makes the newest edit durable that is about to be believed.
+///
+/// It may be in the kernel's cache only: when its sync failed, the process stopped, and the kernel then
+/// took the pages for clean, so that no later sync writes them. All before it are durable. It is
+/// written with the bytes that it has, so a crash here changes nothing.
+fn settle(file: &dyn File, recovered: &Recovered, bytes: &[u8]) -> Result<()> {
+    let Range { start, end } = recovered.last;
+    file.write_at(start as u64, &bytes[start..end])?;
+    // After this, every edit that was read is durable.
+    Ok(file.sync()?)
 }
 
 fn read_file(disk: &dyn Disk, path: &Path) -> Result<Bytes> {

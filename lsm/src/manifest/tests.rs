@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use varve_disk::sim::{CrashStyle, SimDisk};
+use varve_disk::sim::{CrashStyle, Fault, FaultRule, OperationKind, SimDisk};
 
 use super::*;
 use crate::garbage::Garbage;
@@ -327,5 +327,25 @@ fn a_crash_during_rotation_leaves_the_old_or_the_new_manifest() {
             let found: Arc<dyn Disk> = Arc::new(sim.crash_with(style));
             assert_eq!(reopen(&found).unwrap().1, state_after(1), "{operation} {style:?}");
         }
+    }
+}
+
+#[test]
+fn an_edit_whose_sync_failed_is_durable_before_it_is_believed() {
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        let shared = with_dir(disk.clone());
+        let mut manifest = create(&shared);
+        manifest.append(&edit(1)).unwrap();
+        disk.inject(FaultRule::new(Fault::Io).on(OperationKind::Sync));
+        assert!(manifest.append(&edit(2)).is_err());
+        disk.clear_faults();
+        // The process starts again; the kernel still has what it wrote.
+        let (mut manifest, state) = reopen(&shared).unwrap();
+        assert_eq!(state, state_after(2));
+        manifest.append(&edit(3)).unwrap();
+        let found: Arc<dyn Disk> = Arc::new(disk.crash_with(CrashStyle::LoseAll));
+        let (_, state) = reopen(&found).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(state, state_after(3));
     }
 }
