@@ -32,6 +32,7 @@ use bytes::Bytes;
 pub mod durable;
 pub mod os;
 pub mod sim;
+pub mod trial;
 
 use durable::{Backend, DurableWriter};
 

@@ -18,12 +18,14 @@
 //! droppable, and how many bytes of values with them, so that merges are started only where they are
 //! known to free something.
 
+use varve_disk::trial;
+
 use crate::{Delta, Keyspace, Kind, Revision};
 
 /// The revision up to which history of `keyspace` is dropped.
 pub(crate) fn floor(keyspace: Keyspace, compacted: u64) -> u64 {
     match keyspace {
-        Keyspace::Kv => compacted,
+        Keyspace::Kv => compacted + u64::from(trial::has_bug("compacted-too-far")),
         Keyspace::Sys => u64::MAX,
     }
 }
@@ -79,7 +81,9 @@ impl<R> Fold<R> {
             "versions come newest first: {revision:?} after {:?}",
             pivot.revision
         );
-        pivot.delta_sum += delta as i64;
+        if !trial::has_bug("delta-misfolded") {
+            pivot.delta_sum += delta as i64;
+        }
         true
     }
 
@@ -93,7 +97,8 @@ impl<R> Fold<R> {
             1 => Delta::Plus,
             impossible => return Err(impossible),
         };
-        let is_dead = pivot.kind == Kind::Delete && delta == Delta::Zero;
+        let hides_nothing = delta == Delta::Zero || trial::has_bug("tombstone-early");
+        let is_dead = pivot.kind == Kind::Delete && hides_nothing;
         let is_dropped = is_dead && pivot.revision.main < self.floor;
         Ok((!is_dropped).then_some((pivot.row, delta)))
     }

@@ -106,6 +106,7 @@ pub use error::{Error, Result};
 pub use pace::Pace;
 pub use row::RowRef;
 pub use scrub::Scrubbed;
+pub use varve_disk::trial;
 pub use worker::STEP_BYTES;
 
 /// Two ordered maps that share one manifest and one atomic batch.

@@ -17,6 +17,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use varve_disk::trial;
 
 use crate::files::{FileIds, TableFile, segment_name, table_name};
 use crate::garbage::{self, Fold};
@@ -154,6 +155,7 @@ impl MergeJob {
     fn begin_key(&mut self, key: &Bytes) -> Result<()> {
         while self.cuts.front().is_some_and(|cut| cut <= key) {
             self.cuts.pop_front();
+            trial::reach("bottom table cut where another begins");
             self.tables.cut()?;
         }
         self.key = Some(key.clone());
@@ -174,6 +176,7 @@ impl MergeJob {
         if let ValueRef::Stored(handle) = row.value
             && self.to_leave.contains(&handle.segment)
         {
+            trial::reach("value moved to another segment");
             let (position, segment) = self.version.segment_at(handle)?;
             segment.read_ahead(&mut self.ahead, position, handle);
             let value = self.values.value(segment, handle)?;

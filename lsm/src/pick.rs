@@ -24,6 +24,8 @@
 
 use std::collections::BTreeMap;
 
+use varve_disk::trial;
+
 use crate::Keyspace;
 use crate::garbage;
 use crate::manifest::{Level, TIER_MAX, TableRecord};
@@ -85,7 +87,10 @@ pub(crate) fn pick(shapes: &[Shape<'_>], pressure: &Pressure<'_>) -> Option<Choi
         .find_map(|shape| full_level0(shape, pressure))
         .or_else(|| {
             let frees = |shape: &&Shape<'_>| upper_frees_enough(shape, pressure.compacted);
-            shapes.iter().find(frees).map(|shape| Choice::Upper(shape.keyspace))
+            shapes.iter().find(frees).map(|shape| {
+                trial::reach("merge of upper tables for their garbage");
+                Choice::Upper(shape.keyspace)
+            })
         })
         .or_else(|| shapes.iter().find_map(|shape| bottom_with_garbage(shape, pressure.compacted)))
         .or_else(|| values::bottom_with_poor_values(shapes, pressure))
@@ -111,6 +116,11 @@ fn full_level0(shape: &Shape<'_>, pressure: &Pressure<'_>) -> Option<Choice> {
             && small.count() < pressure.level0_tables.max(2) * SMALL_TABLES_FACTOR
     };
     let tier = (1..=TIER_MAX).find(has_room);
+    trial::reach(match tier {
+        Some(1) => "merge of level 0 alone",
+        Some(_) => "merge of tiers",
+        None => "merge of full tiers into the bottom",
+    });
     Some(tier.map_or(Choice::Upper(shape.keyspace), |tier| Choice::Tiers(shape.keyspace, tier - 1)))
 }
 
@@ -172,5 +182,6 @@ fn bottom_with_garbage(shape: &Shape<'_>, compacted: u64) -> Option<Choice> {
     let first = (worst + 1).saturating_sub(BOTTOM_TABLES_MAX / 2);
     let start = (first..worst).rev().take_while(is_worth).last().unwrap_or(worst);
     let end = (worst..shape.bottom.len()).take_while(is_worth).last().unwrap_or(worst) + 1;
+    trial::reach("merge of bottom tables for their garbage");
     Some(Choice::Bottom(shape.keyspace, start..end.min(start + BOTTOM_TABLES_MAX)))
 }

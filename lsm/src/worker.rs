@@ -18,6 +18,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use varve_disk::trial;
+
 use crate::db::{Shared, Work};
 use crate::files::{FileIds, FileOpener, is_data_name};
 use crate::flush::{FlushJob, Flushed};
@@ -55,6 +57,7 @@ impl Worker {
         let level0 = current.version.level0_tables_max() / shared.options.level0_tables.max(1);
         let is_turn = level0 >= LEVEL0_TURNS && !self.was_merge;
         if (is_turn || level0 >= LEVEL0_EXCESS) && self.merge(shared, &current.version)? {
+            trial::reach("merge before a flush");
             self.was_merge = true;
             return Ok(Work::Merged);
         }
@@ -80,11 +83,15 @@ impl Worker {
         let mut job = self.flush.take().unwrap_or_else(begin);
         assert!(Arc::ptr_eq(job.memtable(), memtable), "memtables are flushed oldest first");
         if !job.step(&mut self.ids, shared.options.step_bytes)? {
+            trial::reach("flush in several steps");
             self.flush = Some(job);
             return Ok(false);
         }
         let Flushed { tables, segments } = job.finish()?;
-        let committed = memtable.committed();
+        let mut committed = memtable.committed();
+        if trial::has_bug("mark-ahead") {
+            committed = shared.current.load().active.committed();
+        }
         let edit = Edit {
             mark: Some(committed.mark.clone()),
             kv_visible: committed.kv_visible,
@@ -112,6 +119,7 @@ impl Worker {
             },
         };
         if !job.step(&mut self.ids, shared.options.step_bytes)? {
+            trial::reach("merge in several steps");
             self.job = Some(job);
             return Ok(true);
         }
@@ -176,6 +184,7 @@ impl Worker {
             return Ok(());
         }
         let state = shared.current.load().version.state(self.ids.next_sequence());
+        trial::reach("manifest rotated");
         self.manifest.rotate(&state)
     }
 

@@ -11,6 +11,7 @@
 
 use raft::eraftpb::{Entry, EntryType, Message as RaftMessage, MessageType};
 use raft::{Ready, StateRole};
+use varve_wal::trial;
 
 use crate::change::change_of;
 use crate::node::Node;
@@ -95,7 +96,7 @@ impl Node {
         if owes {
             held.append(&mut early);
         }
-        if !must_write {
+        if !must_write || trial::has_bug("sent-before-sync") {
             early.append(&mut held);
         }
         output.messages = frame(early);
@@ -134,6 +135,7 @@ impl Node {
         let mut committed = cycle.held_entries;
         committed.extend(light.take_committed_entries());
         if self.must_find_again(&committed) {
+            trial::reach("a commit index written for a change");
             let state = self.raw.raft.hard_state();
             self.raw.mut_store().write(None, &[], &state)?;
         }
@@ -163,6 +165,7 @@ impl Node {
             return;
         }
         for (_, mut question) in std::mem::take(&mut self.held_reads) {
+            trial::reach("a follower's read held for a new leader");
             self.own_question(&mut question);
             // An error means that the asker is no member any more.
             let _ = self.raw.step(question);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
 use raft::{ProgressTracker, RawNode, SnapshotStatus, StateRole};
-use varve_wal::Wal;
+use varve_wal::{Wal, trial};
 
 use crate::change::{crate_form, entry_of};
 use crate::cycle::Cycle;
@@ -166,6 +166,7 @@ impl Node {
         }
         // The crate would make an empty entry of it.
         if self.raw.raft.has_pending_conf() {
+            trial::reach("change refused: another is pending");
             return Err(ProposeError::ChangePending);
         }
         self.propose_entry(entry_of(change, command))
@@ -199,6 +200,7 @@ impl Node {
             .expect("the state machine keeps at least one voter");
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Leader && !raft.prs().conf().voters().contains(self.id) {
+            trial::reach("a leader that is no voter any more");
             // It would go on leading a group of others, without a vote of its own.
             raft.become_follower(raft.term, raft::INVALID_ID);
         }
@@ -238,6 +240,7 @@ impl Node {
     pub fn flushed(&mut self, flushed: Applied, cut: Index) -> Result<()> {
         assert!(cut <= flushed.index, "cut {cut:?} is above the flushed {:?}", flushed.index);
         if self.cycle.as_ref().is_some_and(Cycle::installs) {
+            trial::reach("flushed while a snapshot is installed");
             // The log of before the snapshot is about to be reset as a whole.
             return Ok(());
         }

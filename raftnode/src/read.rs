@@ -19,6 +19,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use varve_wal::trial;
+
 use crate::{Index, Term};
 
 /// Bytes of one context.
@@ -42,7 +44,7 @@ impl Contexts {
 
     /// `prefix` followed by a context that nobody has seen.
     pub(crate) fn fresh(&mut self, prefix: &[u8]) -> Bytes {
-        self.counter += 1;
+        self.counter += u64::from(!trial::has_bug("read-context-reused"));
         let mut bytes = BytesMut::with_capacity(prefix.len() + CONTEXT_BYTES);
         bytes.put_slice(prefix);
         bytes.put_u64_le(self.node);
@@ -130,6 +132,7 @@ impl Reads {
     pub(crate) fn observe(&mut self, term: Term, leader: u64) {
         let moved = |attempt: &mut Attempt| attempt.term != term || attempt.leader != leader;
         if let Some(attempt) = self.attempt.take_if(moved) {
+            trial::reach("read round dies with its leader");
             self.failed.extend(attempt.tokens);
         }
     }
@@ -148,7 +151,9 @@ impl Reads {
         }
         let patience = self.patience_ticks;
         let Some(late) = self.attempt.take_if(|attempt| attempt.ticks >= patience) else { return };
+        trial::reach("read round repeated");
         if late.number >= ATTEMPTS_MAX {
+            trial::reach("read round given up");
             self.failed.extend(late.tokens);
             return;
         }

@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
-use varve_wal::{Batch, Wal};
+use varve_wal::{Batch, Wal, trial};
 
 use crate::change::change_of;
 use crate::entry::{decode_entry, decode_state, encode_entry, encode_state};
@@ -65,6 +65,7 @@ impl LogStorage {
                 (terms, durable)
             }
             Opening::Reset => {
+                trial::reach("log reset at start");
                 let durable = raised(state, applied, applied.index.0);
                 reset(&mut wal, applied.index.0, &durable)?;
                 (Terms::new(applied.index.0, applied.term.0), durable)
@@ -106,7 +107,9 @@ impl LogStorage {
         for entry in entries {
             batch.entry(entry.index, encode_entry(entry));
         }
-        if *state != self.durable {
+        if trial::has_bug("vote-forgotten") && entries.is_empty() {
+            // Neither term nor vote.
+        } else if *state != self.durable {
             batch.state(encode_state(state));
         }
         // Durable after this: the vote, so that no second one is cast in this term; the entries,
@@ -198,6 +201,7 @@ impl Storage for LogStorage {
         context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         if low <= self.terms.base() {
+            trial::reach("a follower needs what was cut");
             return Err(StorageError::Compacted.into());
         }
         assert!(high <= self.terms.last() + 1, "{low}..{high} asked of ..={}", self.terms.last());

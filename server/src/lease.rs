@@ -26,6 +26,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use varve_disk::trial;
 
 use crate::clock::Clock;
 use crate::limits;
@@ -196,7 +197,7 @@ impl Lessor {
     /// no more. A new term starts every lease afresh, or with what its checkpoint left it.
     pub fn lead(&self, term: Option<u64>) {
         let mut state = self.lock();
-        if term.is_some() && term != state.term {
+        if term.is_some() && term != state.term && !trial::has_bug("lease-not-restarted") {
             state.start_all(self.clock.now() + self.grace, self.checkpoint_interval);
         }
         state.term = term;
@@ -291,6 +292,7 @@ impl Lessor {
                 continue;
             };
             let next = if lease.deadline > now {
+                trial::reach("a renewed lease comes up");
                 // Renewed since: look again then.
                 lease.deadline
             } else {

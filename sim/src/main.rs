@@ -4,6 +4,7 @@
 //! ```text
 //! varve-sim run [--seconds N | --seeds N] [--from SEED] [--threads N]   plays seeds, sums up
 //! varve-sim replay SEED [PLANTED BUG]                                   one seed, with its trace
+//! varve-sim shorten SEED [PLANTED BUG]                                  the same with less in it
 //! varve-sim plant NAME|all [--seeds N] [--from SEED]                    looks for planted bugs
 //! ```
 //!
@@ -18,12 +19,14 @@ mod check;
 mod client;
 mod end;
 mod history;
+mod marks;
 mod node;
 mod plan;
 mod plant;
 mod run;
 mod seed;
 mod serve;
+mod shorten;
 #[cfg(test)]
 mod tests;
 mod trouble;

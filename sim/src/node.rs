@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 use varve_disk::sim::{Random, SimDisk};
 use varve_lsm::Work;
-use varve_raftnode::{Index, Status, Term};
+use varve_raftnode::{Index, Status};
 use varve_server::apply::{ApplyInput, Outbox, ToWorker};
 use varve_server::auth::{AuthOptions, Authenticator, TokenOptions};
 use varve_server::background;
@@ -46,6 +46,7 @@ use varve_server::worker::ConnectionOptions;
 
 use crate::plan::{Micros, Plan};
 use crate::plant::{self, Plant};
+use crate::world::Thread;
 
 /// What all members of all seeds of a thread share, and nothing depends on.
 pub struct Shared {
@@ -261,6 +262,11 @@ impl Running {
         });
     }
 
+    /// Whether a task may go on for which nothing is scheduled.
+    pub fn is_woken(&self) -> bool {
+        !self.due[Thread::Sockets as usize] && self.has_socket_work()
+    }
+
     pub fn has_socket_work(&self) -> bool {
         self.flag.0.load(Ordering::Relaxed) || !self.context.workers[0].is_empty()
     }
@@ -298,10 +304,6 @@ impl Running {
         let input = self.apply.queue.try_recv().ok()?;
         self.inputs += 1;
         match (self.plant, input) {
-            (
-                Some(Plant::LessorGoesOn | Plant::OldLeaderRevokes),
-                ApplyInput::Lead { term: None },
-            ) => Some(ApplyInput::Reads { ready: Vec::new(), failed: Vec::new() }),
             (Some(Plant::ReadEarly), ApplyInput::Reads { ready, failed }) => {
                 let ready = ready.into_iter().map(|(token, _)| (token, Index(0))).collect();
                 Some(ApplyInput::Reads { ready, failed })
@@ -333,23 +335,11 @@ impl Running {
         if plant == Plant::ReadAlone && self.raft.node.status().has_committed_in_term {
             self.has_led = true;
         }
-        if !matches!(plant, Plant::OldLeaderRevokes | Plant::CutAhead) {
-            return;
-        }
-        let inputs: Vec<RaftInput> = self.raft.inbox.try_iter().collect();
-        for input in inputs {
-            let input = match input {
-                RaftInput::ProposeAsLeader { command, .. } if plant == Plant::OldLeaderRevokes => {
-                    RaftInput::Propose(command)
-                }
-                RaftInput::Flushed(mut mark) if plant == Plant::CutAhead => {
-                    let applied = self.apply.store.applied();
-                    (mark.index, mark.term) = (Index(applied.index), Term(applied.term));
-                    RaftInput::Flushed(mark)
-                }
-                input => input,
-            };
-            assert!(self.context.raft.try_send(input).is_ok(), "it has just left");
+        let (applied, members) = (self.apply.store.applied(), self.apply.store.members());
+        if plant == Plant::CutAhead && applied.index > 0 {
+            let configuration = background::configuration_of(&members);
+            let ahead = RaftInput::Flushed(background::standing(applied, &configuration));
+            let _ = self.context.raft.try_send(ahead);
         }
     }
 
@@ -440,19 +430,8 @@ fn setup(plan: &Plan, id: u64) -> Setup {
         auto_compaction: AutoCompaction::Off,
         corruption: CorruptionChecks { at_start: false, period: None, compactions: None },
         progress_interval: Duration::from_secs(5),
-        engine: varve_lsm::Options {
-            memtable_bytes: plan.memtable_bytes,
-            level0_tables: 2,
-            segment_bytes: 16 << 10,
-            table_bytes: 16 << 10,
-            inline_value_bytes_max: 64,
-            ..varve_lsm::Options::default()
-        },
-        log: varve_wal::Options {
-            segment_bytes: plan.log_segment_bytes,
-            cache_bytes_max: plan.log_cache_bytes,
-            ..varve_wal::Options::default()
-        },
+        engine: plan.engine.clone(),
+        log: plan.log.clone(),
     };
     assert!(message_bytes_max(&setup) > 0);
     setup

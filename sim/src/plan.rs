@@ -8,6 +8,7 @@ use std::time::Duration;
 use varve_disk::sim::Random;
 
 use crate::plant::Plant;
+use crate::shorten::LeftOut;
 
 /// Microseconds of simulated time.
 pub type Micros = u64;
@@ -40,12 +41,10 @@ pub struct Plan {
     pub snapshot_count: u64,
     /// Entries kept for slow followers.
     pub catch_up_entries: u64,
-    /// Bytes of a memtable.
-    pub memtable_bytes: usize,
-    /// Bytes of a segment of the log.
-    pub log_segment_bytes: u64,
-    /// Entries of the log kept in memory, in bytes.
-    pub log_cache_bytes: usize,
+    /// The engine's sizes.
+    pub engine: varve_lsm::Options,
+    /// The log's sizes.
+    pub log: varve_wal::Options,
     /// Revisions in one piece of history.
     pub catch_up_revisions: i64,
     /// Bytes that a watch stream holds for its client.
@@ -74,6 +73,8 @@ pub struct Plan {
     pub requests: [u64; crate::client::REQUESTS.len()],
     /// Longest value.
     pub value_bytes: u64,
+    /// What is not played of all this.
+    pub left_out: LeftOut,
     /// A bug that is planted.
     pub plant: Option<Plant>,
 }
@@ -117,7 +118,7 @@ impl Plan {
             *weight = if r.one_in(4) { 0 } else { 1 + r.below(10) };
         }
         requests[0] = 5 + r.below(20);
-        let operations = 500 + r.below(100) as usize;
+        let operations = 550 + r.below(100) as usize;
         let clients = 2 + r.below(8) as usize;
         Self {
             seed,
@@ -125,14 +126,18 @@ impl Plan {
             clients,
             operations,
             keys: [1, 3, 8, 40][r.below(4) as usize],
-            think: 180 * SECOND * clients as u64 / operations as u64,
+            think: 85 * SECOND * clients as u64 / operations as u64,
             tick: Duration::from_millis(100),
             election_ticks: 10,
             snapshot_count: [3, 10, 50, 1000][r.below(4) as usize],
             catch_up_entries: [0, 1, 10, 1000][r.below(4) as usize],
-            memtable_bytes: [8 << 10, 32 << 10, 256 << 10][r.below(3) as usize],
-            log_segment_bytes: [16 << 10, 32 << 10, 64 << 10][r.below(3) as usize],
-            log_cache_bytes: [0, 1 << 10, 1 << 20][r.below(3) as usize],
+            engine: engine(r),
+            log: varve_wal::Options {
+                segment_bytes: [16 << 10, 32 << 10, 64 << 10][r.below(3) as usize],
+                cache_bytes_max: [0, 1 << 10, 1 << 20][r.below(3) as usize],
+                compress_bytes_min: [None, Some(100)][r.below(2) as usize],
+                ..varve_wal::Options::default()
+            },
             catch_up_revisions: [1, 3, 20, 4096][r.below(4) as usize],
             stream_bytes: [200, 1000, 1 << 20][r.below(3) as usize],
             delay: [100, MILLISECOND, 20 * MILLISECOND][r.below(3) as usize],
@@ -147,8 +152,27 @@ impl Plan {
             ttl: [2, 5, 20][r.below(3) as usize],
             requests,
             value_bytes: [8, 200, 3000][r.below(3) as usize],
+            left_out: LeftOut::default(),
             plant: None,
         }
+    }
+}
+
+/// Sizes so small that a few hundred writes make several levels; whose it is comes later.
+fn engine(r: &mut Random) -> varve_lsm::Options {
+    varve_lsm::Options {
+        memtable_bytes: [8 << 10, 32 << 10, 256 << 10][r.below(3) as usize],
+        frozen_memtables_max: [1, 2][r.below(2) as usize],
+        level0_tables: [1, 2, 2, 4][r.below(4) as usize],
+        // 0: never large enough for the bottom, so that tiers are made above it.
+        bottom_factor: [0, 1, 8][r.below(3) as usize],
+        segment_bytes: [4 << 10, 16 << 10][r.below(2) as usize],
+        table_bytes: [1 << 10, 4 << 10, 16 << 10][r.below(3) as usize],
+        inline_value_bytes_max: [0, 64, 1 << 10][r.below(3) as usize],
+        step_bytes: [1 << 10, varve_lsm::STEP_BYTES][r.below(2) as usize],
+        compression: [None, Some(varve_lsm::Compression::default())][r.below(2) as usize],
+        frame_cache_bytes: [0, 1 << 20][r.below(2) as usize],
+        ..varve_lsm::Options::default()
     }
 }
 

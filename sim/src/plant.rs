@@ -1,10 +1,10 @@
 //! Bugs planted on purpose, to see that they are found: ways in which the shell around the pure parts
-//! (threads, queues, network, disk) could be wrong.
+//! (threads, queues, network, disk) could be wrong,
+//! and in them.
 //!
-//! One idea: a planted bug is something that the simulation does *to* a sound member, so none of them
-//! can reach production code. `varve-sim plant NAME` looks for one; docs/TESTING.md has the table.
-//!
-//! What is not here: bugs inside of `raftnode`, `store` and `lsm`.
+//! One idea: around them, a planted bug is something that the simulation does *to* a sound member. In
+//! them, it is a line that only the feature `trial` compiles in (`varve_disk::trial`). So none can be
+//! in a server. `varve-sim plant NAME` looks for one; docs/TESTING.md has the table.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,14 +14,12 @@ use varve_disk::durable::{Backend, DurableWriter};
 use varve_disk::{DirLock, Disk, File, Result};
 
 /// The planted bugs: name, and what is wrong.
-pub const PLANTS: [(Plant, &str, &str); 15] = [
+pub const PLANTS: &[(Plant, &str, &str)] = &[
     (Plant::LogSync, "log-sync", "the log is not synced: acknowledged before durable"),
     (Plant::EngineSync, "engine-sync", "files of the engine are not synced before they count"),
     (Plant::DirectorySync, "directory-sync", "names are not synced"),
     (Plant::ReadEarly, "read-early", "a read does not wait until its index is applied"),
     (Plant::ReadAlone, "read-alone", "who last led reads without asking a quorum"),
-    (Plant::LessorGoesOn, "lessor-goes-on", "a deposed leader's lessor goes on, and renews"),
-    (Plant::OldLeaderRevokes, "old-leader-revokes", "a deposed leader's clock revokes leases"),
     (Plant::LessorHurries, "lessor-hurries", "the lessor's clock is twice as fast"),
     (Plant::ProposalTwice, "proposal-twice", "a forwarded proposal is delivered twice"),
     (Plant::CutAhead, "cut-ahead", "the log is cut up to what is applied, not what is durable"),
@@ -30,7 +28,26 @@ pub const PLANTS: [(Plant, &str, &str); 15] = [
     (Plant::EventsLost, "events-lost", "a batch of events does not reach the watchers"),
     (Plant::EventsTwice, "events-twice", "a batch of events reaches the watchers twice"),
     (Plant::ResyncLost, "resync-lost", "watchers are not told that events were skipped"),
+    within("vote-forgotten", "a vote is given before it is durable"),
+    within("sent-before-sync", "a follower acknowledges what it has not synced"),
+    within("read-context-reused", "a later round of reads has the context of the earlier one"),
+    within("mark-ahead", "the applied index is durable before what it stands for"),
+    within("tombstone-early", "a merge drops a tombstone that hides a value in an older table"),
+    within("delta-misfolded", "a merge forgets what dropped versions counted"),
+    within("compacted-too-far", "a merge drops one revision too many"),
+    within("revision-reused", "a start goes on with the revision before the last"),
+    within("lease-keeps-key", "a deleted key stays with its lease"),
+    within("lease-not-restarted", "a new leader does not start leases afresh"),
+    within("renewal-unchecked", "a renewal is told without asking whether its leader still leads"),
+    within("handed-over-early", "a watcher goes live before it has caught up"),
+    within("resumed-twice", "a watcher that falls behind gets the last revision again"),
+    within("progress-ahead", "a watcher that is behind is told that it is not"),
 ];
+
+/// A bug in the crates below.
+const fn within(name: &'static str, what: &'static str) -> (Plant, &'static str, &'static str) {
+    (Plant::Within(name), name, what)
+}
 
 /// See [`PLANTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +57,6 @@ pub enum Plant {
     DirectorySync,
     ReadEarly,
     ReadAlone,
-    LessorGoesOn,
-    OldLeaderRevokes,
     LessorHurries,
     ProposalTwice,
     CutAhead,
@@ -50,6 +65,16 @@ pub enum Plant {
     EventsLost,
     EventsTwice,
     ResyncLost,
+    /// In the code, by the name of `varve_disk::trial`.
+    Within(&'static str),
+}
+
+/// The name of a bug in the crates below.
+pub fn bug_within(plant: Plant) -> Option<&'static str> {
+    match plant {
+        Plant::Within(name) => Some(name),
+        _ => None,
+    }
 }
 
 /// The bug of a name.

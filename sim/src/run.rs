@@ -7,9 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use varve_api::etcdserverpb::WatchResponse;
 
-use crate::plan::{Plan, SECOND};
+use crate::marks;
+use crate::plan::{Plan, SECOND, TROUBLES};
 use crate::plant::{self, PLANTS, Plant};
 use crate::seed::{Player, Report};
+use crate::shorten;
 
 /// Of so many seeds one is played twice.
 const REPEAT_ONE_IN: u64 = 100;
@@ -18,8 +20,12 @@ const FAILURES_MAX: usize = 20;
 /// Seeds within which a planted bug must be found.
 const SEEDS_PLANTED_MAX: u64 = 10_000;
 
+/// Plays after which the search for a shorter failure ends.
+const SHORTEN_PLAYS_MAX: usize = 400;
+
 const USAGE: &str = "expected: run [--seconds N | --seeds N] [--from SEED] [--threads N], \
-                     or: replay SEED [PLANTED BUG], or: plant NAME|all [--seeds N] [--from SEED]";
+                     or: replay SEED [PLANTED BUG], or: shorten SEED [PLANTED BUG], \
+                     or: plant NAME|all [--seeds N] [--from SEED]";
 
 /// What a run was asked for.
 struct Wanted {
@@ -36,8 +42,10 @@ struct Wanted {
 pub fn command(arguments: &[String]) -> Result<bool, String> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["replay", seed] => Ok(replay(number("a seed", seed)?, None)),
-        ["replay", seed, plant] => Ok(replay(number("a seed", seed)?, Some(planted(plant)?))),
+        ["replay", seed] => Ok(replay(&plan(seed, None)?)),
+        ["replay", seed, plant] => Ok(replay(&plan(seed, Some(plant))?)),
+        ["shorten", seed] => Ok(shorten(&plan(seed, None)?)),
+        ["shorten", seed, plant] => Ok(shorten(&plan(seed, Some(plant))?)),
         ["plant", "all", options @ ..] => {
             let wanted = wanted(options)?;
             Ok(PLANTS.iter().fold(true, |all, (plant, ..)| seek(*plant, &wanted) && all))
@@ -82,6 +90,10 @@ fn planted(name: &str) -> Result<Plant, String> {
 
 /// Looks for a planted bug; whether it was found.
 fn seek(plant: Plant, wanted: &Wanted) -> bool {
+    if let Err(error) = needs_trial(Some(plant)) {
+        println!("{error}");
+        return false;
+    }
     std::panic::set_hook(Box::new(|_| {}));
     let (_, name, what) = PLANTS.iter().find(|(known, ..)| *known == plant).expect("it is listed");
     let (player, started) = (Player::new(), Instant::now());
@@ -102,10 +114,33 @@ fn seek(plant: Plant, wanted: &Wanted) -> bool {
     false
 }
 
-fn replay(seed: u64, plant: Option<Plant>) -> bool {
-    let plan = Plan::draw(seed).with(plant);
+fn plan(seed: &str, plant: Option<&str>) -> Result<Plan, String> {
+    let plant = plant.map(planted).transpose()?;
+    needs_trial(plant)?;
+    Ok(Plan::draw(number("a seed", seed)?).with(plant))
+}
+
+fn needs_trial(plant: Option<Plant>) -> Result<(), String> {
+    match plant.and_then(plant::bug_within) {
+        Some(name) if !marks::HAS_CODE => {
+            Err(format!("expected a build with --features trial for {name}, found one without"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Leaves out of a failing seed what does not matter, and plays what is left; false if it fails.
+fn shorten(plan: &Plan) -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    match shorten::shorten(&Player::new(), plan, SHORTEN_PLAYS_MAX) {
+        Some(shorter) => replay(&shorter),
+        None => true,
+    }
+}
+
+fn replay(plan: &Plan) -> bool {
     println!("{plan:#?}");
-    let report = Player::new().play(&plan, true);
+    let report = Player::new().play(plan, true);
     for (number, watched) in report.history.watched.iter().enumerate() {
         for (at, stream) in watched.streams.iter().enumerate() {
             println!("watcher {number}, stream {at} from {}:", stream.start_revision);
@@ -155,7 +190,10 @@ impl Sum {
         if let Some(first) = report.violations.first() {
             let text: String = first.chars().take(600).collect();
             eprintln!("\nseed {}: {text}", report.seed);
-            eprintln!("replay: cargo run --release -p varve-sim -- replay {}", report.seed);
+            eprintln!(
+                "replay: cargo run --profile simulation -p varve-sim -- replay {}",
+                report.seed
+            );
             self.failures.push((report.seed, text));
         }
     }
@@ -214,11 +252,22 @@ fn summary(sum: &Sum, elapsed: Duration, wanted: &Wanted) {
     println!("operations {}", sum.operations);
     println!("simulated hours {:.1}", sum.seconds as f64 / 3600.0);
     println!("played twice {}", sum.repeated);
-    for (name, count) in &sum.counts {
+    println!("faults");
+    for name in TROUBLES {
+        println!("  {name}: {}", sum.counts.get(name).unwrap_or(&0));
+    }
+    println!("besides");
+    for (name, count) in sum.counts.iter().filter(|(name, _)| !TROUBLES.contains(name)) {
         println!("  {name}: {count}");
     }
-    for missed in crate::plan::TROUBLES.iter().filter(|name| !sum.counts.contains_key(*name)) {
-        println!("  never: {missed}");
+    let marks: Vec<&str> = marks::all().chain(TROUBLES).collect();
+    let missed: Vec<&&str> = marks.iter().filter(|name| !sum.counts.contains_key(*name)).collect();
+    println!("marks reached {} of {}", marks.len() - missed.len(), marks.len());
+    for name in missed {
+        println!("  missed: {name}");
+    }
+    if !marks::HAS_CODE {
+        println!("  not compiled in, see --features trial: {}", marks::CODE.len());
     }
     println!("failures {}", sum.failures.len());
     for (seed, text) in &sum.failures {

@@ -11,7 +11,7 @@ use crate::plan::{Micros, Plan, SECOND};
 use crate::world::{Counts, Event, World};
 
 /// How long clients work, at most.
-const WORK_SECONDS: u64 = 180;
+pub const WORK_SECONDS: u64 = 180;
 
 /// What came of a seed.
 pub struct Report {
@@ -56,6 +56,7 @@ impl Player {
     }
 
     fn play_to_end(&self, plan: &Plan, prints: bool) -> Report {
+        crate::marks::begin(plan.plant.and_then(crate::plant::bug_within));
         let runtime = runtime();
         let mut world = World::new(plan.clone(), &runtime, &self.shared, prints);
         (1..=plan.members).for_each(|id| world.after(0, Event::Start(id)));
@@ -69,7 +70,7 @@ impl Player {
         if world.violations.is_empty() {
             world.end();
         }
-        let World { mut violations, history, counts, now, trace, nodes, watchers, .. } = world;
+        let World { mut violations, history, mut counts, now, trace, nodes, watchers, .. } = world;
         // Their tasks end within the runtime that they were made in.
         let inside = runtime.enter();
         drop((nodes, watchers));
@@ -77,6 +78,7 @@ impl Player {
         if violations.is_empty() {
             violations = check::violations(&history);
         }
+        crate::marks::collect(&history, &mut counts);
         let operations = history.operations.len();
         let digest = trace.digest;
         Report { seed: plan.seed, violations, counts, operations, time: now, digest, history }

@@ -73,7 +73,7 @@ impl World<'_> {
                 no_delete: self.random.one_in(6),
                 streams: Vec::new(),
             });
-            let pause = [MILLISECOND, 100 * MILLISECOND, 3 * SECOND];
+            let pause = [5 * MILLISECOND, 100 * MILLISECOND, 3 * SECOND];
             self.watchers.push(Watcher {
                 watched: self.history.watched.len() - 1,
                 open: None,
@@ -91,8 +91,13 @@ impl World<'_> {
 
     /// A client asks for something.
     pub fn ask(&mut self, client: usize) {
-        if self.is_ending || self.history.operations.len() >= self.plan.operations {
+        let asked = self.asked;
+        if self.is_ending || asked >= self.plan.operations as u64 {
             return;
+        }
+        self.asked += 1;
+        if self.plan.left_out.operations.contains(&asked) {
+            return self.next_request(client);
         }
         let number = self.history.operations.len();
         let request = draw(&self.plan, &mut self.random, &self.known, number);
@@ -212,9 +217,11 @@ impl World<'_> {
         }
         self.read_stream(number);
         // Sometimes it goes elsewhere, or asks how far it is.
-        if !self.is_ending && self.random.one_in(200) {
+        // So often a minute, however often it reads.
+        let often = |a_minute: u64| (60 * SECOND / a_minute / pause).max(2);
+        if !self.is_ending && self.random.one_in(often(6)) {
             self.close_stream(number);
-        } else if self.random.one_in(50)
+        } else if self.random.one_in(often(20))
             && let Some(open) = &self.watchers[number].open
         {
             let progress = RequestUnion::ProgressRequest(WatchProgressRequest {});

@@ -5,13 +5,15 @@ use varve_api::etcdserverpb::LeaseGrantRequest;
 use crate::history::{Outcome, Request, Response};
 use crate::node::Shared;
 use crate::plan::{Plan, SECOND};
+use crate::plant::Plant;
 use crate::seed::{Player, runtime};
+use crate::shorten::shorten;
 use crate::world::{Event, World};
 
 /// Seeds of the fixed set.
-const FIXED: u64 = 6;
+const FIXED: u64 = 12;
 /// Fresh ones, printed.
-const FRESH: u64 = 2;
+const FRESH: u64 = 4;
 
 fn play(seeds: impl Iterator<Item = u64>) {
     let player = Player::new();
@@ -41,6 +43,16 @@ fn equal_seeds_leave_equal_traces() {
     let player = Player::new();
     let digest = || player.play(&Plan::draw(7), false).digest;
     assert_eq!(digest(), digest());
+}
+
+#[test]
+fn a_failing_seed_is_shortened() {
+    let player = Player::new();
+    let plan = Plan::draw(0).with(Some(Plant::EventsLost));
+    let shorter = shorten(&player, &plan, 12).expect("it fails");
+    let left = plan.operations - shorter.left_out.operations.len();
+    assert!(left < plan.operations / 2, "{left} operations of {} are left", plan.operations);
+    assert_ne!(player.play(&shorter, false).violations, [""; 0]);
 }
 
 /// A client of `member` asks; how that had ended after three seconds.

@@ -4,7 +4,7 @@ use varve_disk::sim::{Fault, FaultRule, OperationKind};
 use varve_raftnode::NodeId;
 use varve_server::raft::RaftInput;
 
-use crate::plan::{MILLISECOND, SECOND, TROUBLES, choose};
+use crate::plan::{MILLISECOND, Micros, SECOND, TROUBLES, choose};
 use crate::world::{Event, World};
 
 impl World<'_> {
@@ -18,6 +18,11 @@ impl World<'_> {
         let weights = self.plan.weights;
         let Some(kind) = choose(&mut self.random, &weights) else { return };
         let id = 1 + self.random.below(self.plan.members);
+        let number = self.troubles;
+        self.troubles += 1;
+        if self.plan.left_out.troubles.contains(&number) {
+            return;
+        }
         self.tell(|| format!("trouble: {} of {id}", TROUBLES[kind]), [13, kind as u64, id]);
         self.count(TROUBLES[kind]);
         match kind {
@@ -56,15 +61,24 @@ impl World<'_> {
     fn kill(&mut self, id: u64) {
         let runtime = self.runtime;
         self.nodes.get_mut(&id).expect("a member").kill(runtime);
-        let delay = self.about(2 * SECOND);
+        let delay = self.downtime();
         self.after(delay, Event::Start(id));
     }
 
     fn lose_power(&mut self, id: u64) {
         let runtime = self.runtime;
         self.nodes.get_mut(&id).expect("a member").lose_power(runtime);
-        let delay = self.about(2 * SECOND);
+        let delay = self.downtime();
         self.after(delay, Event::Start(id));
+    }
+
+    /// Sometimes so short that nobody notices.
+    fn downtime(&mut self) -> Micros {
+        if self.random.one_in(3) {
+            self.count("restart at once");
+            return self.random.below(20 * MILLISECOND);
+        }
+        self.about(2 * SECOND)
     }
 
     /// One of the next calls of a kind fails.

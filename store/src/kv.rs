@@ -18,7 +18,7 @@ use varve_api::etcdserverpb::{DeleteRangeResponse, PutRequest, PutResponse, Resp
 use varve_api::mvccpb::event::EventType;
 use varve_api::mvccpb::{Event, KeyValue};
 use varve_lsm::db::Values;
-use varve_lsm::{Delta, Entry, Keyspace, Revision, Snapshot};
+use varve_lsm::{Delta, Entry, Keyspace, Revision, Snapshot, trial};
 
 use crate::error::{Outcome, Result};
 use crate::lease::{self, LeaseId, LeaseTable};
@@ -155,7 +155,7 @@ impl<'a> WriteTxn<'a> {
         if from == to {
             return;
         }
-        if from != 0 {
+        if from != 0 && !(to == 0 && trial::has_bug("lease-keeps-key")) {
             lease::detach(self.state, LeaseId(from), key);
         }
         if to != 0 {

@@ -19,6 +19,8 @@ mod documents;
 mod rust;
 #[path = "tidy/tree.rs"]
 mod tree;
+#[path = "tidy/trials.rs"]
+mod trials;
 
 use rust::Rust;
 use tree::{TextFile, text_files, with_extension};
@@ -87,6 +89,11 @@ fn assert_only(rule: &str, found: BTreeMap<String, String>, excepted: BTreeSet<S
 #[test]
 fn crates_depend_only_on_what_the_table_allows() {
     assert_none("dependencies", dependencies::violations());
+}
+
+#[test]
+fn names_for_simulations_are_listed() {
+    assert_none("trials", trials::violations(&text_files()));
 }
 
 #[test]

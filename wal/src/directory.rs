@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use varve_disk::durable::{Backend, DurableWriter};
-use varve_disk::{Disk, File};
+use varve_disk::{Disk, File, trial};
 
 use crate::error::{Error, Result};
 use crate::frame::padded;
@@ -325,6 +325,7 @@ impl Directory {
             at = end;
         }
         if changed {
+            trial::reach("torn tail overwritten");
             // Nothing of the torn frame can come back after this.
             segment.file.sync()?;
         }

@@ -97,6 +97,7 @@ pub use check::{Item, Report, check, inspect};
 pub use error::{Error, Result};
 pub use probe::{BackendChoice, Candidate, Outcome, ProbeReport};
 pub use varve_disk::durable::Backend;
+pub use varve_disk::trial;
 pub use writer::Counters;
 
 use cache::Cache;
@@ -237,6 +238,7 @@ impl Wal {
             .expect("a batch that continues the log can be applied");
         self.writer.release();
         if let Some(next) = batch.reset_to() {
+            trial::reach("log reset");
             self.cache.reset(next);
             self.retire_unused()?;
         }
@@ -277,6 +279,9 @@ impl Wal {
         let high = self.bounded(low, high, bytes_max);
         let mut out = Vec::with_capacity((high - low) as usize);
         let cached = self.cache.first().clamp(low, high);
+        if cached > low {
+            trial::reach("entries read back from files");
+        }
         reader::read_entries(&self.directory, index, low, cached, &mut out)?;
         for at in cached..high {
             let payload = self.cache.get(at).expect("the cache is a suffix of the log");
@@ -332,6 +337,7 @@ impl Wal {
         };
         let kept: SegmentId = self.image.index.oldest_segment().unwrap_or(newest).min(newest);
         while self.directory.segments().next().is_some_and(|oldest| oldest.header.id < kept) {
+            trial::reach("log segment retired");
             self.directory.retire_oldest()?;
         }
         Ok(())

@@ -6,6 +6,7 @@
 
 use varve_api::Status;
 use varve_api::error::COMPACTED;
+use varve_disk::trial;
 
 use super::batch::WatchEvent;
 use super::hub::{Behind, NoRoom, StreamHandle};
@@ -42,10 +43,11 @@ pub async fn run(stream: &StreamHandle, outgoing: &Outgoing, bounds: Bounds) -> 
                 return Ok(());
             }
             previous = behind.watcher;
-            if let Err(NoRoom { bytes }) = step(stream, behind, bounds)?
-                && outgoing.room(bytes).await.is_err()
-            {
-                return Ok(());
+            if let Err(NoRoom { bytes }) = step(stream, behind, bounds)? {
+                trial::reach("no room for history");
+                if outgoing.room(bytes).await.is_err() {
+                    return Ok(());
+                }
             }
             tokio::task::yield_now().await;
         }
@@ -63,6 +65,7 @@ fn step(
     let view = stream.hub().view();
     let compacted = view.compacted();
     if spec.next_revision < compacted {
+        trial::reach("watcher of what was compacted");
         stream.cancel_compacted(watcher, compacted);
         return Ok(Ok(()));
     }
@@ -72,6 +75,7 @@ fn step(
         Ok(events) => events,
         // Compacted since we looked.
         Err(status) if status == COMPACTED => {
+            trial::reach("history compacted while it was read");
             stream.cancel_compacted(watcher, view.compacted());
             return Ok(Ok(()));
         }
@@ -88,6 +92,7 @@ fn step(
             && let Some(last) = last
             && last != event.revision()
         {
+            trial::reach("piece of history ends between two revisions");
             through = last;
             break;
         }
