@@ -10,7 +10,7 @@
 //! - started again with a disk that works, it has everything acknowledged.
 //!
 //! One failure is meant to be survived: no room for the file that backends are tried on. A disk that
-//! stalls instead of failing is in `stall`.
+//! stalls instead of failing is in `stall`, one that is slow in `slow`.
 //!
 //! Failures of every call in simulation, torn and half made, are in `wal/tests/log/fault.rs`; full
 //! and read-only file systems in `tests/tests/bad_input/disks.rs`.
@@ -23,6 +23,7 @@
 //! VARVE_LONG=1 cargo test -p varve-tests --test log_faults -- --nocapture
 //! ```
 
+mod slow;
 mod stall;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,6 +6,7 @@
  *   VARVE_FAULT_AT         "call name count errno": this one fails, once, without having been made;
  *                          its line begins with "FAILED"
  *   VARVE_FAULT_STALL      while this file is there, those calls wait
+ *   VARVE_FAULT_SLOW       while this file is there, each of them takes half a second longer
  * What fails is not made at all, so what it was to make durable is not on the disk.
  */
 #define _GNU_SOURCE
@@ -36,6 +37,8 @@ static int strike(const char *call, const char *path) {
   int error = 0;
   const char *stall = getenv("VARVE_FAULT_STALL");
   while (stall && !access(stall, F_OK)) usleep(2000);
+  const char *slow = getenv("VARVE_FAULT_SLOW");
+  if (slow && !access(slow, F_OK)) usleep(500000);
   pthread_mutex_lock(&lock);
   const char *at = getenv("VARVE_FAULT_AT");
   char want_call[32], want_name[128];

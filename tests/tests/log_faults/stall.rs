@@ -10,7 +10,7 @@ use varve_tests::process::Cluster;
 
 use super::*;
 
-const MEMBERS: usize = 3;
+pub(super) const MEMBERS: usize = 3;
 /// The disk is away at least so long.
 const STALL: Duration = Duration::from_secs(5);
 /// What is promised is ten seconds; the rest is for a machine that has much else to do.
@@ -22,23 +22,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(3);
 fn a_leader_whose_disk_stalls_is_replaced_and_answers_nothing_from_the_past() {
     let directory = fresh_directory("log-stall");
     let Some(shim) = build_shim(&directory) else { return };
-    let stall = |member: usize| directory.join(format!("stall-{member}"));
-    let mut options: Vec<Options> = (0..MEMBERS)
-        .map(|member| {
-            let log = directory.join(format!("calls-{member}"));
-            let mut options = super::options(&shim, &log, "dsync", None);
-            options.name = format!("m{member}");
-            options.launcher.push(format!("VARVE_FAULT_STALL={}", stall(member).display()));
-            options
-        })
-        .collect();
-    let named = options.iter().map(|one| format!("{}={}", one.name, one.peer_url()));
-    let founders = named.collect::<Vec<_>>().join(",");
-    options.iter_mut().for_each(|one| one.initial_cluster.clone_from(&founders));
-    let start = |options| Server::spawn(&Program::varve(), options);
-    let cluster = Cluster { servers: options.into_iter().map(start).collect() };
-    cluster.servers.iter().for_each(Server::wait_ready);
-
+    let stall = |member: usize| directory.join(format!("fault-{member}"));
+    let cluster = start_members(&shim, &directory, "VARVE_FAULT_STALL");
     let leader = find_leader(&cluster);
     let address = |member: usize| cluster.servers[member % MEMBERS].client_address();
     let (old, other) = (address(leader), address(leader + 1));
@@ -74,6 +59,27 @@ fn a_leader_whose_disk_stalls_is_replaced_and_answers_nothing_from_the_past() {
     let _lost_or_not = waits.join().expect("no panic");
     drop(cluster);
     std::fs::remove_dir_all(&directory).expect("the test's own directory");
+}
+
+/// Members whose log meets a fault while `fault-N` is in the directory; their calls are in `calls-N`.
+pub(super) fn start_members(shim: &Path, directory: &Path, fault: &str) -> Cluster {
+    let mut options: Vec<Options> = (0..MEMBERS)
+        .map(|member| {
+            let log = directory.join(format!("calls-{member}"));
+            let mut options = super::options(shim, &log, "dsync", None);
+            options.name = format!("m{member}");
+            let file = directory.join(format!("fault-{member}"));
+            options.launcher.push(format!("{fault}={}", file.display()));
+            options
+        })
+        .collect();
+    let named = options.iter().map(|one| format!("{}={}", one.name, one.peer_url()));
+    let founders = named.collect::<Vec<_>>().join(",");
+    options.iter_mut().for_each(|one| one.initial_cluster.clone_from(&founders));
+    let start = |options| Server::spawn(&Program::varve(), options);
+    let cluster = Cluster { servers: options.into_iter().map(start).collect() };
+    cluster.servers.iter().for_each(Server::wait_ready);
+    cluster
 }
 
 /// Puts a value until it is acknowledged.
