@@ -87,6 +87,7 @@ impl Member {
             uncommitted_bytes_max: 16 << 10,
             catch_up_bytes_max: 16 << 10,
             ignores_changes_found: false,
+            read_lease: None,
         };
         let founded = Applied {
             index: Index(1),

@@ -74,7 +74,11 @@ impl Node {
         }
         let mut ready = self.raw.ready();
         for state in ready.take_read_states() {
-            output.reads.extend(self.reads.answered(&state.request_ctx, Index(state.index)));
+            let answered = self.reads.answered(&state.request_ctx, Index(state.index));
+            if !answered.is_empty() && self.raw.raft.state == StateRole::Leader {
+                self.lease.prove(Term(self.raw.raft.term));
+            }
+            output.reads.extend(answered);
         }
         let mut held_entries = ready.take_committed_entries();
         if !self.must_find_again(&held_entries) {
@@ -172,6 +176,7 @@ impl Node {
         }
         if self.reads.wants_start() {
             let context = self.contexts.fresh(&[]);
+            self.lease.begin_round();
             let raft = &self.raw.raft;
             self.reads.start(context.clone(), Term(raft.term), raft.leader_id);
             self.raw.read_index(context.to_vec());

@@ -44,7 +44,8 @@
 //!
 //! # Where to read
 //!
-//! `node.rs` inputs; `cycle.rs` outputs; `read.rs` linearizable reads; `validate.rs` what a peer
+//! `node.rs` inputs; `cycle.rs` outputs; `read.rs` linearizable reads; `lease.rs` reads without a
+//! round; `validate.rs` what a peer
 //! may not send; `snapshot.rs` the order of installing; `storage.rs` the log as the crate sees
 //! it; `codec.rs` and `entry.rs` the formats (specified in `docs/FORMAT.md`, section 4).
 //!
@@ -69,6 +70,7 @@
 //! | a node campaigns over changes that it has committed and not applied | `Node::applied` |
 //! | a sole voter with an entry that is not durable panics when it is elected | `Node::tick`, `validate.rs` |
 //! | two nodes that take each other for the leader pass a proposal to and fro | `validate.rs` |
+//! | reads by lease believe in it as long as the node takes itself for the leader, and voters that start again know of none | `lease.rs` |
 //! | a storage error panics | `storage.rs`, `nothing_to_read` |
 //! | a small append overtakes a large one and is rejected | `cycle.rs`, `frame` |
 //!
@@ -82,6 +84,8 @@
 //! - Entries handed out and not applied are bounded by the caller, which may leave `begin`
 //!   uncalled.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 mod change;
@@ -89,6 +93,7 @@ mod codec;
 mod cycle;
 mod entry;
 mod error;
+mod lease;
 mod node;
 mod read;
 mod snapshot;
@@ -139,6 +144,11 @@ pub struct Config {
     /// Changes of the membership that the log has when it is opened have no effect here: a
     /// survivor goes on alone, whatever was under way.
     pub ignores_changes_found: bool,
+    /// How long after a round of reads began its leader may answer further ones without another
+    /// ([`Node::leased_read`]); must be shorter than `election_ticks` - 1 ticks of any member's clock.
+    /// With it a voter refuses candidates for `election_ticks` after a leader's word and after its
+    /// start. The same for all members, or none.
+    pub read_lease: Option<Duration>,
 }
 
 /// Where the state machine stands: what it has applied durably, and who votes as of there.

@@ -5,6 +5,7 @@
 //! What comes out is in `cycle.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
@@ -13,6 +14,7 @@ use varve_wal::{Wal, trial};
 
 use crate::change::{crate_form, entry_of};
 use crate::cycle::Cycle;
+use crate::lease::{Lease, Silence};
 use crate::read::{Contexts, Reads};
 use crate::snapshot::{mark_of, same_mark, snapshot_of};
 use crate::storage::LogStorage;
@@ -38,6 +40,8 @@ pub struct Node {
     pub(crate) timer: ElectionTimer,
     pub(crate) contexts: Contexts,
     pub(crate) reads: Reads,
+    pub(crate) lease: Lease,
+    silence: Silence,
     /// Questions of followers that wait until this leader has committed in its term: at most the
     /// latest of each.
     pub(crate) held_reads: BTreeMap<u64, RaftMessage>,
@@ -68,14 +72,19 @@ impl Node {
         raft_config.validate().map_err(invalid)?;
         let storage = LogStorage::open(wal, &applied, config.catch_up_bytes_max)?;
         let ignored_to = if config.ignores_changes_found { storage.last() } else { 0 };
+        let silence_ticks = config.read_lease.map_or(0, |_| config.election_ticks);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&raft_config, storage, &logger).map_err(invalid)?;
+        // A word of a leader is answered when its term is durable, and a founder's has none.
+        let has_followed = raw.raft.term > 1;
         let mut node = Self {
             id: config.id.0,
             raw,
             timer: ElectionTimer::new(config.seed, config.election_ticks),
             contexts: Contexts::new(config.id.0, config.boot_nonce),
             reads: Reads::new(config.election_ticks),
+            lease: Lease::new(config.read_lease),
+            silence: Silence::new(silence_ticks, has_followed),
             held_reads: BTreeMap::new(),
             cycle: None,
             handed_out: applied.index.0,
@@ -101,6 +110,7 @@ impl Node {
             self.raw.tick();
         }
         self.reads.tick();
+        self.silence.tick();
         self.settle();
     }
 
@@ -116,6 +126,9 @@ impl Node {
             return Err(Error::Refused { from, reason });
         }
         validate::check(from, &message, &self.view(from.0))?;
+        if self.silence.refuses(&message, self.raw.raft.term) {
+            return Ok(());
+        }
         if message.get_msg_type() == MessageType::MsgReadIndex {
             if !self.raw.raft.commit_to_current_term() {
                 self.held_reads.insert(from.0, message);
@@ -195,6 +208,7 @@ impl Node {
         if !is_accepted || is_superseded || index.0 <= self.ignored_to {
             return;
         }
+        self.lease.end();
         self.raw
             .apply_conf_change(&crate_form(change))
             .expect("the state machine keeps at least one voter");
@@ -212,6 +226,23 @@ impl Node {
     /// next. Tokens are the caller's; their number is not bounded here.
     pub fn read(&mut self, token: u64) {
         self.reads.gather(token);
+    }
+
+    /// The time since a fixed moment, by a clock that does not stand still while the machine sleeps.
+    /// Of use before [`Node::begin`]; needed only with [`Config::read_lease`].
+    pub fn now(&mut self, now: Duration) {
+        self.lease.now(now);
+    }
+
+    /// The point of a read that needs no round, and until when it is one: the caller looks at its clock
+    /// after this. None unless this node leads, has committed in its term, and holds a lease.
+    pub fn leased_read(&self) -> Option<(Index, Duration)> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader || !raft.commit_to_current_term() {
+            return None;
+        }
+        let until = self.lease.until(Term(raft.term))?;
+        Some((Index(raft.raft_log.committed), until))
     }
 
     /// The state machine has applied everything up to `index` (not necessarily durably).
@@ -415,6 +446,9 @@ impl Node {
         self.timer.observe(&mut self.raw.raft);
         let raft = &self.raw.raft;
         self.reads.observe(Term(raft.term), raft.leader_id);
+        if raft.lead_transferee.is_some() {
+            self.lease.offer(Term(raft.term));
+        }
         if raft.state != StateRole::Leader {
             self.held_reads.clear();
         }

@@ -15,7 +15,7 @@ use crate::{Error, NodeId, Result};
 const NUMBER_MAX: u64 = 1 << 62;
 
 /// What the `raft` crate puts into vote requests of a hand-over.
-const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
+pub(crate) const TRANSFER_CONTEXT: &[u8] = b"CampaignTransfer";
 
 /// What the rules need to know about the node.
 #[derive(Clone, Copy, Debug)]

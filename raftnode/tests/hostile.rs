@@ -187,6 +187,7 @@ fn open(disk: &SimDisk, seed: u64, voters: u64) -> Node {
         uncommitted_bytes_max: 16 << 10,
         catch_up_bytes_max: 16 << 10,
         ignores_changes_found: false,
+        read_lease: None,
     };
     let founders = Applied {
         index: Index(1),

@@ -16,6 +16,8 @@
 //! | `join 4` | starts a node that has nothing |
 //! | `confirms by hand`, `changed 1` | when a change takes effect on a node |
 //! | `propose 1 text`, `read 1 7`, `transfer 1 2` | requests |
+//! | `leases 7` | all start again, with leases for reads of 7 seconds |
+//! | `seconds 3`, `leased 1` | time passes, a tick is a second; what 1 may answer without a round |
 //! | `fill 1 1000 3` | three proposals of 1000 bytes |
 //! | `unreachable 1 2` | 1 is told that 2 cannot be reached |
 //! | `wipe 1` | a crash after which nothing is left of 1's disk |
@@ -32,6 +34,7 @@ mod cluster;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use varve_raftnode::{MemberChange, Message, MessageClass, NodeId};
@@ -95,6 +98,24 @@ impl Script {
             ["confirms", "by", "hand"] => cluster.confirms_at_once = false,
             ["changed", node] => cluster.confirm_changes(id(node)),
             ["read", node, token] => cluster.read(id(node), id(token)),
+            ["leases", seconds] => {
+                cluster.read_lease = Some(Duration::from_secs(id(seconds)));
+                let ids: Vec<u64> = cluster.members.keys().copied().collect();
+                for id in ids {
+                    cluster.crash(id);
+                    cluster.restart(id).expect("a fresh node starts");
+                }
+            }
+            ["seconds", count] => cluster.now += Duration::from_secs(id(count)),
+            ["leased", node] => {
+                let now = cluster.now;
+                let point = cluster.node(id(node)).leased_read().filter(|(_, until)| now < *until);
+                let text = match point {
+                    Some((index, until)) => format!("reads at {} for {:?}", index.0, until - now),
+                    None => "has no lease".to_owned(),
+                };
+                cluster.trace.push(format!("{node} {text}"));
+            }
             ["transfer", node, to] => cluster.node(id(node)).transfer_leadership(NodeId(id(to))),
             ["heal"] => cluster.cut.clear(),
             ["crash", node] => cluster.crash(id(node)),

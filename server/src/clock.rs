@@ -34,6 +34,12 @@ impl Clock {
         manual.nanoseconds.fetch_max(nanoseconds, Ordering::Relaxed);
     }
 
+    /// The time since a fixed moment, that in which the machine slept included.
+    pub fn awake_or_asleep(&self) -> Duration {
+        let Some(manual) = &self.0 else { return since_boot() };
+        Duration::from_nanos(manual.nanoseconds.load(Ordering::Relaxed))
+    }
+
     /// The time.
     pub fn now(&self) -> Instant {
         match &self.0 {
@@ -43,6 +49,15 @@ impl Clock {
             }
         }
     }
+}
+
+/// CLOCK_BOOTTIME: what `Instant` tells stands still while the machine is suspended.
+fn since_boot() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is written to a place that is ours.
+    let outcome = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    assert_eq!(outcome, 0, "Linux has this clock since 2.6.39");
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 #[cfg(test)]
@@ -57,5 +72,15 @@ mod tests {
         clock.set(Duration::from_secs(5));
         clock.clone().set(Duration::from_secs(3));
         assert_eq!(clock.now() - start, Duration::from_secs(5));
+        assert_eq!(clock.awake_or_asleep(), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn the_time_since_boot_goes_on() {
+        let clock = Clock::default();
+        let (before, started) = (clock.awake_or_asleep(), Instant::now());
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(clock.awake_or_asleep() - before >= Duration::from_millis(5));
+        assert!(clock.awake_or_asleep() >= before + started.elapsed() / 2);
     }
 }

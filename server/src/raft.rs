@@ -143,6 +143,8 @@ pub struct RaftThread {
 pub struct Turn {
     proposals: Vec<Command>,
     proposal_bytes: usize,
+    /// Reads that have come in this turn.
+    reads: Vec<u64>,
     /// Proposals that no leader could take yet, with the time at which their clients give up.
     held: VecDeque<(Instant, Bytes)>,
     held_bytes: usize,
@@ -215,7 +217,25 @@ impl RaftThread {
         self.offer(turn);
         turn.backlog.flush();
         self.publish();
+        self.begin_reads(turn);
         Ok(())
+    }
+
+    /// Answers what has come by a lease, or has the node ask a majority.
+    fn begin_reads(&mut self, turn: &mut Turn) {
+        if turn.reads.is_empty() {
+            return;
+        }
+        let tokens = std::mem::take(&mut turn.reads);
+        // The index first, then the clock: whatever pauses this thread in between ends the lease.
+        let leased = self.node.leased_read();
+        match leased.filter(|(_, until)| self.clock.awake_or_asleep() < *until) {
+            Some((index, _)) => {
+                let ready = tokens.into_iter().map(|token| (token, index)).collect();
+                turn.backlog.push(ApplyInput::Reads { ready, failed: Vec::new() });
+            }
+            None => tokens.into_iter().for_each(|token| self.node.read(token)),
+        }
     }
 
     /// Sends and hands out what may go before the log's sync; whether [`RaftThread::end_cycle`] is
@@ -224,6 +244,7 @@ impl RaftThread {
         if turn.installing || !self.node.has_ready() {
             return false;
         }
+        self.node.now(self.clock.awake_or_asleep());
         let output = self.node.begin();
         self.carry_out(turn, output);
         !turn.installing
@@ -277,7 +298,7 @@ impl RaftThread {
                     let _ = self.node.propose(encode_batch(&[command]));
                 }
             }
-            RaftInput::Read(token) => self.node.read(token),
+            RaftInput::Read(token) => turn.reads.push(token),
             RaftInput::Peer { from, message } => self.step(turn, from, &message),
             RaftInput::Snapshot { from, message, staged } => {
                 // Takes effect in the next cycle, if the node wants it at all.
@@ -464,6 +485,7 @@ impl Turn {
         Self {
             proposals: Vec::new(),
             proposal_bytes: 0,
+            reads: Vec::new(),
             held: VecDeque::new(),
             held_bytes: 0,
             backlog: Backlog::new(apply),

@@ -57,6 +57,8 @@ pub struct Setup {
     pub warning_unary_request_duration: Duration,
     /// `--snapshot-catchup-entries`.
     pub snapshot_catchup_entries: u64,
+    /// `--experimental-varve-lease-reads`.
+    pub lease_reads: bool,
     /// `--experimental-varve-snapshot-bytes-per-second`; 0 for no bound.
     pub snapshot_bytes_per_second: u64,
     /// Tokens and passwords.

@@ -254,6 +254,12 @@ fn snapshots_between_members_are_sent_at_a_rate() {
 }
 
 #[test]
+fn reads_by_lease_are_off_unless_asked_for() {
+    assert!(!configured(&[], &[]).lease_reads);
+    assert!(configured(&["--experimental-varve-lease-reads"], &[]).lease_reads);
+}
+
+#[test]
 fn flags_of_other_tools_are_accepted_as_they_are() {
     // kubeadm's static pod without TLS, and what etcd's own tests add.
     let config = configured(

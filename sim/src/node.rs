@@ -410,6 +410,7 @@ fn setup(plan: &Plan, id: u64) -> Setup {
         warning_apply_duration: Duration::MAX,
         warning_unary_request_duration: Duration::MAX,
         snapshot_catchup_entries: plan.catch_up_entries,
+        lease_reads: plan.lease_reads,
         snapshot_bytes_per_second: 0,
         auth: auth_options(),
         requests: RequestLimits {

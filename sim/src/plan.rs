@@ -75,6 +75,8 @@ pub struct Plan {
     pub value_bytes: u64,
     /// What is not played of all this.
     pub left_out: LeftOut,
+    /// Whether the leader answers reads by a lease.
+    pub lease_reads: bool,
     /// A bug that is planted.
     pub plant: Option<Plant>,
 }
@@ -153,6 +155,7 @@ impl Plan {
             requests,
             value_bytes: [8, 200, 3000][r.below(3) as usize],
             left_out: LeftOut::default(),
+            lease_reads: seed % 2 == 1,
             plant: None,
         }
     }

@@ -1,6 +1,6 @@
 //! A fixed set of seeds and a few fresh ones, in `cargo test`; and stories of their own.
 
-use varve_api::etcdserverpb::LeaseGrantRequest;
+use varve_api::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest};
 
 use crate::history::{Outcome, Request, Response};
 use crate::node::Shared;
@@ -63,17 +63,71 @@ fn outcome(world: &mut World<'_>, member: u64, request: Request) -> Outcome {
     world.history.operations[number].outcome.clone()
 }
 
+/// Three members that only do what a story has them do.
+fn quiet(lease_reads: bool) -> Plan {
+    let drawn = Plan::draw(0);
+    Plan { members: 3, operations: 0, loss: 0, trouble: 0, drift: 0, lease_reads, ..drawn }
+}
+
+/// Whom `asked` takes for the leader.
+fn leader(world: &World<'_>, asked: u64) -> u64 {
+    world.nodes[&asked].up.as_ref().expect("it runs").services.cluster.leader()
+}
+
+fn put(key: &'static str, value: &'static str) -> Request {
+    Request::Put(PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() })
+}
+
+fn get(key: &'static str) -> Request {
+    Request::Range(RangeRequest { key: key.into(), ..RangeRequest::default() })
+}
+
+/// As [`outcome`], after a moment in which no message could have gone to and fro.
+fn outcome_soon(world: &mut World<'_>, member: u64, request: Request) -> Outcome {
+    let number = world.send_request(0, member, request);
+    world.run_until(world.now + SECOND / 5);
+    world.history.operations[number].outcome.clone()
+}
+
+#[test]
+fn a_leader_with_a_lease_answers_alone_and_only_as_long_as_nobody_else_can_lead() {
+    let (runtime, shared) = (runtime(), Shared::new());
+    let mut world = World::new(quiet(true), &runtime, &shared, false);
+    (1..=3).for_each(|id| world.after(0, Event::Start(id)));
+    world.run_until(10 * SECOND);
+    let old = leader(&world, 1);
+    let other = 1 + old % 3;
+    for request in [put("k", "old"), get("k")] {
+        let done = outcome_soon(&mut world, old, request);
+        assert!(matches!(done, Outcome::Done(_)), "{done:?}");
+    }
+    for id in 1..=3 {
+        world.cut(old, id);
+        world.cut(id, old);
+    }
+    let alone = outcome_soon(&mut world, old, get("k"));
+    assert!(matches!(alone, Outcome::Done(_)), "its lease is not over: {alone:?}");
+    world.run_until(world.now + SECOND);
+    let (late, number) = (world.now, world.send_request(0, old, get("k")));
+    while leader(&world, other) == old {
+        assert!(world.now < late + 60 * SECOND, "the others have another leader");
+        world.run_until(world.now + SECOND / 10);
+    }
+    let put = outcome(&mut world, other, put("k", "new"));
+    assert!(matches!(put, Outcome::Done(_)), "{put:?}");
+    let late = world.history.operations[number].outcome.clone();
+    assert!(!matches!(late, Outcome::Done(_)), "its lease was over: {late:?}");
+    let inside = runtime.enter();
+    drop(world);
+    drop(inside);
+}
+
 #[test]
 fn a_leader_that_slept_through_its_end_renews_no_lease() {
     let (runtime, shared) = (runtime(), Shared::new());
-    let drawn = Plan::draw(0);
-    let quiet = Plan { members: 3, operations: 0, loss: 0, trouble: 0, drift: 0, ..drawn };
-    let mut world = World::new(quiet, &runtime, &shared, false);
+    let mut world = World::new(quiet(false), &runtime, &shared, false);
     (1..=3).for_each(|id| world.after(0, Event::Start(id)));
     world.run_until(10 * SECOND);
-    let leader = |world: &World<'_>, asked: u64| {
-        world.nodes[&asked].up.as_ref().expect("it runs").services.cluster.leader()
-    };
     let old = leader(&world, 1);
     let grant = Request::Grant(LeaseGrantRequest { id: 7, ttl: 600 });
     let granted = outcome(&mut world, old, grant);

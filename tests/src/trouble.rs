@@ -108,6 +108,9 @@ impl Plan {
         ];
         // Small numbers make snapshots common; etcd keeps 5000 entries behind one anyway.
         flags.push(format!("--snapshot-count={}", [60, 500, 10_000][random.below(3) as usize]));
+        if seed % 2 == 1 {
+            flags.push("--experimental-varve-lease-reads".to_owned());
+        }
         let phase = |_| Phase::draw(&mut random, members, pause_seconds_max);
         let phases = (0..phases).map(phase).collect();
         Plan { members, flags, phases }

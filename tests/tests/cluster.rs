@@ -261,15 +261,26 @@ fn all_members_at_once_go_and_come_back() {
 
 #[test]
 fn a_leader_that_was_frozen_does_not_answer_from_the_past() {
-    let cluster = Cluster::start(&Program::varve(), MEMBERS, &[]);
+    freeze_leaders(&[], 3);
+}
+
+#[test]
+fn a_leader_that_was_frozen_with_a_lease_does_not_either() {
+    freeze_leaders(&["--experimental-varve-lease-reads"], 2);
+}
+
+fn freeze_leaders(flags: &[&str], rounds: usize) {
+    let cluster = Cluster::start(&Program::varve(), MEMBERS, flags);
     run(async {
-        for round in 0..3 {
+        for round in 0..rounds {
             let frozen = find_leader_beside(&cluster).await;
             let (old, other) = (
                 client(&cluster.servers[frozen]),
                 client(&cluster.servers[(frozen + 1) % MEMBERS]),
             );
             put(&old, "k", &format!("{round} old")).await;
+            // With leases it has one now.
+            dump(&old, 0).await.expect("a read");
             cluster.servers[frozen].pause();
             let new = format!("{round} new");
             let asked = Instant::now();

@@ -17,6 +17,7 @@ pub mod machine;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use varve_disk::sim::SimDisk;
@@ -83,6 +84,10 @@ pub struct Cluster {
     pub confirms_at_once: bool,
     pub seed: u64,
     pub founders: Applied,
+    /// As nodes are started with.
+    pub read_lease: Option<Duration>,
+    /// Everybody's clock.
+    pub now: Duration,
 }
 
 impl Cluster {
@@ -113,6 +118,8 @@ impl Cluster {
             confirms_at_once: true,
             seed,
             founders,
+            read_lease: None,
+            now: Duration::ZERO,
         };
         for id in voters.iter().chain(learners) {
             cluster.add(*id, cluster.founders.clone());
@@ -212,7 +219,7 @@ impl Cluster {
 
     /// Starts a member from its disk and its state machine's durable part.
     pub fn restart(&mut self, id: u64) -> Result<(), String> {
-        let seed = self.seed;
+        let (seed, read_lease) = (self.seed, self.read_lease);
         let member = self.member(id);
         assert!(member.node.is_none(), "{id} runs already");
         let options = Options {
@@ -241,6 +248,7 @@ impl Cluster {
             uncommitted_bytes_max: 16 << 10,
             catch_up_bytes_max: 8 << 10,
             ignores_changes_found: false,
+            read_lease,
         };
         let node = Node::open(config, wal, member.machine.flushed.clone())
             .map_err(|error| error.to_string())?;
@@ -301,6 +309,8 @@ impl Cluster {
 
     /// First half of a cycle.
     pub fn begin(&mut self, id: u64) {
+        let now = self.now;
+        self.node(id).now(now);
         let output = self.node(id).begin();
         self.carry_out(id, output);
     }

@@ -178,6 +178,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
             .map_or(BackendChoice::Auto, BackendChoice::Only),
         log_compress_bytes_min: log_compress_bytes_min(values)?,
         compress_cold_values: values.flag("experimental-varve-compress-cold-values"),
+        lease_reads: values.flag("experimental-varve-lease-reads"),
         snapshot_bytes_per_second: values
             .unsigned("experimental-varve-snapshot-bytes-per-second")?,
         heartbeat_interval: values.millis("heartbeat-interval")?,

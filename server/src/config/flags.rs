@@ -264,6 +264,8 @@ pub const SECTIONS: &[Section] = &[
             "Batches of the log with at least so many bytes are compressed with zstd; 0 for none."),
         works("experimental-varve-compress-cold-values", Bool, "false",
             "Compress values with zstd when a merge of files has to move them."),
+        works("experimental-varve-lease-reads", Bool, "false",
+            "The leader answers linearizable reads without asking a majority each time; for all members or none."),
         works("experimental-varve-snapshot-bytes-per-second", Uint, "67108864",
             "How fast this member sends its files to members that need them, all together; 0 for no bound."),
     ] },

@@ -57,6 +57,8 @@ pub struct Config {
     pub log_compress_bytes_min: Option<u32>,
     /// `--experimental-varve-compress-cold-values`.
     pub compress_cold_values: bool,
+    /// `--experimental-varve-lease-reads`.
+    pub lease_reads: bool,
     /// `--experimental-varve-snapshot-bytes-per-second`; 0 for no bound.
     pub snapshot_bytes_per_second: u64,
     /// `--heartbeat-interval`.

@@ -59,6 +59,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         force_new_cluster: config.force_new_cluster,
         snapshot_count: config.snapshot_count,
         snapshot_catchup_entries: config.snapshot_catchup_entries,
+        lease_reads: config.lease_reads,
         snapshot_bytes_per_second: config.snapshot_bytes_per_second,
         log: log(config),
         auth: auth(config),

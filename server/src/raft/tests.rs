@@ -39,6 +39,7 @@ fn start(queue_length: usize) -> Running {
         uncommitted_bytes_max: limits::UNCOMMITTED_BYTES_MAX,
         catch_up_bytes_max: 1 << 20,
         ignores_changes_found: false,
+        read_lease: None,
     };
     let founded = Applied {
         index: Index(1),

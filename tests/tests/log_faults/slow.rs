@@ -19,7 +19,7 @@ use super::*;
 fn a_follower_whose_disk_is_slow_holds_up_nobody() {
     let directory = fresh_directory("log-slow");
     let Some(shim) = build_shim(&directory) else { return };
-    let cluster = start_members(&shim, &directory, "VARVE_FAULT_SLOW");
+    let cluster = start_members(&shim, &directory, "SLOW");
     let leader = find_leader(&cluster);
     let slow = (leader + 1) % MEMBERS;
     let address = cluster.servers[leader].client_address();

@@ -23,7 +23,7 @@ fn a_leader_whose_disk_stalls_is_replaced_and_answers_nothing_from_the_past() {
     let directory = fresh_directory("log-stall");
     let Some(shim) = build_shim(&directory) else { return };
     let stall = |member: usize| directory.join(format!("fault-{member}"));
-    let cluster = start_members(&shim, &directory, "VARVE_FAULT_STALL");
+    let cluster = start_members(&shim, &directory, "STALL");
     let leader = find_leader(&cluster);
     let address = |member: usize| cluster.servers[member % MEMBERS].client_address();
     let (old, other) = (address(leader), address(leader + 1));
@@ -69,7 +69,7 @@ pub(super) fn start_members(shim: &Path, directory: &Path, fault: &str) -> Clust
             let mut options = super::options(shim, &log, "dsync", None);
             options.name = format!("m{member}");
             let file = directory.join(format!("fault-{member}"));
-            options.launcher.push(format!("{fault}={}", file.display()));
+            options.launcher.push(format!("VARVE_FAULT_{fault}={}", file.display()));
             options
         })
         .collect();
