@@ -26,6 +26,7 @@ pub mod log;
 pub mod log_latency;
 pub mod mailbox;
 pub mod member;
+pub mod memory_lock;
 pub mod metrics;
 pub mod peer;
 pub mod profile;

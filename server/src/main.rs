@@ -104,6 +104,12 @@ fn run(config: &Config, arguments: &[String], disk: &OsDisk) -> ExitCode {
     let version = varve_server::version::ETCD_VERSION;
     let fields = format!(",\"etcd-version\":\"{version}\"{}", config.shown);
     tracing::info!(json_fields = fields, "starting an etcd server");
+    if config.memory_mlock
+        && let Err(error) = varve_server::memory_lock::lock_memory()
+    {
+        tracing::error!(error = %error, "failed to start");
+        return ExitCode::FAILURE;
+    }
     let setup = match to_setup::setup(config, disk) {
         Ok(setup) => setup,
         Err(error) => {

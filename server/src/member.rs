@@ -27,6 +27,7 @@ use crate::lease::Lessor;
 use crate::limits;
 use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::metrics::Metrics;
+use crate::metrics::requests::RequestMetrics;
 use crate::peer::{PeerAddress, PeerQueues, Peers, others};
 use crate::raft::{RaftInput, RaftThread};
 use crate::read_pool::ReadPool;
@@ -192,6 +193,7 @@ impl Shared {
             read_pool,
             auth: Arc::clone(&self.auth),
             limits: setup.requests.clone(),
+            requests: RequestMetrics::new(&self.metrics),
             metrics: Arc::clone(&self.metrics),
         });
         tokio::task::spawn_local(services.clone().pump(owner));

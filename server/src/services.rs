@@ -27,6 +27,7 @@ use crate::lease::Lessor;
 use crate::limits;
 use crate::mailbox::MailboxOwner;
 use crate::metrics::Metrics;
+use crate::metrics::requests::{RequestMetrics, kind_name};
 use crate::peer::Peers;
 use crate::peer::call::CallAnswer;
 use crate::peer::frame::LeaseAnswer;
@@ -95,6 +96,8 @@ pub struct Inner {
     pub auth: Arc<Authenticator>,
     /// From flags.
     pub limits: RequestLimits,
+    /// Counters of this thread's requests.
+    pub requests: RequestMetrics,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -143,7 +146,7 @@ impl Services {
     /// Gets a command agreed and applied that needs nobody's permission; its reply. While
     /// authentication is on, most kinds are refused without an author.
     pub async fn propose(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
-        self.propose_with(kind, None, body, RaftInput::Propose).await
+        self.propose_with(kind_name(kind, ""), kind, None, body, RaftInput::Propose).await
     }
 
     /// As [`Services::propose`], for the client that calls.
@@ -154,13 +157,14 @@ impl Services {
         body: Bytes,
     ) -> Result<Reply, Status> {
         let author = self.author(meta).await?;
-        self.propose_with(kind, author, body, RaftInput::Propose).await
+        let name = kind_name(kind, meta.method().name);
+        self.propose_with(name, kind, author, body, RaftInput::Propose).await
     }
 
     /// As [`Services::propose`], for this member itself, which may do everything.
     pub async fn propose_as_root(&self, kind: CommandKind, body: Bytes) -> Result<Reply, Status> {
         let author = auth::internal_author(&self.view);
-        self.propose_with(kind, author, body, RaftInput::Propose).await
+        self.propose_with(kind_name(kind, ""), kind, author, body, RaftInput::Propose).await
     }
 
     /// As [`Services::propose`], as root, and only as the leader of `term`.
@@ -171,10 +175,25 @@ impl Services {
         body: Bytes,
     ) -> Result<Reply, Status> {
         let input = |command| RaftInput::ProposeAsLeader { term, command };
-        self.propose_with(kind, auth::internal_author(&self.view), body, input).await
+        let author = auth::internal_author(&self.view);
+        self.propose_with(kind_name(kind, ""), kind, author, body, input).await
     }
 
     async fn propose_with(
+        &self,
+        name: &'static str,
+        kind: CommandKind,
+        author: Option<Author>,
+        body: Bytes,
+        input: impl FnOnce(Command) -> RaftInput,
+    ) -> Result<Reply, Status> {
+        let began = Instant::now();
+        let outcome = self.agree(kind, author, body, input).await;
+        self.requests.took(name, outcome.is_ok(), began.elapsed());
+        outcome
+    }
+
+    async fn agree(
         &self,
         kind: CommandKind,
         author: Option<Author>,

@@ -206,6 +206,7 @@ fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigErr
         grpc_keepalive_interval: (!keepalive_interval.is_zero()).then_some(keepalive_interval),
         grpc_keepalive_timeout: values
             .duration_or("grpc-keepalive-timeout", KEEPALIVE_TIMEOUT_DEFAULT)?,
+        memory_mlock: values.flag("memory-mlock"),
         socket_reuse_port: values.flag("socket-reuse-port"),
         watch_progress_notify_interval: progress_interval(values, notes)?,
         auto_compaction: auto_compaction(

@@ -109,6 +109,8 @@ pub struct Config {
     pub grpc_keepalive_interval: Option<Duration>,
     /// `--grpc-keepalive-timeout`.
     pub grpc_keepalive_timeout: Duration,
+    /// `--memory-mlock`.
+    pub memory_mlock: bool,
     /// `--socket-reuse-port`.
     pub socket_reuse_port: bool,
     /// `--watch-progress-notify-interval`, at least 100 ms.

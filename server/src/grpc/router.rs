@@ -72,8 +72,8 @@ pub enum Origin {
 /// What is asked before a handler is called: who calls, and the encoded request.
 pub type Guard = Rc<dyn Fn(RequestMeta, Bytes) -> GuardFuture>;
 
-/// Asked before anything else of a call: whether this member takes calls of a method now.
-type Gate = dyn Fn(&'static Method) -> Result<(), Status>;
+/// Asked before anything else of a call: whether this member takes it now.
+type Gate = dyn Fn(&RequestMeta) -> Result<(), Status>;
 
 /// Told of each unary call with one whole request, when it has its answer.
 pub type Observer = Rc<dyn Fn(&Answered)>;
@@ -256,10 +256,10 @@ impl Router {
         self
     }
 
-    /// Sets who decides, before any call is read, whether its method may be called now.
+    /// Sets who decides, before any call is read, whether it is taken now.
     pub fn gate(
         &mut self,
-        gate: impl Fn(&'static Method) -> Result<(), Status> + 'static,
+        gate: impl Fn(&RequestMeta) -> Result<(), Status> + 'static,
     ) -> &mut Self {
         self.gate = Some(Box::new(gate));
         self
@@ -339,7 +339,7 @@ impl Router {
         let route = self.routes[method.index].as_ref();
         let route = route.unwrap_or_else(|| panic!("{} is asked for and known", method.path));
         let mut record = CallRecord::start(&self.options.counters, method);
-        if let Some(Err(status)) = self.gate.as_ref().map(|gate| gate(method)) {
+        if let Some(Err(status)) = self.gate.as_ref().map(|gate| gate(&meta)) {
             let response = error_response(&status);
             record.handled(&Err(status));
             return Dispatch::refused(response);

@@ -21,6 +21,7 @@ use crate::grpc::GrpcCounters;
 use crate::log_latency::LogLatency;
 
 mod grpc;
+pub mod requests;
 
 /// How detailed the metrics are: `--metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! that may be long or wait for the disk goes to the read pool, there it is also encoded.
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use varve_api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, PutRequest, RangeRequest,
     RangeResponse, TxnRequest, TxnResponse,
@@ -57,24 +58,41 @@ pub async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result
     require_leader(&services, &meta)?;
     validate::range(&request)?;
     services.metrics.ranges.inc();
+    let began = Instant::now();
+    let outcome = read(&services, &meta, request).await;
+    services.requests.took("Range", outcome.is_ok(), began.elapsed());
+    outcome
+}
+
+async fn read(
+    services: &Services,
+    meta: &RequestMeta,
+    request: RangeRequest,
+) -> Result<Encoded, Status> {
     if !request.serializable {
         services.read_barrier().await?;
     }
-    let author = services.author(&meta).await?;
+    let author = services.author(meta).await?;
     if !may_be_long(&request) {
         let author = author.as_ref();
         let may = |auth: &Auth| auth.may_range(author, &request);
+        let began = Instant::now();
         let found = services.view.judged(may, || services.view.range_of_residents(&request))?;
         if let Some(mut response) = found {
+            services.requests.ranges().took(true, began.elapsed());
             services.complete(&mut response.header);
             return Encoded::bounded(&response);
         }
     }
     let (view, cluster) = (services.view.clone(), services.cluster.clone());
+    let ranges = services.requests.ranges().clone();
     services
         .read_pool
         .run(move || {
-            let mut response = range_as(&view, author.as_ref(), &request)?;
+            let began = Instant::now();
+            let found = range_as(&view, author.as_ref(), &request);
+            ranges.took(found.is_ok(), began.elapsed());
+            let mut response = found?;
             let revision = response.header.as_ref().map_or(0, |header| header.revision);
             response.header = Some(cluster.header(revision));
             Encoded::bounded(&response)
@@ -195,10 +213,21 @@ pub async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<E
     }
     require_leader(&services, &meta)?;
     validate::txn(&request, services.limits.txn_ops_max)?;
+    let began = Instant::now();
+    let outcome = read_txn(&services, &meta, request).await;
+    services.requests.took("ReadonlyTxn", outcome.is_ok(), began.elapsed());
+    outcome
+}
+
+async fn read_txn(
+    services: &Services,
+    meta: &RequestMeta,
+    request: TxnRequest,
+) -> Result<Encoded, Status> {
     if !validate::is_serializable(&request) {
         services.read_barrier().await?;
     }
-    let author = services.author(&meta).await?;
+    let author = services.author(meta).await?;
     if !request_ops(&request).any(may_be_long) {
         let author = author.as_ref();
         let may = |auth: &Auth| auth.may_read_txn(author, &request);

@@ -33,7 +33,11 @@ pub fn register(router: &mut Router, services: &Services) {
     lock::register(router, services);
     election::register(router, services);
     let s = services.clone();
-    router.gate(move |method| learner_may(&s, method));
+    router.gate(move |meta| {
+        learner_may(&s, meta.method())?;
+        s.requests.came(meta);
+        Ok(())
+    });
 }
 
 /// A learner answers what needs no vote of its own: its status, snapshots of what it has, and

@@ -14,6 +14,7 @@ mod directories;
 mod disks;
 mod flags;
 mod identity;
+mod memory;
 mod peers;
 mod ports;
 mod requests;

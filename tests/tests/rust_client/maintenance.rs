@@ -93,10 +93,20 @@ fn metrics_count_what_clients_do() {
             "etcd_disk_wal_write_duration_seconds_count",
             "etcd_disk_wal_fsync_duration_seconds_count",
             "etcd_disk_backend_commit_duration_seconds_count",
+            "etcd_server_request_duration_seconds_count{success=\"true\",type=\"Put\"}",
+            "etcd_server_client_requests_total{client_api_version=\"unknown\",type=\"unary\"}",
         ] {
             let before = metric(name).expect("it is told");
             client.put(put_request("c", "4")).await.expect("a put");
             assert!(metric(name).expect("it is told") > before, "{name} stays at {before}");
+        }
+        for name in [
+            "etcd_server_range_duration_seconds_count{success=\"true\"}",
+            "etcd_server_request_duration_seconds_count{success=\"true\",type=\"Range\"}",
+        ] {
+            let before = metric(name).expect("it is told");
+            get(client, "a").await.expect("it is there");
+            assert_eq!(metric(name), Some(before + 1.0), "{name}");
         }
     });
 }

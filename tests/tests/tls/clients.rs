@@ -13,7 +13,9 @@ use varve_tests::etcdctl::Etcdctl;
 use varve_tests::grpc_client::Client;
 use varve_tests::process::{find_in_path, free_port, skip_or_fail};
 
-use crate::{CALL_TIMEOUT, Files, block_on, put_key, start, start_made, strings, text, value_of};
+use crate::{
+    CALL_TIMEOUT, Curl, Files, block_on, put_key, start, start_made, strings, text, value_of,
+};
 
 #[test]
 fn clients_of_ours_and_of_etcd_speak_tls() {
@@ -90,22 +92,11 @@ fn whoever_shows_no_good_certificate_is_refused_on_every_listener() {
         "{}",
         server.log()
     );
-    let Some(curl) = find_in_path("curl") else { return skip_or_fail("curl") };
-    let get = |port: u16, pair: Option<&Pair>| {
-        let mut command = std::process::Command::new(&curl);
-        command.args(["-s", "--max-time", "20", "--cacert", &files.ca, "-o", "/dev/null"]);
-        command.args(["-w", "%{http_code}"]);
-        if let Some(pair) = pair {
-            let (cert, key) = pair.write(&files.directory, "curl");
-            command.arg("--cert").arg(cert).arg("--key").arg(key);
-        }
-        let output = command.arg(format!("https://127.0.0.1:{port}/health")).output();
-        String::from_utf8_lossy(&output.expect("curl runs").stdout).into_owned()
-    };
+    let Some(curl) = Curl::find() else { return skip_or_fail("curl") };
     for port in [http, metrics] {
-        assert_eq!(get(port, Some(&good)), "200");
+        assert_eq!(curl.health(&files, port, Some(&good)), "200");
         for (who, pair) in refused(&files) {
-            assert_eq!(get(port, pair.as_ref()), "000", "{who} at {port}");
+            assert_eq!(curl.health(&files, port, pair.as_ref()), "000", "{who} at {port}");
         }
     }
 }

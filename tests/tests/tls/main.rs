@@ -19,7 +19,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use varve_api::etcdserverpb::{PutRequest, RangeRequest};
 use varve_tests::certificates::{Authority, Pair, SERVER, put};
 use varve_tests::grpc_client::Client;
-use varve_tests::process::{Options, Program, Server, fresh_directory};
+use varve_tests::process::{Options, Program, Server, find_in_path, fresh_directory};
 
 /// How long one call may take.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -66,6 +66,28 @@ impl Drop for Files {
         if !std::thread::panicking() {
             let _ = std::fs::remove_dir_all(&self.directory);
         }
+    }
+}
+
+/// curl, which asks listeners that speak no gRPC.
+pub(crate) struct Curl(PathBuf);
+
+impl Curl {
+    pub(crate) fn find() -> Option<Curl> {
+        find_in_path("curl").map(Curl)
+    }
+
+    /// The status of `/health` for who shows `pair`; 000 for no answer.
+    pub(crate) fn health(&self, files: &Files, port: u16, pair: Option<&Pair>) -> String {
+        let mut command = std::process::Command::new(&self.0);
+        command.args(["-s", "--max-time", "20", "--cacert", &files.ca, "-o", "/dev/null"]);
+        command.args(["-w", "%{http_code}"]);
+        if let Some(pair) = pair {
+            let (cert, key) = pair.write(&files.directory, "curl");
+            command.arg("--cert").arg(cert).arg("--key").arg(key);
+        }
+        let output = command.arg(format!("https://127.0.0.1:{port}/health")).output();
+        String::from_utf8_lossy(&output.expect("curl runs").stdout).into_owned()
     }
 }
 

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use varve_tests::certificates::{Authority, CLIENT, SERVER, Wanted, put};
 use varve_tests::grpc_client::Client;
+use varve_tests::process::{free_port, skip_or_fail};
 
-use crate::{CALL_TIMEOUT, Files, block_on, client_tls, put_key, start, strings, text, value_of};
+use crate::{
+    CALL_TIMEOUT, Curl, Files, block_on, client_tls, put_key, start, start_made, strings, text,
+    value_of,
+};
 
 /// How long new files may take to count.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
@@ -103,6 +107,60 @@ fn a_client_is_refused_as_soon_as_it_is_on_the_list() {
         put_key(&open, "a", "4").await.expect("what is open stays open");
     });
     assert!(server.wait_for_log("cannot use changed TLS files", CALL_TIMEOUT), "{}", server.log());
+}
+
+/// One list each for clients and members, replaced under the running server.
+#[test]
+fn who_is_on_a_new_list_is_refused_on_every_listener() {
+    let Some(curl) = Curl::find() else { return skip_or_fail("curl") };
+    let files = Files::new();
+    let list = text(&put(&files.directory, "revoked.crl", &files.authority.revoke(&[])));
+    let (http, metrics) = (free_port(), free_port());
+    let server = start_made(|options| {
+        let client = format!("https://127.0.0.1:{}", options.client_port);
+        let peer = format!("https://127.0.0.1:{}", options.peer_port);
+        let mut flags = files.flags_with_clients();
+        flags.extend(strings(&[
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ]));
+        flags.extend(strings(&[
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ]));
+        flags.extend(strings(&["--initial-cluster", &format!("{}={peer}", options.name)]));
+        flags.extend(strings(&["--peer-cert-file", &files.cert, "--peer-key-file", &files.key]));
+        flags.extend(strings(&["--peer-client-cert-auth", "--peer-trusted-ca-file", &files.ca]));
+        flags.extend(strings(&["--client-crl-file", &list, "--peer-crl-file", &list]));
+        flags.extend(strings(&["--listen-client-http-urls", &format!("https://127.0.0.1:{http}")]));
+        flags.extend(strings(&["--listen-metrics-urls", &format!("https://127.0.0.1:{metrics}")]));
+        flags
+    });
+    let peer = server.options().peer_port;
+    let pair = files.authority.sign(&Wanted { serial: 778, ..CLIENT });
+    let as_client = || {
+        block_on(async {
+            put_key(&files.client(&server.client_address(), Some(&pair)), "a", "1").await
+        })
+    };
+    as_client().expect("not revoked yet");
+    for port in [http, metrics] {
+        assert_eq!(curl.health(&files, port, Some(&pair)), "200", "{port}");
+    }
+    // Members speak no HTTP; what became of a certificate is in the log.
+    curl.health(&files, peer, Some(&pair));
+    assert!(!server.log().contains("Revoked"), "{}", server.log());
+    put(&files.directory, "revoked.crl", &files.authority.revoke(&[778]));
+    curl.health(&files, peer, Some(&pair));
+    assert!(server.wait_for_log("Revoked", CALL_TIMEOUT), "{}", server.log());
+    as_client().expect_err("revoked");
+    for port in [http, metrics] {
+        assert_eq!(curl.health(&files, port, Some(&pair)), "000", "{port}");
+    }
 }
 
 #[test]
