@@ -15,6 +15,7 @@
 //!
 //! What it does not do: it does not open the files that it names.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -264,13 +265,23 @@ impl Manifest {
 /// Makes the newest edit durable that is about to be believed.
 ///
 /// It may be in the kernel's cache only: when its sync failed, the process stopped, and the kernel then
-/// took the pages for clean, so that no later sync writes them. All before it are durable. It is
-/// written with the bytes that it has, so a crash here changes nothing.
+/// took the pages and the file's new length for clean, so that no later sync writes them. All before it
+/// are durable. It is written with the bytes that it has, so a crash here changes nothing; then its
+/// receipt, which makes the file longer if there was none. A full disk may lack the room for that.
 fn settle(file: &dyn File, recovered: &Recovered, bytes: &[u8]) -> Result<()> {
     let Range { start, end } = recovered.last;
     file.write_at(start as u64, &bytes[start..end])?;
-    // After this, every edit that was read is durable.
-    Ok(file.sync()?)
+    // After this, the bytes of every edit that was read are durable.
+    file.sync()?;
+    if recovered.edits == 1 || recovered.version < FORMAT_VERSION {
+        return Ok(());
+    }
+    match file.write_at(end as u64, &receipt_image(recovered.previous)) {
+        // After this, so is the length that they need.
+        Ok(()) => Ok(file.sync()?),
+        Err(error) if error.source.kind() == ErrorKind::StorageFull => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn read_file(disk: &dyn Disk, path: &Path) -> Result<Bytes> {

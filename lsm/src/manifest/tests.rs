@@ -343,6 +343,9 @@ fn an_edit_whose_sync_failed_is_durable_before_it_is_believed() {
         // The process starts again; the kernel still has what it wrote.
         let (mut manifest, state) = reopen(&shared).unwrap();
         assert_eq!(state, state_after(2));
+        // Also before there is another: files that it dropped are removed now.
+        let found: Arc<dyn Disk> = Arc::new(disk.crash_image(CrashStyle::LoseAll));
+        assert_eq!(reopen(&found).unwrap().1, state_after(2));
         manifest.append(&edit(3)).unwrap();
         let found: Arc<dyn Disk> = Arc::new(disk.crash_with(CrashStyle::LoseAll));
         let (_, state) = reopen(&found).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
