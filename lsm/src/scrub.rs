@@ -10,7 +10,7 @@
 //! Invariants: only the file under way is held; a pass looks once at each file of the version that
 //! was the newest when the pass began, but for those that are not needed any more at their turn.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 
 use varve_disk::File;
@@ -94,8 +94,9 @@ impl Scrub {
     /// Opens the next file that is still needed. The worker's lock is held, so it is not removed
     /// before it is open.
     fn next(&mut self, shared: &Shared, version: &Version) -> Result<Option<OpenFile>> {
+        let files: BTreeMap<&str, _> = files(version).map(|file| (file.0.name(), file)).collect();
         while let Some(name) = self.names.pop_front() {
-            if let Some((guard, bytes)) = files(version).find(|(guard, _)| guard.name() == name) {
+            if let Some((guard, bytes)) = files.get(name.as_str()).copied() {
                 return OpenFile::new(shared, Arc::clone(guard), bytes).map(Some);
             }
         }

@@ -169,12 +169,13 @@ impl RaftThread {
             let wait = if turn.backlog.is_waiting() { retry_soon(next_tick) } else { next_tick };
             let first = self.inbox.recv_deadline(wait).ok();
             let is_tick_due = Instant::now() >= next_tick;
+            self.take_inputs(&mut turn, first, is_tick_due)?;
             if is_tick_due {
                 // A thread that was paused does not make up for lost ticks: that would start an
-                // election that nobody asked for.
+                // election that nobody asked for. Counted from behind the tick, so that two are
+                // never closer than their period, on which the silence of voters is built.
                 next_tick = Instant::now() + self.tick;
             }
-            self.take_inputs(&mut turn, first, is_tick_due)?;
             while self.begin_cycle(&mut turn) {
                 self.end_cycle(&mut turn)?;
             }

@@ -249,16 +249,21 @@ fn small_segments_are_joined_where_most_are_met_when_there_are_hundreds() {
         table
     };
     let bottom = [with(1, "a-b", 0..200), with(2, "c-d", 200..512), with(3, "e-f", 512..513)];
-    let pick_of = |bottom: &[TableRecord], count: u64| {
+    let pick_of = |bottom: &[TableRecord], upper: &[TableRecord], count: u64| {
         let some: BTreeMap<u64, SegmentInfo> =
             segments.iter().take(count as usize).map(|(id, info)| (*id, info.clone())).collect();
-        let pressure = Pressure { segment_bytes: 1_616, ..pressure(&some, &references) };
-        let bottom = bottom.iter().collect();
-        let shape = Shape { keyspace: Keyspace::Kv, upper: Vec::new(), bottom };
+        let pressure = Pressure { segment_bytes: 3_232, ..pressure(&some, &references) };
+        let (upper, bottom) = (upper.iter().collect(), bottom.iter().collect());
+        let shape = Shape { keyspace: Keyspace::Kv, upper, bottom };
         (pick(&[shape], &pressure), segments_to_leave(&pressure).len())
     };
-    assert_eq!(pick_of(&bottom, 512), (None, 0));
-    assert_eq!(pick_of(&bottom, 513), (Some(Choice::Bottom(Keyspace::Kv, 1..2)), 513));
+    assert_eq!(pick_of(&bottom, &[], 512), (None, 0));
+    assert_eq!(pick_of(&bottom, &[], 513), (Some(Choice::Bottom(Keyspace::Kv, 1..2)), 513));
     // With one small segment each there is nothing to join.
-    assert_eq!(pick_of(&bottom[2..], 513).0, None);
+    assert_eq!(pick_of(&bottom[2..], &[], 513).0, None);
+    // Above the bottom they are joined when they go there, if there are many.
+    let above = |of| TableRecord { level: Level::Tier(1), ..with(9, "a-z", of) };
+    assert_eq!(pick_of(&bottom[2..], &[above(0..256)], 513).0, None);
+    let all = Some(Choice::Upper(Keyspace::Kv));
+    assert_eq!(pick_of(&bottom[2..], &[above(0..257)], 513).0, all);
 }

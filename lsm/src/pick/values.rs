@@ -5,8 +5,11 @@
 //! mapping and an entry in every list of files, however little is in it, and none of them would ever
 //! be poor if all of it stays.
 //!
+//! Small segments of tables above the bottom are joined on the way into it, which a merge among tiers
+//! is not; so when no bottom table refers to several, all above the bottom goes there.
+//!
 //! The sequence of choices ends: a merged table refers to no poor segment any more, and to one small
-//! one at most.
+//! one at most; and nothing is left above the bottom that could be chosen again.
 
 use std::collections::BTreeSet;
 
@@ -20,9 +23,10 @@ use crate::segment::SegmentInfo;
 const POOR_PERCENT: u64 = 54;
 /// Relocation begins when dead bytes in poor segments are one in this many referred-to bytes.
 const DEAD_SHARE: u64 = 8;
-/// A segment is small when it holds less than one in so many of the bytes that one may hold.
-const SMALL_SHARE: u64 = 16;
-/// So many small segments may there be. A process can map some 65,000 files.
+/// A segment is small when it holds less than one in so many of the bytes that one may hold. One of
+/// values of a byte each, 16 with what surrounds them, is not when it is full.
+const SMALL_SHARE: u64 = 32;
+/// So many small segments may there be before they are joined. A process can map some 65,000 files.
 const SMALL_SEGMENTS_MAX: usize = 512;
 
 /// Segments whose values are copied when a merge meets them.
@@ -76,14 +80,22 @@ pub(super) fn bottom_with_poor_values(
     bottom_with_most(shapes, 1, bytes)
 }
 
-/// The bottom table that refers to the most small segments, if there are too many of them.
-pub(super) fn bottom_with_small_segments(
+/// The bottom table that refers to the most small segments, if there are too many of them; or all
+/// above the bottom, if that is where too many of them are.
+pub(super) fn tables_with_small_segments(
     shapes: &[Shape<'_>],
     pressure: &Pressure<'_>,
 ) -> Option<Choice> {
     let small = too_many_small(pressure);
     // One of them would become one.
-    bottom_with_most(shapes, 2, |table| of_segments(table, &small).count() as u64)
+    let bottom = bottom_with_most(shapes, 2, |table| of_segments(table, &small).count() as u64);
+    bottom.or_else(|| {
+        let has_too_many = |shape: &&Shape<'_>| {
+            let of_upper = shape.upper.iter().flat_map(|table| of_segments(table, &small));
+            of_upper.map(|(id, _)| id).collect::<BTreeSet<_>>().len() > SMALL_SEGMENTS_MAX / 2
+        };
+        shapes.iter().find(has_too_many).map(|shape| Choice::Upper(shape.keyspace))
+    })
 }
 
 /// Those of `segments` that a table refers to, and how many bytes of values in each.

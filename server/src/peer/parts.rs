@@ -11,6 +11,7 @@
 //! What it does not do: it does not look again at what lies here. The engine does, with the whole
 //! snapshot; what fails there is not kept, so that rot costs one transfer.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use super::stream::PeerStream;
 use crate::limits;
 
 /// The directory, beside the staging directories, which need not exist.
+#[derive(Clone)]
 pub(super) struct Parts {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
@@ -36,26 +38,27 @@ impl Parts {
         Self { disk: Arc::clone(disk), dir: incoming.join("parts") }
     }
 
-    /// Removes everything but the whole ones of `lacking`; which of these are still to come.
-    pub(super) fn missing<'a>(
+    /// Removes everything but the whole ones of `lacking`; which of these are still to come. May
+    /// take long, like the next two: not for the thread of the peers.
+    pub(super) fn missing(
         &self,
-        lacking: &[(u32, &'a OfferedFile)],
-    ) -> Result<Vec<(u32, &'a OfferedFile)>, FrameError> {
-        self.disk.create_dir_all(&self.dir).map_err(own_disk)?;
-        let found = self.disk.list(&self.dir).map_err(own_disk)?;
-        let is_lacking = |name: &String| lacking.iter().any(|(_, file)| part_name(file) == *name);
-        for name in found.iter().filter(|name| !is_lacking(name)) {
-            self.disk.remove(&self.dir.join(name)).map_err(own_disk)?;
+        lacking: &[(u32, OfferedFile)],
+    ) -> varve_disk::Result<Vec<(u32, OfferedFile)>> {
+        self.disk.create_dir_all(&self.dir)?;
+        let found: BTreeSet<String> = self.disk.list(&self.dir)?.into_iter().collect();
+        let names: BTreeSet<String> = lacking.iter().map(|(_, file)| part_name(file)).collect();
+        for name in found.difference(&names) {
+            self.disk.remove(&self.dir.join(name))?;
         }
-        let is_missing = |(_, file): &&(u32, &OfferedFile)| !found.contains(&part_name(file));
-        Ok(lacking.iter().filter(is_missing).copied().collect())
+        let is_missing = |(_, file): &&(u32, OfferedFile)| !found.contains(&part_name(file));
+        Ok(lacking.iter().filter(is_missing).cloned().collect())
     }
 
     /// Writes the files that are missing; returns the Raft message that ends the transfer.
     pub(super) async fn receive(
         &self,
         stream: &mut PeerStream,
-        missing: &[(u32, &OfferedFile)],
+        missing: &[(u32, OfferedFile)],
     ) -> Result<Bytes, FrameError> {
         let mut missing = missing.iter();
         let mut open: Option<Part> = None;
@@ -121,7 +124,7 @@ impl Parts {
     /// Everything has arrived: moves it to `staged`, where its names are durable after this.
     pub(super) fn hand_over(
         &self,
-        lacking: &[(u32, &OfferedFile)],
+        lacking: &[(u32, OfferedFile)],
         staged: &Path,
     ) -> varve_disk::Result<()> {
         for (_, file) in lacking {

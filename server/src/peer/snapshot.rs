@@ -281,6 +281,19 @@ async fn receive_uncounted(
 ) -> Result<(), FrameError> {
     let turn = Turn::take(&context.db)
         .ok_or_else(|| FrameError::malformed("one snapshot at a time", "a second one"))?;
+    let outcome = receive_in_turn(context, stream, from, turn).await;
+    if outcome.is_err() {
+        tokio::spawn(let_go(Arc::clone(context), NEXT_STAGING.load(Ordering::Relaxed)));
+    }
+    outcome
+}
+
+async fn receive_in_turn(
+    context: &Arc<Context>,
+    stream: &mut PeerStream,
+    from: u64,
+    turn: Turn,
+) -> Result<(), FrameError> {
     // Nobody else can send a snapshot meanwhile: silence must end.
     let offer =
         timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::expect(stream, FrameKind::SnapshotOffer))
@@ -296,29 +309,29 @@ async fn receive_uncounted(
     };
     context.disk.create_dir_all(&staged.dir).map_err(own_disk)?;
     let parts = Parts::new(&context.disk, &context.incoming);
+    let of_files = files.len();
     let lacking: Vec<_> = (0_u32..)
-        .zip(&files)
+        .zip(files)
         .filter(|(_, file)| !context.db.has_file(&file.name, file.digest))
         .collect();
-    let missing = parts.missing(&lacking)?;
+    let (of_parts, lacking) = (parts.clone(), Arc::new(lacking));
+    let wanted = Arc::clone(&lacking);
+    let missing = blocking(move || of_parts.missing(&wanted)).await?.map_err(own_disk)?;
     let mut answer = BytesMut::new();
     answer.put_u32_le(missing.len() as u32);
     missing.iter().for_each(|(index, _)| answer.put_u32_le(*index));
     frame::write(stream, FrameKind::SnapshotWanted, &answer).await?;
     tracing::info!(
         from = hex(from),
-        files = files.len(),
+        files = of_files,
         wanted = missing.len(),
         kept = lacking.len() - missing.len(),
         "receiving database snapshot"
     );
 
-    let received = parts.receive(stream, &missing).await;
-    if received.is_err() {
-        tokio::spawn(let_go(Arc::clone(context), number));
-    }
-    let message = received?;
-    parts.hand_over(&lacking, &staged.dir).map_err(own_disk)?;
+    let message = parts.receive(stream, &missing).await?;
+    let dir = staged.dir.clone();
+    blocking(move || parts.hand_over(&lacking, &dir)).await?.map_err(own_disk)?;
     let staged = check(context, staged, &message).await?;
     let input = RaftInput::Snapshot { from: node(from), message, staged };
     let raft = context.raft.clone();
@@ -327,13 +340,26 @@ async fn receive_uncounted(
     Ok(())
 }
 
-/// What transfer `number` has left is let go after a while, unless another one has come since.
-async fn let_go(context: Arc<Context>, number: u64) {
-    sleep(limits::SNAPSHOT_PARTS_AGE_MAX).await;
-    let Some(_turn) = Turn::take(&context.db) else { return };
-    if NEXT_STAGING.load(Ordering::Relaxed) == number + 1
-        && let Err(error) = Parts::new(&context.disk, &context.incoming).clear()
-    {
+/// What a transfer that failed has left is let go after a while, unless another one has begun since:
+/// then that one cares for it, if it fails. `next` is the number that it will have.
+async fn let_go(context: Arc<Context>, next: u64) {
+    let turn = loop {
+        sleep(limits::SNAPSHOT_PARTS_AGE_MAX).await;
+        if NEXT_STAGING.load(Ordering::Relaxed) != next {
+            return;
+        }
+        // Whoever has it may yet go without having begun.
+        if let Some(turn) = Turn::take(&context.db) {
+            break turn;
+        }
+    };
+    let parts = Parts::new(&context.disk, &context.incoming);
+    let cleared = blocking(move || {
+        let cleared = parts.clear();
+        drop(turn);
+        cleared
+    });
+    if let Ok(Err(error)) = cleared.await {
         let text = "cannot remove files of a snapshot that broke off; the next start will";
         tracing::warn!(error = %error, "{text}");
     }

@@ -77,9 +77,11 @@ async fn read(
         let author = author.as_ref();
         let may = |auth: &Auth| auth.may_range(author, &request);
         let began = Instant::now();
-        let found = services.view.judged(may, || services.view.range_of_residents(&request))?;
-        if let Some(mut response) = found {
-            services.requests.ranges().took(true, began.elapsed());
+        let found = services.view.judged(may, || services.view.range_of_residents(&request));
+        if !matches!(found, Ok(None)) {
+            services.requests.ranges().took(found.is_ok(), began.elapsed());
+        }
+        if let Some(mut response) = found? {
             services.complete(&mut response.header);
             return Encoded::bounded(&response);
         }
