@@ -11,7 +11,7 @@
 //! + Authorization: $token              a further header; $token is the last that was given
 //! lines 2                              a stream: hang up after so many lines
 //! older: why                           an etcd before 3.7 answers otherwise
-//! older: dies                          an etcd before 3.7 is not asked
+//! older: dies                          an etcd before 3.7 is not asked: it ends, or never answers
 //! < 200 application/json               status and content type (`-` for none)
 //! < {"a":"line of the body"}           with * for what differs from server to server
 //! ```
@@ -112,7 +112,7 @@ fn write(path: &Path, cases: &[Case]) {
     std::fs::write(path, text).expect("the file can be written");
 }
 
-/// Etcd 3.4 does not survive these.
+/// Etcd 3.4 does not survive these, or does not answer.
 fn is_deadly(case: &Case) -> bool {
     case.older.as_deref() == Some("dies")
 }
@@ -129,6 +129,8 @@ fn run(program: &Program, cases: &[Case]) -> Vec<Vec<String>> {
         let (path, body) = rest.split_once(' ').unwrap_or((rest, ""));
         let headers: Vec<String> =
             case.headers.iter().map(|header| header.replace("$token", &token)).collect();
+        // Shown if it is the last one.
+        println!("asking {}", case.request);
         let answer = ask(&server.client_address(), verb, path, &headers, body, case.lines_max);
         if let Some((_, rest)) = answer.body.split_once("\"token\":\"") {
             token = rest.split('"').next().unwrap_or_default().to_owned();
