@@ -162,6 +162,20 @@ fn uniform_overwrites_stay_within_the_limits_of_the_design() {
     assert_limits(&seen);
 }
 
+/// Then all segments have about as much dead in them, and none is much worse than the others.
+#[test]
+fn keys_overwritten_once_in_no_order_take_at_most_half_as_much_space_again() {
+    let (mut load, mut random) = (Load::new(scaled_options()), Random::new(8));
+    (0..KEYS).for_each(|_| load.put(random.below(KEYS), Delta::Zero));
+    load.compacted = load.main;
+    load.put(0, Delta::Zero);
+    load.writer.freeze().unwrap();
+    while load.db.work().unwrap() != Work::Idle {}
+    let percent = load.db.sizes().disk_bytes * 100 / (KEYS * VALUE_BYTES);
+    println!("{percent} %");
+    assert!(percent <= 150, "{percent} %");
+}
+
 /// So many memtables, that merging a few of them into the bottom each time would write each key
 /// thirty times.
 #[test]

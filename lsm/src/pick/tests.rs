@@ -199,11 +199,30 @@ fn a_few_large_values_are_worth_a_merge_when_they_hold_a_quarter_of_the_bytes() 
     assert_eq!(choose(&upper, &bottom, 5, 0), None, "it has to read twice as much");
 }
 
+/// What is chosen where segment 7 holds `value_bytes`, of which two tables refer to 3000, and
+/// segment 8 holds `whole`, all of them referred to elsewhere.
+fn choose_by_values(value_bytes: u64, whole: u64) -> Option<Choice> {
+    let bottom = [table(1, "a-b", 10, &[]), table(2, "c-d", 20, &[])];
+    let shape =
+        Shape { keyspace: Keyspace::Kv, upper: Vec::new(), bottom: bottom.iter().collect() };
+    let info = |id, value_bytes| SegmentInfo { id, bytes: 0, digest: 0, values: 1, value_bytes };
+    let segments = BTreeMap::from([(7, info(7, value_bytes)), (8, info(8, whole))]);
+    pick(&[shape], &pressure(&segments, &BTreeMap::from([(7, 3_000), (8, whole)])))
+}
+
 #[test]
 fn values_are_relocated_when_much_of_a_segment_is_dead() {
-    let bottom = [table(1, "a-b", 10, &[]), table(2, "c-d", 20, &[])];
-    assert_eq!(choose(&[], &bottom, 4, 5_555), None, "54 % of it is referred to");
-    assert_eq!(choose(&[], &bottom, 4, 5_556), Some(Choice::Bottom(Keyspace::Kv, 1..2)));
+    assert_eq!(choose_by_values(5_555, 10_000), None, "54 % of it is referred to");
+    let second = Some(Choice::Bottom(Keyspace::Kv, 1..2));
+    assert_eq!(choose_by_values(5_556, 10_000), second);
+    assert_eq!(choose_by_values(5_556, 30_000), None, "it is little beside the rest");
+}
+
+#[test]
+fn values_are_relocated_when_all_segments_together_are_half_as_large_again() {
+    assert_eq!(choose_by_values(4_500, 0), None);
+    let second = Some(Choice::Bottom(Keyspace::Kv, 1..2));
+    assert_eq!(choose_by_values(4_501, 0), second, "though 66 % of it is referred to");
 }
 
 #[test]

@@ -43,19 +43,21 @@ pub fn run(name: &str, directory: &Path, keys: u64, updates: u64) -> Result<Vec<
     engine.settle();
     let before = Resources::now(&home).map_err(fail)?;
     let is_over = AtomicBool::new(false);
-    let (written, latencies, applied) = std::thread::scope(|scope| {
+    let ((written, history), latencies, applied) = std::thread::scope(|scope| {
         let reader = scope.spawn(|| read(&*engine, keys, &is_over));
         let begun = Instant::now();
-        let written = update(&*engine, &workload, keys, updates, next);
+        let written_and_history = update(&*engine, &workload, keys, updates, next);
         let applied = begun.elapsed();
         is_over.store(true, Ordering::Relaxed);
-        (written, reader.join().expect("the reader does not panic"), applied)
+        (written_and_history, reader.join().expect("the reader does not panic"), applied)
     });
     engine.settle();
     let used = before.used(&home).map_err(fail)?;
     let figures = Figures::of(std::process::id()).map_err(fail)?;
     let disk = data_bytes(&home)?;
     let resident = figures.resident_bytes_max as f64 / f64::from(1 << 20);
+    // At the horizon there was about as much as in the beginning.
+    let readable = live_bytes + history;
     Ok(vec![
         Row::higher("trace: changes", "puts/s", updates as f64 / applied.as_secs_f64()),
         Row::micros("trace: get beside them, p50", latencies.quantile(0.5)),
@@ -63,6 +65,7 @@ pub fn run(name: &str, directory: &Path, keys: u64, updates: u64) -> Result<Vec<
         Row::micros("trace: get beside them, p99.9", latencies.quantile(0.999)),
         Row::lower("trace: written bytes a byte", "x", used.charged_bytes as f64 / written as f64),
         Row::lower("trace: bytes on disk a live byte", "x", disk / live_bytes as f64),
+        Row::lower("trace: bytes on disk a readable byte", "x", disk / readable as f64),
         Row::lower("trace: most resident memory", "MiB", resident),
     ])
 }
@@ -84,10 +87,18 @@ fn change(workload: &Workload, keys: u64, number: u64) -> Change {
     }
 }
 
-/// Applies the changes; returns the bytes of their keys and values.
-fn update(engine: &dyn Engine, workload: &Workload, keys: u64, updates: u64, first: u64) -> u64 {
+/// Applies the changes; returns the bytes of their keys and values, of all and of those that are
+/// still readable because they are younger than what was compacted.
+fn update(
+    engine: &dyn Engine,
+    workload: &Workload,
+    keys: u64,
+    updates: u64,
+    first: u64,
+) -> (u64, u64) {
     let period = (updates / PERIODS).max(1);
     let (mut next, mut bytes, mut due, mut horizon) = (first, 0, period, first);
+    let (mut bytes_at_horizon, mut bytes_compacted) = (0, 0);
     for number in (0..updates).step_by(BATCH as usize) {
         let numbers = number..updates.min(number + BATCH);
         let changes: Vec<Change> = numbers.map(|n| change(workload, keys, n)).collect();
@@ -97,11 +108,12 @@ fn update(engine: &dyn Engine, workload: &Workload, keys: u64, updates: u64, fir
         if number >= due {
             // What was current one period ago stays readable.
             engine.compact(horizon);
-            horizon = next - 1;
+            bytes_compacted = bytes_at_horizon;
+            (horizon, bytes_at_horizon) = (next - 1, bytes);
             due += period;
         }
     }
-    bytes
+    (bytes, bytes - bytes_compacted)
 }
 
 fn read(engine: &dyn Engine, keys: u64, is_over: &AtomicBool) -> Latencies {
