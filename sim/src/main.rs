@@ -15,11 +15,11 @@
 #![allow(missing_docs, reason = "nobody uses this as a library")]
 
 mod carry;
-mod check;
 mod client;
 mod end;
-mod history;
 mod marks;
+#[cfg(test)]
+mod mutations;
 mod node;
 mod plan;
 mod plant;
@@ -33,6 +33,8 @@ mod trouble;
 mod world;
 
 use std::process::ExitCode;
+
+use varve_judge::{self as check, history};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -6,17 +6,13 @@
 use std::time::Duration;
 
 use varve_disk::sim::Random;
+pub use varve_judge::history::{Micros, SECOND};
 
 use crate::plant::Plant;
 use crate::shorten::LeftOut;
 
-/// Microseconds of simulated time.
-pub type Micros = u64;
-
 /// A millisecond.
 pub const MILLISECOND: Micros = 1_000;
-/// A second.
-pub const SECOND: Micros = 1_000_000;
 
 /// What a seed was drawn into. Chances are "one in so many", 0 for never.
 #[derive(Clone, Debug)]

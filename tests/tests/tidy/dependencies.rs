@@ -37,7 +37,7 @@ const STATE: &[&str] = &[
 ];
 
 /// The table, lowest first. `tests`, `sim`, `benches` and `fuzz` may use anything below them.
-pub const RULES: [Rule; 8] = [
+pub const RULES: [Rule; 9] = [
     Rule { name: "disk", uses: &[], never: STORAGE },
     Rule { name: "bolt", uses: &[], never: STORAGE },
     Rule { name: "wal", uses: &["disk"], never: STORAGE },
@@ -50,6 +50,7 @@ pub const RULES: [Rule; 8] = [
         uses: &["disk", "bolt", "wal", "lsm", "api", "store", "raftnode"],
         never: &["tonic", "axum"],
     },
+    Rule { name: "judge", uses: &["api", "store"], never: STATE },
 ];
 
 /// External crates that one crate of the workspace alone may name, so that its types stay there.

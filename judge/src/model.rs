@@ -21,16 +21,18 @@ use varve_api::etcdserverpb::{
 use varve_api::mvccpb::KeyValue;
 use varve_store::{CommandKind, decode_batch};
 
-use crate::history::{Agreed, Response, operation_of};
-use crate::plan::Micros;
+use crate::history::{Agreed, Micros, Response, operation_of};
 
 /// What happened to one key in one revision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
+    /// Its revision.
     pub revision: i64,
     /// As events have it: of a deletion only key and revision.
     pub kv: KeyValue,
+    /// Whether the key is gone after it.
     pub is_delete: bool,
+    /// The key before it, if it was there.
     pub previous: Option<KeyValue>,
 }
 
@@ -50,13 +52,17 @@ pub struct Carried {
 /// See the head of the file.
 #[derive(Default)]
 pub struct Model {
+    /// All commands, in order.
     pub commands: Vec<Carried>,
     /// All changes, in order.
     pub changes: Vec<Change>,
     /// Versions of each key, oldest first; `None` for a deletion.
     versions: BTreeMap<Bytes, Vec<(i64, Option<KeyValue>)>>,
+    /// The last revision.
     pub revision: i64,
+    /// The compacted revision.
     pub compacted: i64,
+    /// Leases and their times to live.
     pub leases: BTreeMap<i64, i64>,
     /// When each lease was revoked, and by which operation.
     pub revoked: BTreeMap<i64, Micros>,

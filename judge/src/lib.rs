@@ -5,17 +5,16 @@
 //! [`search`] is the second opinion: it believes no revision and tries orders.
 
 pub mod durable;
+pub mod history;
 pub mod leases;
 pub mod linear;
 pub mod model;
-#[cfg(test)]
-mod mutations;
 pub mod replicas;
 pub mod search;
 pub mod watch;
 
-use self::model::Model;
 use crate::history::History;
+use crate::model::Model;
 
 /// Everything that is wrong, in words; empty if nothing is.
 pub fn violations(history: &History) -> Vec<String> {

@@ -9,9 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 
-use super::linear::is_read_only;
-use crate::history::{History, Operation, Outcome, Request, Response};
-use crate::plan::Micros;
+use crate::history::{History, Micros, Operation, Outcome, Request, Response};
+use crate::linear::is_read_only;
 
 /// Operations on a key beyond which it is passed over; they are bits of a `u64`.
 const OPERATIONS_MAX: usize = 40;

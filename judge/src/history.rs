@@ -15,7 +15,11 @@ use varve_api::etcdserverpb::{
 };
 use varve_api::mvccpb::KeyValue;
 
-use crate::plan::Micros;
+/// Microseconds from some beginning, simulated or real.
+pub type Micros = u64;
+
+/// A second.
+pub const SECOND: Micros = 1_000_000;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Carried, Model};
 use crate::history::{History, Operation, Outcome, Request, Response, is_certain};
+use crate::model::{Carried, Model};
 
 /// Adds what is wrong.
 pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
@@ -27,7 +27,7 @@ pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
 pub fn is_tagged(request: &Request) -> bool {
     match request {
         Request::Put(_) | Request::Delete(_) | Request::Compact(_) => true,
-        Request::Txn(txn) => !super::linear::is_read_only(txn),
+        Request::Txn(txn) => !crate::linear::is_read_only(txn),
         Request::Range(_) | Request::Grant(_) | Request::Revoke(_) | Request::KeepAlive(_) => false,
     }
 }

@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::Model;
-use crate::history::{History, Outcome, Request, Response};
-use crate::plan::{Micros, SECOND};
+use crate::history::{History, Micros, Outcome, Request, Response, SECOND};
+use crate::model::Model;
 
 /// Adds what is wrong.
 pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {

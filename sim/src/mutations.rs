@@ -7,7 +7,7 @@
 
 use varve_disk::sim::Random;
 
-use super::violations;
+use crate::check::violations;
 use crate::history::{History, Outcome, Request, Response};
 use crate::plan::Plan;
 use crate::seed::Player;
@@ -265,7 +265,7 @@ fn end_lease(history: &mut History, random: &mut Random) -> bool {
     let Some(at) = found else { return false };
     let Request::Grant(request) = &history.operations[at].request else { return false };
     let (id, ttl) = (request.id, request.ttl);
-    let model = super::model::Model::replay(&history.log).expect("a sound log");
+    let model = crate::check::model::Model::replay(&history.log).expect("a sound log");
     let Some(revoked) = model.revoked.get(&id).copied() else { return false };
     let mut renewal = history.operations[at].clone();
     renewal.request = Request::KeepAlive(id);

@@ -11,10 +11,9 @@ use std::collections::BTreeMap;
 use varve_api::etcdserverpb::TxnRequest;
 use varve_api::etcdserverpb::request_op::Request as Op;
 
-use super::durable::{headless, is_tagged, revision_of};
-use super::model::Model;
-use crate::history::{History, Operation, Outcome, Request, Response};
-use crate::plan::Micros;
+use crate::durable::{headless, is_tagged, revision_of};
+use crate::history::{History, Micros, Operation, Outcome, Request, Response};
+use crate::model::Model;
 
 /// Whether a transaction holds only ranges: then it is a read.
 pub fn is_read_only(txn: &TxnRequest) -> bool {

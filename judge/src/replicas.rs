@@ -1,7 +1,7 @@
 //! Replicas: when all is quiet, all members hold the same, and it is what the log says.
 
-use super::model::Model;
 use crate::history::History;
+use crate::model::Model;
 
 /// Adds what is wrong.
 pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
