@@ -21,6 +21,7 @@
 //!   same range.
 
 mod change;
+mod command;
 mod permit;
 mod ranges;
 
@@ -35,7 +36,8 @@ use varve_api::{ApiError, error as api};
 use varve_lsm::{Delta, Keyspace, Snapshot};
 
 pub(crate) use self::change::apply;
-pub use self::change::{AuthChange, AuthCommand, AuthReply};
+pub use self::change::{AuthChange, AuthReply};
+pub use self::command::AuthCommand;
 use self::ranges::Ranges;
 use crate::error::{Error, Result};
 use crate::schema::{self, AUTH_ROW, ROLE_PREFIX, ROW_VERSION, USER_PREFIX};
