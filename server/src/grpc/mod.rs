@@ -12,11 +12,14 @@
 //! - [`incoming`], [`outgoing`]: the two directions of a stream, the latter with a byte bound;
 //! - [`body`]: the response body hyper polls;
 //! - [`counters`]: what was called and how it ended;
+//! - [`call`]: what a call goes through before and after its handler;
+//! - `transport`: what makes a request of HTTP one of gRPC, and refusals of others;
 //! - [`router`]: methods to handlers.
 //!
 //! What it does not do: compression other than gzip, retries, load balancing.
 
 pub mod body;
+pub mod call;
 pub mod counters;
 pub mod frame;
 mod gzip;
@@ -25,12 +28,14 @@ pub mod outgoing;
 pub mod request;
 pub mod router;
 pub mod status;
+mod transport;
 
 pub use body::ResponseBody;
+pub use call::{Answered, Guard, Observer};
 pub use counters::GrpcCounters;
 pub use frame::{Encoded, PREFIX_BYTES, decode, not_unmarshalled};
 pub use incoming::{Incoming, RequestBody};
 pub use outgoing::{Closed, Outgoing, TryPartsError, TrySendError};
 pub use request::{Caller, PeerAddress, RequestMeta, Successor};
-pub use router::{Answered, Guard, HttpHandler, Observer, Origin, Router, RouterOptions};
+pub use router::{HttpHandler, Origin, Router, RouterOptions};
 pub use status::{Code, Status};

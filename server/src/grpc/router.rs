@@ -1,38 +1,35 @@
-//! Methods to handlers, and everything a call goes through before and after its handler.
+//! Methods to handlers: where each request goes.
 //!
 //! One idea: a table indexed by `Method::index`, filled once per socket thread with `!Send`
 //! closures; a call costs one boxed future. Plain HTTP requests that are not gRPC go to one
 //! separate handler.
 //!
-//! Answers to nonsense are grpc-go's, in code, text and HTTP status, because etcd's clients and
-//! tests were written against them.
+//! What it does not do: what a call goes through before and after its handler (`call.rs`); say what
+//! is no gRPC at all (`transport.rs`).
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use prost::Message;
-use tokio::time::Instant;
 use varve_api::json;
 use varve_api::method::{self, Kind, METHODS, Method};
 
 use super::body::ResponseBody;
+use super::call::{Call, Guard, Observer};
 use super::counters::{CallRecord, GrpcCounters};
 use super::frame::{Decoder, Encoded, decode};
-use super::gzip;
 use super::incoming::{Incoming, RequestBody};
 use super::outgoing::Outgoing;
-use super::request::{Caller, PeerAddress, RequestMeta};
-use super::status::{Code, GRPC_CONTENT_TYPE, Status, append, deadline_exceeded};
-
-/// Header of requests and responses that names their compression.
-const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+use super::request::{Caller, RequestMeta};
+use super::status::{Code, Status};
+use super::transport::{
+    early_abort, error_response, grpc_response, is_grpc_content_type, is_gzip, refuse_transport,
+};
 
 /// What every call is subject to.
 #[derive(Clone, Debug)]
@@ -69,31 +66,8 @@ pub enum Origin {
     Metrics,
 }
 
-/// What is asked before a handler is called: who calls, and the encoded request.
-pub type Guard = Rc<dyn Fn(RequestMeta, Bytes) -> GuardFuture>;
-
 /// Asked before anything else of a call: whether this member takes it now.
 type Gate = dyn Fn(&RequestMeta) -> Result<(), Status>;
-
-/// Told of each unary call with one whole request, when it has its answer.
-pub type Observer = Rc<dyn Fn(&Answered)>;
-
-/// A unary call and its answer.
-pub struct Answered {
-    /// What was called.
-    pub method: &'static Method,
-    /// By whom.
-    pub peer: PeerAddress,
-    /// How long ago the call came.
-    pub took: Duration,
-    /// The request, without prefix.
-    pub request: Bytes,
-    /// The response, not compressed; `None` if there is an error instead.
-    pub response: Option<Encoded>,
-}
-
-/// Gives back what it was given, or refuses the call.
-pub type GuardFuture = Pin<Box<dyn Future<Output = Result<(RequestMeta, Bytes), Status>>>>;
 
 /// The services of one socket thread. Filled before it serves; `!Send`.
 ///
@@ -106,19 +80,6 @@ pub struct Router {
     gate: Option<Box<Gate>>,
     observer: Option<Observer>,
     options: RouterOptions,
-}
-
-/// One call on its way to a handler.
-struct Call {
-    meta: RequestMeta,
-    body: RequestBody,
-    /// The client sends gzip and gets it.
-    is_gzip: bool,
-    record: CallRecord,
-    guard: Option<Guard>,
-    observer: Option<Observer>,
-    message_bytes_max: usize,
-    stream_buffer_bytes_max: usize,
 }
 
 /// A registered method.
@@ -423,176 +384,7 @@ impl Future for Dispatch {
     }
 }
 
-impl Call {
-    async fn unary<Fut>(self, run: impl FnOnce(RequestMeta, Bytes) -> Fut) -> Response<ResponseBody>
-    where
-        Fut: Future<Output = Result<Encoded, Status>>,
-    {
-        let Self { meta, body, is_gzip, mut record, guard, observer, message_bytes_max, .. } = self;
-        let deadline = meta.deadline();
-        let (method, peer, began) = (meta.method(), meta.peer().clone(), Instant::now());
-        let mut request = None;
-        let outcome = until(deadline, async {
-            let decoder = Decoder::new(message_bytes_max, is_gzip);
-            let bytes = receive_single(body, decoder, &record).await?;
-            request = observer.is_some().then(|| bytes.clone());
-            let (meta, bytes) = guarded(guard, meta, bytes).await?;
-            run(meta, bytes).await
-        })
-        .await;
-        if let (Some(observer), Some(request)) = (observer, request) {
-            let response = outcome.as_ref().ok().cloned();
-            observer(&Answered { method, peer, took: began.elapsed(), request, response });
-        }
-        match outcome {
-            Ok(message) => {
-                let message = if is_gzip { message.compressed() } else { message };
-                record.sent(1, message.len());
-                record.handled(&Ok(()));
-                grpc_response(ResponseBody::single(message), is_gzip)
-            }
-            Err(status) => {
-                let response = error_response(&status);
-                record.handled(&Err(status));
-                response
-            }
-        }
-    }
-
-    async fn server_stream<Req: Message + Default>(
-        self,
-        run: impl FnOnce(RequestMeta, Req, Outgoing) -> super::body::StreamHandler,
-    ) -> Response<ResponseBody> {
-        let Self {
-            meta,
-            body,
-            is_gzip,
-            mut record,
-            guard,
-            message_bytes_max,
-            stream_buffer_bytes_max,
-            ..
-        } = self;
-        let deadline = meta.deadline();
-        let received = until(deadline, async {
-            let decoder = Decoder::new(message_bytes_max, is_gzip);
-            let bytes = receive_single(body, decoder, &record).await?;
-            let (meta, bytes) = guarded(guard, meta, bytes).await?;
-            Ok((meta, decode::<Req>(bytes)?))
-        })
-        .await;
-        match received {
-            Ok((meta, request)) => {
-                let outgoing = Outgoing::with_encoding(stream_buffer_bytes_max, is_gzip);
-                let running = run(meta, request, outgoing.clone());
-                let body = ResponseBody::stream(running, outgoing, deadline, record);
-                grpc_response(body, is_gzip)
-            }
-            Err(status) => {
-                let response = error_response(&status);
-                record.handled(&Err(status));
-                response
-            }
-        }
-    }
-}
-
-async fn guarded(
-    guard: Option<Guard>,
-    meta: RequestMeta,
-    bytes: Bytes,
-) -> Result<(RequestMeta, Bytes), Status> {
-    match guard {
-        Some(guard) => guard(meta, bytes).await,
-        None => Ok((meta, bytes)),
-    }
-}
-
-async fn receive_single(
-    body: RequestBody,
-    decoder: Decoder,
-    record: &CallRecord,
-) -> Result<Bytes, Status> {
-    Incoming::<()>::new(body, decoder, record.tally()).single().await
-}
-
-/// Runs `future`, but not past `deadline`.
-async fn until<T>(
-    deadline: Option<Instant>,
-    future: impl Future<Output = Result<T, Status>>,
-) -> Result<T, Status> {
-    match deadline {
-        None => future.await,
-        Some(deadline) => {
-            tokio::time::timeout_at(deadline, future).await.unwrap_or(Err(deadline_exceeded()))
-        }
-    }
-}
-
-/// What grpc-go's transport refuses before it looks for the method.
-fn refuse_transport<B>(request: &Request<B>) -> Option<Response<ResponseBody>> {
-    let (http_status, status) = if !is_grpc_content_type(request.headers()) {
-        let shown = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .map_or("", |value| value.to_str().unwrap_or("not text"));
-        let text = format!("invalid gRPC request content-type {shown:?}");
-        (StatusCode::UNSUPPORTED_MEDIA_TYPE, Status::new(Code::InvalidArgument, text))
-    } else if request.method() != http::Method::POST {
-        let shown = request.method().as_str();
-        let text = format!("Received a HEADERS frame with :method {shown:?} which should be POST");
-        (StatusCode::METHOD_NOT_ALLOWED, Status::new(Code::Internal, text))
-    } else {
-        return None;
-    };
-    Some(early_abort(http_status, &status))
-}
-
 /// Whether a path is one of the JSON gateway. No service of gRPC has such a name.
 fn is_gateway(path: &str) -> bool {
     path.starts_with(json::PREFIX) || path.starts_with(json::PREFIX_OLD)
-}
-
-fn is_grpc_content_type(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
-    // As grpc-go: the media type alone, or followed by a subtype or parameters.
-    value
-        .as_bytes()
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
-}
-
-/// Whether the client compresses, in the only way that is installed (as in etcd).
-fn is_gzip(headers: &HeaderMap) -> Result<bool, Status> {
-    let Some(encoding) = headers.get(ENCODING) else { return Ok(false) };
-    match encoding.to_str().unwrap_or("not text") {
-        "" | "identity" => Ok(false),
-        gzip::NAME => Ok(true),
-        other => {
-            let text = format!("grpc: Decompressor is not installed for grpc-encoding {other:?}");
-            Err(Status::new(Code::Unimplemented, text))
-        }
-    }
-}
-
-fn grpc_response(body: ResponseBody, is_gzip: bool) -> Response<ResponseBody> {
-    let mut response = Response::new(body);
-    if is_gzip {
-        response.headers_mut().insert(ENCODING, HeaderValue::from_static(gzip::NAME));
-    }
-    response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-    response
-}
-
-/// A response of headers only ("Trailers-Only").
-fn error_response(status: &Status) -> Response<ResponseBody> {
-    let mut response = grpc_response(ResponseBody::empty(), false);
-    append(response.headers_mut(), status);
-    response
-}
-
-fn early_abort(http_status: StatusCode, status: &Status) -> Response<ResponseBody> {
-    let mut response = error_response(status);
-    *response.status_mut() = http_status;
-    response
 }
