@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::bounded;
 use varve_disk::sim::SimDisk;
-use varve_store::{CommandKind, RequestId};
+use varve_store::{CommandKind, RequestId, decode_batch};
 use varve_wal::Wal;
 
 use super::*;
