@@ -28,7 +28,9 @@ pub mod settings;
 pub mod shown;
 mod tls;
 pub mod to_setup;
+mod typed;
 pub mod url;
+mod values;
 
 use settings::{CommandLine, Settings};
 use tls::TlsFlags;

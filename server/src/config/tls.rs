@@ -2,8 +2,8 @@
 //!
 //! One idea: clients and members have the same options under different names.
 
-use super::build::Values;
 use super::url::{self, Url};
+use super::values::Values;
 use super::{Config, ConfigError, Note};
 use crate::tls::options::{check_cipher_suite, is_cipher_suite_unused};
 use crate::tls::{TlsOptions, TlsVersion};
