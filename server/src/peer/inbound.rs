@@ -75,7 +75,7 @@ async fn serve(
             tell_members(context, &mut stream).await
         }
         Ok(hello) if hello.stream == StreamKind::Snapshot => {
-            snapshot::receive(context, &mut stream, hello.from).await
+            snapshot::receive::receive(context, &mut stream, hello.from).await
         }
         Ok(hello) => pump(context, peers, &mut stream, hello.from).await,
         Err(error) => Err(error),

@@ -320,7 +320,7 @@ impl PeerQueues {
                 Stream { kind: StreamKind::Bulk, connected: Connected::default(), queue: bulk };
             tokio::spawn(outbound::run(context(), peer.clone(), small));
             tokio::spawn(outbound::run(context(), peer.clone(), bulk));
-            tokio::spawn(snapshot::send_all(context(), peer, snapshots));
+            tokio::spawn(snapshot::send::send_all(context(), peer, snapshots));
         }
     }
 }

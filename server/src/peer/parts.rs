@@ -21,7 +21,8 @@ use varve_disk::{Disk, File};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::frame::{self, Fields, FrameError, FrameKind};
-use super::snapshot::{OfferedFile, blocking, own_disk};
+use super::snapshot::offer::OfferedFile;
+use super::snapshot::{blocking, own_disk};
 use super::stream::PeerStream;
 use crate::limits;
 

@@ -1,27 +1,24 @@
-//! Two members on loopback: snapshots that are cut off or garbled anywhere, questions about leases.
+//! Two members on loopback, without Raft: what each of them would be told.
 
-use std::net::Ipv4Addr;
+mod snapshots;
+
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use prost::Message as _;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use varve_api::etcdserverpb::PutRequest;
 use varve_disk::sim::SimDisk;
 use varve_lsm::{Options, Work};
 use varve_raftnode::{Index, Status, Term};
-use varve_store::{Command, CommandKind, Founding, Mark, Member, RequestId, Store, encode_batch};
+use varve_store::{Command, CommandKind, Founding, Member, RequestId, Store, encode_batch};
 
 use super::*;
 use crate::lease::Answer;
 use crate::listener::{self, ListenAddress, ListenOptions};
 use crate::mailbox::{MailboxOwner, mailbox};
 use crate::metrics::Detail;
-use crate::peer::frame::FrameError;
 use crate::peer::snapshot::Staged;
 
 const CLUSTER: u64 = 0xc1;
@@ -124,241 +121,9 @@ fn unreachable(id: u64) -> PeerAddress {
     PeerAddress { id, addresses: Vec::new() }
 }
 
-/// Raft's word that member 2 needs a snapshot (docs/FORMAT.md, section 4).
-fn announcement(mark: Mark) -> Message {
-    let mut bytes = vec![1, 10, 2, 0];
-    let header = [2, 1, mark.term, 0, 0, 0, 0, 0, 0, 0];
-    header.iter().for_each(|field: &u64| bytes.extend(field.to_le_bytes()));
-    bytes.extend([0; 8]);
-    [mark.index, mark.term].iter().for_each(|field| bytes.extend(field.to_le_bytes()));
-    [2_u32, 0].iter().for_each(|count| bytes.extend(count.to_le_bytes()));
-    [1_u64, 2].iter().for_each(|voter| bytes.extend(voter.to_le_bytes()));
-    Message { to: NodeId(2), class: MessageClass::Snapshot, bytes: bytes.into() }
-}
-
-/// What happens to the bytes of one direction of a connection.
-#[derive(Clone, Copy, Debug)]
-enum Harm {
-    None,
-    CutAt(usize),
-    FlipAt(usize),
-}
-
-/// Stands between the two, and harms what the sender writes. Counts it in `passed`.
-async fn proxy(to: String, harm: Harm, passed: Arc<AtomicUsize>) -> String {
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
-        let (near, _) = listener.accept().await.unwrap();
-        let far = TcpStream::connect(to).await.unwrap();
-        let (mut near_read, mut near_write) = near.into_split();
-        let (mut far_read, mut far_write) = far.into_split();
-        let back = tokio::spawn(async move {
-            let _ = tokio::io::copy(&mut far_read, &mut near_write).await;
-        });
-        let mut buffer = vec![0; 4096];
-        // A garbled length makes the receiver wait for more than will come, up to its own timeout:
-        // the line is cut before.
-        let silence =
-            if matches!(harm, Harm::None) { PATIENCE } else { Duration::from_millis(300) };
-        while let Ok(Ok(length @ 1..)) = timeout(silence, near_read.read(&mut buffer)).await {
-            let start = passed.fetch_add(length, Ordering::Relaxed);
-            let mut bytes = &mut buffer[..length];
-            match harm {
-                Harm::CutAt(at) if at < start + length => bytes = &mut bytes[..at - start],
-                Harm::FlipAt(at) if (start..start + length).contains(&at) => {
-                    bytes[at - start] ^= 0x20;
-                }
-                _ => {}
-            }
-            let is_cut = bytes.len() < length;
-            if far_write.write_all(bytes).await.is_err() || is_cut {
-                break;
-            }
-        }
-        drop(far_write);
-        let _ = timeout(PATIENCE, back).await;
-    });
-    address
-}
-
-/// Sends one snapshot from member 1 to member 2 through harm. The turn of the one before is over
-/// only when its files are gone, so a refusal for that reason is tried again.
-async fn transfer(from: &Side, to: &str, harm: Harm) -> (Result<u64, FrameError>, usize) {
-    for _ in 0..500 {
-        let passed = Arc::new(AtomicUsize::new(0));
-        let address = proxy(to.to_owned(), harm, Arc::clone(&passed)).await;
-        let peer = PeerAddress { id: 2, addresses: vec![address] };
-        let message = announcement(from.store.applied());
-        let sent = snapshot::send(&from.context, &peer, &message);
-        let outcome = timeout(PATIENCE, sent).await.expect("a transfer ends, one way or another");
-        match outcome {
-            Err(FrameError::Refused(reason)) if reason.contains("one snapshot at a time") => {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            outcome => return (outcome, passed.load(Ordering::Relaxed)),
-        }
-    }
-    panic!("the turn before is never over");
-}
-
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(test);
-}
-
-/// The right to receive is one for the process.
-static RECEIVING: Mutex<()> = Mutex::new(());
-
-/// Two members of which the first has values of 4 KiB under so many keys, in several files.
-fn filled(keys: usize) -> (Side, Side) {
-    let (mut from, mut to) = (side(1), side(2));
-    for number in 0..keys {
-        from.put(number, 4 << 10);
-        if number % (keys / 5) == 0 {
-            from.flush();
-        }
-    }
-    from.flush();
-    to.flush();
-    (from, to)
-}
-
-/// Sends a snapshot and installs it; how many bytes of files went over the line.
-async fn install(from: &Side, to: &mut Side, address: &str) -> u64 {
-    let (outcome, _) = transfer(from, address, Harm::None).await;
-    let staged = to.staged().unwrap_or_else(|| panic!("nothing was handed over: {outcome:?}"));
-    to.store.install(&staged.manifest, &staged.dir).unwrap();
-    assert_eq!(to.store.applied(), from.store.applied());
-    outcome.unwrap()
-}
-
-#[test]
-fn a_member_that_missed_a_tenth_gets_less_than_a_quarter() {
-    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
-    run(async {
-        let (mut from, mut to) = filled(1_000);
-        let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
-        let address = to.listen(peers);
-        let sent = install(&from, &mut to, &address).await;
-        assert_eq!(sent, from.snapshot_bytes(), "it had nothing");
-
-        // A tenth of all keys, old and new ones, from everywhere.
-        (0..100).for_each(|number| from.put(number * 11, 4 << 10));
-        from.flush();
-        let sent = install(&from, &mut to, &address).await;
-        let all = from.snapshot_bytes();
-        println!("{sent} of {all} bytes, {} %", sent * 100 / all);
-        assert!(sent > 0 && sent * 4 <= all, "{sent} of {all} bytes");
-    });
-}
-
-#[test]
-fn a_transfer_that_broke_off_goes_on_where_it_was() {
-    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
-    run(async {
-        let (from, mut to) = filled(500);
-        let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
-        let address = to.listen(peers);
-        let all = from.snapshot_bytes();
-        let cut = Harm::CutAt(all as usize * 3 / 5);
-        let (outcome, _) = transfer(&from, &address, cut).await;
-        outcome.expect_err("it was cut off");
-        let (outcome, _) = transfer(&from, &address, Harm::None).await;
-        let rest = outcome.unwrap();
-        println!("cut at 60 %; then {rest} of {all} bytes, {} %", rest * 100 / all);
-        assert!(rest > 0 && rest < all * 3 / 4, "{rest} of {all} bytes were sent again");
-        drop(to.staged().expect("it was handed over"));
-
-        // What is kept and has rotted since costs one transfer, and then everything is sent.
-        let (outcome, _) = transfer(&from, &address, cut).await;
-        outcome.expect_err("it was cut off");
-        let parts = Path::new(INCOMING).join("parts");
-        let kept = to.disk.list(&parts).unwrap();
-        let kept = kept.iter().find(|name| *name != "draft").expect("a whole file");
-        to.disk.flip_bit(&parts.join(kept), 100, 1).unwrap();
-        let (outcome, _) = transfer(&from, &address, Harm::None).await;
-        let error = outcome.expect_err("a file has another digest");
-        assert!(error.to_string().contains("digest"), "{error}");
-        assert!(to.staged().is_none());
-        assert_eq!(install(&from, &mut to, &address).await, all);
-    });
-}
-
-#[test]
-fn a_file_that_is_not_what_was_announced_is_refused_and_not_kept() {
-    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
-    run(async {
-        let (from, mut to) = filled(500);
-        let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
-        let address = to.listen(peers);
-        let peer = PeerAddress { id: 2, addresses: vec![address.clone()] };
-        let checkpoint = from.context.db.checkpoint();
-        let mut stream =
-            outbound::connect(&from.context, &peer, StreamKind::Snapshot).await.unwrap();
-        let offer = snapshot::encode_offer(&checkpoint);
-        frame::write(&mut stream, FrameKind::SnapshotOffer, &offer).await.unwrap();
-        frame::expect(&mut stream, FrameKind::SnapshotWanted).await.unwrap();
-        let [first, second, ..] = &checkpoint.files[..] else { panic!("there are several files") };
-        for (index, file) in [(0_u32, first), (1, second)] {
-            let mut payload = [&index.to_le_bytes()[..], &[0; 8], &file.content].concat();
-            // The frame's checksum is right: it came so from the sender's disk.
-            let last = payload.len() - 1;
-            payload[last] ^= index as u8;
-            frame::write(&mut stream, FrameKind::SnapshotChunk, &payload).await.unwrap();
-        }
-        frame::write(&mut stream, FrameKind::SnapshotEnd, &[]).await.unwrap();
-        let answered = frame::expect(&mut stream, FrameKind::SnapshotDone);
-        let error = timeout(PATIENCE, answered).await.unwrap().expect_err("it is refused");
-        let expected = format!("digest {:032x} of {}", second.digest, second.name);
-        assert!(error.to_string().contains(&expected), "{error}");
-        assert!(to.staged().is_none());
-        let rest = from.snapshot_bytes() - first.content.len() as u64;
-        assert_eq!(install(&from, &mut to, &address).await, rest, "the first file was kept");
-    });
-}
-
-#[test]
-fn a_snapshot_that_is_cut_off_or_garbled_anywhere_changes_nothing_and_the_next_one_arrives() {
-    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
-    run(async {
-        let (mut from, mut to) = (side(1), side(2));
-        (0..200).for_each(|number| from.put(number, 100));
-        from.flush();
-        to.flush();
-        let (peers, _) = Peers::new(vec![unreachable(1)], Arc::clone(&to.context.metrics));
-        let address = to.listen(peers);
-
-        let (outcome, whole_bytes) = transfer(&from, &address, Harm::None).await;
-        assert!(outcome.unwrap() > 0, "it had none of the files");
-        drop(to.staged().expect("it was handed over"));
-
-        let step = whole_bytes / 40;
-        let places = (0..whole_bytes).step_by(step).chain([1, 9, 44, whole_bytes - 1]);
-        let harms = places.flat_map(|at| [Harm::CutAt(at), Harm::FlipAt(at)]);
-        for harm in harms {
-            to.forget_parts();
-            let (outcome, _) = transfer(&from, &address, harm).await;
-            // Bytes that nobody checks do not exist: every frame has a checksum.
-            assert!(outcome.is_err(), "{harm:?}: confirmed");
-            assert!(to.staged().is_none(), "{harm:?}: handed over");
-        }
-
-        let (outcome, _) = transfer(&from, &address, Harm::None).await;
-        outcome.unwrap();
-        let staged = to.staged().expect("it was handed over");
-        to.store.install(&staged.manifest, &staged.dir).unwrap();
-        drop(staged);
-        assert_eq!(to.store.applied(), from.store.applied());
-        assert_eq!(to.store.view().revision(), from.store.view().revision());
-        for _ in 0..500 {
-            if to.disk.list(Path::new(INCOMING)).unwrap().is_empty() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        panic!("staged files are left: {:?}", to.disk.list(Path::new(INCOMING)));
-    });
 }
 
 #[test]
