@@ -25,18 +25,18 @@
 //! | password-N | bcrypt | `PASSWORD_QUEUE_MAX` |
 //! | acceptor | listening sockets | - |
 
+mod gauges;
+
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded};
 use tokio::sync::watch;
-use varve_api::etcdserverpb::RangeRequest;
 use varve_api::health::health_check_response::ServingStatus;
 use varve_disk::Disk;
 use varve_disk::os::OsDisk;
-use varve_store::{CommandKind, MemberPublish, View};
+use varve_store::{CommandKind, MemberPublish};
 
 use crate::apply::{ApplyThread, ToWorker};
 use crate::auth::Authenticator;
@@ -62,7 +62,6 @@ use crate::rpc;
 use crate::services::Services;
 use crate::setup::{Listen, Setup, Speaks};
 use crate::socket::{Role, Security};
-use crate::version;
 use crate::worker::{self, WorkerHandle};
 
 /// A running server.
@@ -100,7 +99,7 @@ impl Server {
         };
         let member = Member::open(&setup, surroundings)?;
         let Member { shared, raft, apply, peers, peer_queues, owners, data_dir } = member;
-        observe(&shared, &setup);
+        gauges::observe(&shared, &setup);
         let raft_thread = start_consensus(&shared, raft, apply)?;
         start_peers(&shared, &setup, &data_dir, peers.clone(), peer_queues, peer_listeners)?;
 
@@ -363,52 +362,6 @@ async fn publish(services: Services, first: Publishing, ready: Sender<()>) {
         fatal("checkInitialHashKV failed", &error);
     }
     let _ = ready.send(());
-}
-
-/// Gauges that are only set when somebody asks.
-fn observe(shared: &Shared, setup: &Setup) {
-    let (cluster, view) = (Arc::clone(&shared.cluster), shared.view.clone());
-    shared.metrics.quota_backend_bytes.set(setup.requests.quota_bytes as f64);
-    shared.metrics.server_version.with_label_values(&[version::ETCD_VERSION]).set(1);
-    let id = format!("{:x}", shared.cluster.member_id);
-    shared.metrics.server_id.with_label_values(&[&id]).set(1);
-    shared.metrics.on_scrape(move |metrics| {
-        let sizes = view.db_sizes();
-        metrics.has_leader.set(i64::from(cluster.leader() != 0));
-        metrics.is_leader.set(i64::from(cluster.is_leader()));
-        metrics.is_learner.set(i64::from(cluster.is_learner()));
-        observe_store(metrics, &view);
-        metrics.proposals_committed.set(cluster.committed() as i64);
-        let seen = metrics.leader_changes_seen.get();
-        metrics.leader_changes_seen.inc_by(cluster.leader_changes().saturating_sub(seen));
-        metrics.db_total_bytes.set((sizes.disk_bytes + sizes.memtable_bytes) as i64);
-        metrics.db_in_use_bytes.set((sizes.live_bytes + sizes.memtable_bytes) as i64);
-        metrics.engine_runs.set(sizes.runs as i64);
-        metrics.engine_memtable_bytes.set(sizes.memtable_bytes as i64);
-        metrics.engine_pressure_percent.set((view.db_pressure() * 100.0) as i64);
-        metrics.auth_revision.set(view.auth().revision() as i64);
-        metrics.current_revision.set(view.revision());
-        metrics.compact_revision.set(view.compacted());
-    });
-}
-
-/// What only a read tells; what cannot be read now stays as it was.
-fn observe_store(metrics: &Metrics, view: &View) {
-    let everything = RangeRequest {
-        key: Bytes::from_static(&[0]),
-        range_end: Bytes::from_static(&[0]),
-        count_only: true,
-        ..RangeRequest::default()
-    };
-    // Counts are sums: no value is read, and few blocks of keys.
-    if let Ok(Some(found)) = view.range_of_residents(&everything) {
-        metrics.keys.set(found.count);
-    }
-    if let Ok(downgrade) = view.downgrade() {
-        let release = version::cluster_release(downgrade).to_string();
-        metrics.cluster_version.reset();
-        metrics.cluster_version.with_label_values(&[&release]).set(1);
-    }
 }
 
 fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
