@@ -65,6 +65,7 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// One request, one response.
     pub(super) async fn unary<Fut>(
         self,
         run: impl FnOnce(RequestMeta, Bytes) -> Fut,
@@ -95,14 +96,11 @@ impl Call {
                 record.handled(&Ok(()));
                 grpc_response(ResponseBody::single(message), is_gzip)
             }
-            Err(status) => {
-                let response = error_response(&status);
-                record.handled(&Err(status));
-                response
-            }
+            Err(status) => failed(record, status),
         }
     }
 
+    /// One request; the response ends when the handler does.
     pub(super) async fn server_stream<Req: Message + Default>(
         self,
         run: impl FnOnce(RequestMeta, Req, Outgoing) -> StreamHandler,
@@ -111,7 +109,7 @@ impl Call {
             meta,
             body,
             is_gzip,
-            mut record,
+            record,
             guard,
             message_bytes_max,
             stream_buffer_bytes_max,
@@ -132,13 +130,30 @@ impl Call {
                 let body = ResponseBody::stream(running, outgoing, deadline, record);
                 grpc_response(body, is_gzip)
             }
-            Err(status) => {
-                let response = error_response(&status);
-                record.handled(&Err(status));
-                response
-            }
+            Err(status) => failed(record, status),
         }
     }
+
+    /// Answers at once: the handler itself reads the requests.
+    pub(super) fn bidi_stream<Req: Message + Default>(
+        self,
+        run: impl FnOnce(RequestMeta, Incoming<Req>, Outgoing) -> StreamHandler,
+    ) -> Response<ResponseBody> {
+        let deadline = self.meta.deadline();
+        let outgoing = Outgoing::with_encoding(self.stream_buffer_bytes_max, self.is_gzip);
+        let decoder = Decoder::new(self.message_bytes_max, self.is_gzip);
+        let incoming = Incoming::new(self.body, decoder, self.record.tally());
+        let running = run(self.meta, incoming, outgoing.clone());
+        let body = ResponseBody::stream(running, outgoing, deadline, self.record);
+        grpc_response(body, self.is_gzip)
+    }
+}
+
+/// The answer to a call that has come to nothing.
+pub(super) fn failed(mut record: CallRecord, status: Status) -> Response<ResponseBody> {
+    let response = error_response(&status);
+    record.handled(&Err(status));
+    response
 }
 
 async fn guarded(

@@ -20,15 +20,15 @@ use varve_api::json;
 use varve_api::method::{self, Kind, METHODS, Method};
 
 use super::body::ResponseBody;
-use super::call::{Call, Guard, Observer};
+use super::call::{Call, Guard, Observer, failed};
 use super::counters::{CallRecord, GrpcCounters};
-use super::frame::{Decoder, Encoded, decode};
+use super::frame::{Encoded, decode};
 use super::incoming::{Incoming, RequestBody};
 use super::outgoing::Outgoing;
 use super::request::{Caller, RequestMeta};
 use super::status::{Code, Status};
 use super::transport::{
-    early_abort, error_response, grpc_response, is_grpc_content_type, is_gzip, refuse_transport,
+    early_abort, error_response, is_grpc_content_type, is_gzip, refuse_transport,
 };
 
 /// What every call is subject to.
@@ -66,6 +66,9 @@ pub enum Origin {
     Metrics,
 }
 
+/// A registered method.
+type Route = dyn Fn(Call) -> ResponseFuture;
+
 /// Asked before anything else of a call: whether this member takes it now.
 type Gate = dyn Fn(&RequestMeta) -> Result<(), Status>;
 
@@ -74,23 +77,12 @@ type Gate = dyn Fn(&RequestMeta) -> Result<(), Status>;
 /// Invariants: `routes` has one slot per entry of `METHODS`; a filled slot has the kind of its
 /// method (asserted on registration).
 pub struct Router {
-    routes: Vec<Option<Box<dyn Route>>>,
+    routes: Vec<Option<Box<Route>>>,
     http: Option<Box<dyn HttpHandler>>,
     guard: Option<Guard>,
     gate: Option<Box<Gate>>,
     observer: Option<Observer>,
     options: RouterOptions,
-}
-
-/// A registered method.
-trait Route {
-    fn call(&self, call: Call) -> ResponseFuture;
-}
-
-impl<F: Fn(Call) -> ResponseFuture> Route for F {
-    fn call(&self, call: Call) -> ResponseFuture {
-        self(call)
-    }
 }
 
 impl Router {
@@ -188,14 +180,10 @@ impl Router {
         Fut: Future<Output = Result<(), Status>> + 'static,
     {
         self.register(method, Kind::BidiStream, move |call| {
-            let deadline = call.meta.deadline();
-            let is_gzip = call.is_gzip;
-            let outgoing = Outgoing::with_encoding(call.stream_buffer_bytes_max, is_gzip);
-            let decoder = Decoder::new(call.message_bytes_max, is_gzip);
-            let incoming = Incoming::new(call.body, decoder, call.record.tally());
-            let running = Box::pin(handler(call.meta, incoming, outgoing.clone()));
-            let body = ResponseBody::stream(running, outgoing, deadline, call.record);
-            Box::pin(std::future::ready(grpc_response(body, is_gzip)))
+            let response = call.bidi_stream(|meta, incoming, outgoing| {
+                Box::pin(handler(meta, incoming, outgoing))
+            });
+            Box::pin(std::future::ready(response))
         })
     }
 
@@ -299,13 +287,11 @@ impl Router {
         let method = meta.method();
         let route = self.routes[method.index].as_ref();
         let route = route.unwrap_or_else(|| panic!("{} is asked for and known", method.path));
-        let mut record = CallRecord::start(&self.options.counters, method);
+        let record = CallRecord::start(&self.options.counters, method);
         if let Some(Err(status)) = self.gate.as_ref().map(|gate| gate(&meta)) {
-            let response = error_response(&status);
-            record.handled(&Err(status));
-            return Dispatch::refused(response);
+            return Dispatch::refused(failed(record, status));
         }
-        Dispatch::Running(route.call(Call {
+        Dispatch::Running(route(Call {
             meta,
             body,
             is_gzip,
