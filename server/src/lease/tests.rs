@@ -1,6 +1,11 @@
 //! A lessor without a server: time passes where a test moves what it is compared with.
 
+use std::cmp::Reverse;
+use std::time::Instant;
+
+use super::timetable::STALE_ENTRIES_MAX;
 use super::*;
+use crate::limits;
 
 fn lessor(leases: &[(i64, i64)]) -> Lessor {
     let lessor = Lessor::default();
@@ -44,13 +49,13 @@ fn a_new_leader_starts_every_lease_afresh() {
     let lessor = lessor(&[]);
     lessor.granted(1, 1000);
     for term in [4, 6] {
-        lessor.lock().leases.get_mut(&1).expect("granted").deadline = Instant::now();
+        lessor.lock().timetable.leases.get_mut(&1).expect("granted").deadline = Instant::now();
         lessor.lead(Some(term));
         let Answer::Alive { seconds, .. } = lessor.remaining(1) else { panic!("it leads") };
         assert!(seconds >= 998, "{seconds}");
     }
     // The same term again changes nothing.
-    lessor.lock().leases.get_mut(&1).expect("granted").deadline = Instant::now();
+    lessor.lock().timetable.leases.get_mut(&1).expect("granted").deadline = Instant::now();
     lessor.lead(Some(6));
     assert_eq!(lessor.remaining(1), Answer::Alive { seconds: 0, term: 6 });
 }
@@ -63,12 +68,12 @@ fn a_renewed_lease_does_not_expire_at_its_first_deadline() {
     {
         let mut state = lessor.lock();
         let first = Instant::now();
-        state.leases.get_mut(&1).expect("granted").queued = first;
-        state.deadlines.push(Reverse((first, 1)));
+        state.timetable.leases.get_mut(&1).expect("granted").queued = first;
+        state.timetable.deadlines.push(Reverse((first, 1)));
     }
     assert_eq!(lessor.expired(10).leases, none());
     assert_eq!(lessor.renew(1), Answer::Alive { seconds: 1000, term: 1 });
-    assert_eq!(lessor.lock().deadlines.len(), 2, "its entry was moved, not dropped");
+    assert_eq!(lessor.lock().timetable.deadlines.len(), 2, "its entry was moved, not dropped");
 }
 
 #[test]
@@ -95,7 +100,7 @@ fn leases_that_come_and_go_leave_no_deadlines_behind() {
         lessor.revoked(5);
     }
     lessor.granted(5, i64::MAX);
-    let entries = lessor.lock().deadlines.len();
+    let entries = lessor.lock().timetable.deadlines.len();
     assert!(entries <= STALE_ENTRIES_MAX + 4, "{entries}");
 }
 
@@ -109,7 +114,7 @@ fn a_new_leader_spreads_what_would_end_together_and_ends_nothing_early() {
     let state = lessor.lock();
     let mut ends: Vec<Duration> = Vec::new();
     for (id, ttl) in &leases {
-        let lease = &state.leases[id];
+        let lease = &state.timetable.leases[id];
         let end = lease.deadline - before;
         assert!(end >= Duration::from_secs(*ttl as u64), "{id} ends early");
         assert!(lease.queued <= lease.deadline);
@@ -130,10 +135,10 @@ const INTERVAL: Duration = Duration::from_secs(300);
 /// Makes all scheduled checkpoints due, with the leases so far through their time.
 fn let_pass(lessor: &Lessor, time: Duration) {
     let mut state = lessor.lock();
-    let all: Vec<_> = state.checkpoints.drain().collect();
+    let all: Vec<_> = state.timetable.checkpoints.drain().collect();
     let earlier = all.into_iter().map(|Reverse((due, id))| Reverse((due - time, id)));
-    state.checkpoints = earlier.collect();
-    state.leases.values_mut().for_each(|lease| lease.deadline -= time);
+    state.timetable.checkpoints = earlier.collect();
+    state.timetable.leases.values_mut().for_each(|lease| lease.deadline -= time);
 }
 
 #[test]
@@ -186,6 +191,6 @@ fn checkpoints_of_leases_that_come_and_go_leave_nothing_behind() {
         lessor.granted(5, 1000);
         lessor.revoked(5);
     }
-    let entries = lessor.lock().checkpoints.len();
+    let entries = lessor.lock().timetable.checkpoints.len();
     assert!(entries <= STALE_ENTRIES_MAX + 4, "{entries}");
 }
