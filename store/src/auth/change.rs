@@ -92,7 +92,7 @@ fn change(
     command: AuthCommand,
     token: &str,
     changes: &mut Vec<AuthChange>,
-) -> std::result::Result<(), ApiError> {
+) -> Result<(), ApiError> {
     let told = match command {
         AuthCommand::Enable => enable(state)?,
         AuthCommand::Disable => disable(state),
@@ -147,7 +147,7 @@ fn other(what: &'static str, user: String, role: String) -> Option<AuthChange> {
     Some(AuthChange::Other { what, user, role })
 }
 
-type Changed = std::result::Result<(), ApiError>;
+type Changed = Result<(), ApiError>;
 
 /// Every change makes a new auth revision.
 fn end_change(state: &mut State) {
@@ -155,7 +155,7 @@ fn end_change(state: &mut State) {
     store_state(state, is_enabled, revision + 1);
 }
 
-fn enable(state: &mut State) -> std::result::Result<Option<AuthChange>, ApiError> {
+fn enable(state: &mut State) -> Result<Option<AuthChange>, ApiError> {
     if state.auth.is_enabled {
         return Ok(None);
     }
@@ -178,11 +178,7 @@ fn disable(state: &mut State) -> Option<AuthChange> {
 }
 
 /// The token, which names the entry that made it: who is asked with it waits until that is applied.
-fn authenticate(
-    state: &State,
-    user: &str,
-    token_prefix: &str,
-) -> std::result::Result<String, ApiError> {
+fn authenticate(state: &State, user: &str, token_prefix: &str) -> Result<String, ApiError> {
     if !state.auth.is_enabled {
         return Err(api::AUTH_NOT_ENABLED);
     }
@@ -229,7 +225,7 @@ fn change_password(state: &mut State, user: &str, password_hash: Bytes) -> Chang
 }
 
 /// Whether the user did not have the role.
-fn grant_role(state: &mut State, user: &str, role: &str) -> std::result::Result<bool, ApiError> {
+fn grant_role(state: &mut State, user: &str, role: &str) -> Result<bool, ApiError> {
     let mut entry = existing_user(&state.auth, user)?;
     if role != ROOT && !state.auth.roles.contains_key(role) {
         return Err(api::ROLE_NOT_FOUND);
@@ -329,10 +325,10 @@ fn is_range_of(permission: &Permission, key: &[u8], range_end: &[u8]) -> bool {
     permission.key == key && permission.range_end == range_end
 }
 
-fn existing_user(auth: &Auth, user: &str) -> std::result::Result<UserEntry, ApiError> {
+fn existing_user(auth: &Auth, user: &str) -> Result<UserEntry, ApiError> {
     auth.users.get(user).map(|entry| UserEntry::clone(entry)).ok_or(api::USER_NOT_FOUND)
 }
 
-fn existing_role(auth: &Auth, role: &str) -> std::result::Result<Vec<Permission>, ApiError> {
+fn existing_role(auth: &Auth, role: &str) -> Result<Vec<Permission>, ApiError> {
     auth.roles.get(role).map(|permissions| permissions.to_vec()).ok_or(api::ROLE_NOT_FOUND)
 }
