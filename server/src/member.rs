@@ -28,7 +28,7 @@ use crate::limits;
 use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::metrics::Metrics;
 use crate::metrics::requests::RequestMetrics;
-use crate::peer::{PeerAddress, PeerQueues, Peers, others};
+use crate::peer::{self, PeerAddress, PeerQueues, Peers, others};
 use crate::raft::{RaftInput, RaftThread};
 use crate::read_pool::ReadPool;
 use crate::request::{BootNonce, Budget, Waiting};
@@ -205,6 +205,24 @@ impl Shared {
             tokio::task::spawn_local(rounds::checkpoint_leases(services.clone()));
         }
         services
+    }
+
+    /// What streams to and from other members work with.
+    pub fn peer_context(&self, setup: &Setup, data_dir: &DataDir) -> peer::Context {
+        peer::Context {
+            cluster: Arc::clone(&self.cluster),
+            raft: self.raft.clone(),
+            lessor: Arc::clone(&self.lessor),
+            workers: self.workers.clone(),
+            boot_nonce: self.boot_nonce,
+            tls: setup.peer_tls.clone(),
+            disk: Arc::clone(&self.disk),
+            incoming: data_dir.incoming.clone(),
+            snapshot_rate: peer::rate::Rate::new(setup.snapshot_bytes_per_second),
+            db: self.db.clone(),
+            view: self.view.clone(),
+            metrics: Arc::clone(&self.metrics),
+        }
     }
 }
 

@@ -245,20 +245,7 @@ fn start_peers(
     queues: peer::PeerQueues,
     listeners: Vec<PeerListener>,
 ) -> Result<(), Error> {
-    let context = peer::Context {
-        cluster: Arc::clone(&shared.cluster),
-        raft: shared.raft.clone(),
-        lessor: Arc::clone(&shared.lessor),
-        workers: shared.workers.clone(),
-        boot_nonce: shared.boot_nonce,
-        tls: setup.peer_tls.clone(),
-        disk: Arc::clone(&shared.disk),
-        incoming: data_dir.incoming.clone(),
-        snapshot_rate: peer::rate::Rate::new(setup.snapshot_bytes_per_second),
-        db: shared.db.clone(),
-        view: shared.view.clone(),
-        metrics: Arc::clone(&shared.metrics),
-    };
+    let context = shared.peer_context(setup, data_dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread("peer", move || runtime.block_on(queues.run(Arc::new(context), peers, listeners)))?;
     Ok(())

@@ -185,20 +185,7 @@ impl Node {
         };
         let turn = raft.begin_turns();
         let outbox = apply.begin();
-        let context = peer::Context {
-            cluster: Arc::clone(&parts.cluster),
-            raft: parts.raft.clone(),
-            lessor: Arc::clone(&parts.lessor),
-            workers: parts.workers.clone(),
-            boot_nonce: parts.boot_nonce,
-            tls: None,
-            disk: Arc::clone(&parts.disk),
-            incoming: data_dir.incoming.clone(),
-            snapshot_rate: peer::rate::Rate::new(self.setup.snapshot_bytes_per_second),
-            db: parts.db.clone(),
-            view: parts.view.clone(),
-            metrics: Arc::clone(&parts.metrics),
-        };
+        let context = parts.peer_context(&self.setup, &data_dir);
         self.up = Some(Running {
             boot: self.boots,
             raft,
