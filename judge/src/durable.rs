@@ -1,5 +1,5 @@
-//! What was acknowledged is in the agreed log, once, with the answer that was given; what was
-//! refused is not there, or was refused by the log itself.
+//! What was acknowledged is in the agreed order, once, with the answer that was given; what was
+//! refused is not there, or was refused there.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,8 @@ pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
     grants(history, model, found);
 }
 
-/// Whether a request goes through the log under its operation's number.
+/// Whether a request is a write of keys or a compaction: those go through a simulated log under their
+/// operation's number.
 pub fn is_tagged(request: &Request) -> bool {
     match request {
         Request::Put(_) | Request::Delete(_) | Request::Compact(_) => true,
@@ -41,7 +42,7 @@ fn judge(operation: &Operation, carried: &[&Carried]) -> Result<(), String> {
     }
     match (&operation.outcome, carried.first()) {
         (Outcome::Unknown, _) => Ok(()),
-        (Outcome::Done(_), None) => Err("acknowledged and not in the log".to_owned()),
+        (Outcome::Done(_), None) => Err("acknowledged and not agreed".to_owned()),
         (Outcome::Done(response), Some(carried)) => {
             if carried.at > operation.returned {
                 return Err(format!("acknowledged before it was agreed at {}", carried.at));
@@ -61,7 +62,7 @@ fn judge(operation: &Operation, carried: &[&Carried]) -> Result<(), String> {
             None => Ok(()),
             Some(carried) => match &carried.result {
                 Err(text) if *text == status.message => Ok(()),
-                other => Err(format!("refused, and the log says {other:?}")),
+                other => Err(format!("refused, and agreed: {other:?}")),
             },
         },
         (Outcome::Refused(_), _) => Ok(()),

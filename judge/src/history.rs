@@ -2,6 +2,10 @@
 //! watchers got, and what the members held in the end.
 //!
 //! One idea: data and nothing else, so that a checker is a function of it and a test can falsify it.
+//!
+//! What a history must be: operations in the order in which they began; a value is written by one
+//! operation only. Without a log, besides: nothing is compacted, the changes of the first replica are
+//! there, and keys with a lease are deleted by calls that are answered, or by nobody.
 
 use std::collections::BTreeMap;
 
@@ -166,6 +170,19 @@ pub struct WatchStream {
     pub is_complete: bool,
 }
 
+/// What happened to one key in one revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The revision.
+    pub revision: i64,
+    /// As events have it: of a deletion only key and revision.
+    pub kv: KeyValue,
+    /// Whether the key is gone after it.
+    pub is_delete: bool,
+    /// The key before it, if it was there.
+    pub previous: Option<KeyValue>,
+}
+
 /// An entry that was agreed upon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreed {
@@ -192,12 +209,15 @@ pub struct Replica {
     pub compacted: i64,
     /// Hash of all history that can be read.
     pub hash: u32,
+    /// All that ever changed, if it was asked for that: nothing must be compacted then.
+    pub changes: Option<Vec<Change>>,
 }
 
 /// See the head of the file.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// By index.
+    /// By index. Empty for real clusters, whose log nobody can look into: what was agreed is
+    /// concluded from the changes of the first replica then.
     pub log: BTreeMap<u64, Agreed>,
     /// In the order in which they began.
     pub operations: Vec<Operation>,

@@ -1,8 +1,8 @@
 //! Leases: none ends before its time, whoever leads and however wrong the clocks are.
 //!
 //! One idea: a client that was told of a grant or a renewal may count its time from when it *asked*.
-//! A revocation in the log that no client asked for must come later than that, shortened by how
-//! fast a clock may be.
+//! A revocation that no client asked for must be agreed later than that, shortened by how fast a clock
+//! may be.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,11 @@ pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
     for operation in &history.operations {
         match &operation.request {
             Request::Revoke(request) => _ = asked_for.insert(request.id),
-            Request::Grant(request) => _ = granted.insert(request.id, request.ttl),
+            Request::Grant(request) => {
+                if let Outcome::Done(Response::Grant(told)) = &operation.outcome {
+                    granted.insert(request.id, told.ttl);
+                }
+            }
             _ => {}
         }
     }

@@ -1,10 +1,13 @@
 //! Linearizability: every answered operation took effect at one moment between its call and its
-//! return, in the order of the log.
+//! return, in the order in which it was agreed.
 //!
 //! One idea: the order is given, so nothing is searched. A write is at the position of its command;
 //! a read, anywhere between the command that made its revision and the next that makes another.
 //! Going through calls and returns by time, an operation must find a position at or behind all that
 //! had returned before it was called. What a read tells must be the keys of its revision.
+//!
+//! A write that was never answered has a position too, and must not be there before it was called. A
+//! serializable read may be old; but what it has shown, later operations must know.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +31,18 @@ struct Place {
     invoked: Micros,
     returned: Micros,
     number: usize,
-    is_write: bool,
+    kind: Kind,
+}
+
+/// What must be true of a place.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// It is behind all that had returned.
+    Write,
+    /// It is not before all that had returned.
+    Read,
+    /// Nothing.
+    OldRead,
 }
 
 /// Adds what is wrong.
@@ -45,17 +59,17 @@ pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
     }
     let mut places = Vec::new();
     for (number, operation) in history.operations.iter().enumerate() {
+        if is_tagged(&operation.request) {
+            // What is not there is told by `durable`.
+            if let Some(at) = position.get(&number) {
+                places.push(place(number, operation, (*at, *at), Kind::Write));
+            }
+            continue;
+        }
         let Outcome::Done(response) = &operation.outcome else { continue };
         let mut wrong = |what: String| {
             found.push(format!("linear: operation {number} {operation:?}: {what}"));
         };
-        if is_tagged(&operation.request) {
-            // What is not in the log is told by `durable`.
-            if let Some(at) = position.get(&number) {
-                places.push(place(number, operation, (*at, *at), true));
-            }
-            continue;
-        }
         let Some(told) = revision_of(response) else { continue };
         let Some(span) = spans.get(&told) else {
             wrong(format!("no command made revision {told}"));
@@ -64,16 +78,16 @@ pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
         if let Err(error) = judge_read(model, operation, response, told) {
             wrong(error);
         }
-        if !is_serializable(&operation.request) {
-            places.push(place(number, operation, *span, false));
-        }
+        let kind = if is_serializable(&operation.request) { Kind::OldRead } else { Kind::Read };
+        places.push(place(number, operation, *span, kind));
     }
     order(places, found);
 }
 
-fn place(number: usize, operation: &Operation, at: (usize, usize), is_write: bool) -> Place {
-    let Operation { invoked, returned, .. } = *operation;
-    Place { from: at.0, to: at.1, invoked, returned, number, is_write }
+fn place(number: usize, operation: &Operation, at: (usize, usize), kind: Kind) -> Place {
+    let is_answered = matches!(operation.outcome, Outcome::Done(_));
+    let returned = if is_answered { operation.returned } else { Micros::MAX };
+    Place { from: at.0, to: at.1, invoked: operation.invoked, returned, number, kind }
 }
 
 fn is_serializable(request: &Request) -> bool {
@@ -116,7 +130,11 @@ fn order(mut places: Vec<Place>, found: &mut Vec<String>) {
             floor = floor.max(*position);
             next += 1;
         }
-        let is_late = if place.is_write { place.to <= floor } else { place.to < floor };
+        let is_late = match place.kind {
+            Kind::Write => place.to <= floor,
+            Kind::Read => place.to < floor,
+            Kind::OldRead => false,
+        };
         if is_late {
             found.push(format!(
                 "linear: operation {} was called at {} behind position {floor} and took effect \

@@ -1,40 +1,26 @@
-//! What the agreed log means: etcd's rules once more, as naively as can be, with all history.
+//! What was agreed, and what it means: etcd's rules once more, as naively as can be, with all
+//! history.
 //!
-//! One idea: the log is replayed command by command into versions by key. Then everything that a
-//! client was told can be looked up: the answer to every write, the keys at every revision, the
-//! events of every revision.
+//! One idea: command after command becomes versions by key. Then everything that a client was told
+//! can be looked up: the answer to every write, the keys at every revision, the events of every
+//! revision.
 //!
-//! It shares no code with `store`, and knows only what the simulated clients ask for.
+//! It shares no code with `store`, and knows only what the clients of our tests ask for. In which
+//! order things were agreed, `order` finds out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use prost::Message;
 use varve_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use varve_api::etcdserverpb::request_op::Request as Op;
 use varve_api::etcdserverpb::response_op::Response as OpResponse;
 use varve_api::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
-    LeaseRevokeRequest, PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseOp,
-    TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, ResponseOp, TxnRequest, TxnResponse,
 };
 use varve_api::mvccpb::KeyValue;
-use varve_store::{CommandKind, decode_batch};
 
-use crate::history::{Agreed, Micros, Response, operation_of};
-
-/// What happened to one key in one revision.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Change {
-    /// Its revision.
-    pub revision: i64,
-    /// As events have it: of a deletion only key and revision.
-    pub kv: KeyValue,
-    /// Whether the key is gone after it.
-    pub is_delete: bool,
-    /// The key before it, if it was there.
-    pub previous: Option<KeyValue>,
-}
+use crate::history::{Change, Micros, Request, Response};
 
 /// A command of the log, carried out.
 #[derive(Clone, Debug)]
@@ -50,7 +36,7 @@ pub struct Carried {
 }
 
 /// See the head of the file.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Model {
     /// All commands, in order.
     pub commands: Vec<Carried>,
@@ -81,73 +67,39 @@ pub fn contains(start: &[u8], end: &[u8], key: &[u8]) -> bool {
 }
 
 impl Model {
-    /// Replays a log.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn replay(log: &BTreeMap<u64, Agreed>) -> Result<Self, String> {
-        let mut model = Self { revision: 1, ..Self::default() };
-        let first = log.keys().next().copied().unwrap_or(2);
-        for (expected, (index, agreed)) in (first..).zip(log) {
-            if expected != *index {
-                return Err(format!("expected entry {expected}, found {index}"));
-            }
-            if agreed.payload.is_empty() {
-                continue;
-            }
-            let commands = decode_batch(&agreed.payload).map_err(|error| error.to_string())?;
-            for command in commands {
-                let operation = operation_of(&command.body);
-                let Some(result) = model.execute(command.kind, &command.body, agreed.at) else {
-                    continue;
-                };
-                let revision = model.revision;
-                model.commands.push(Carried { operation, revision, at: agreed.at, result });
-            }
-        }
-        Ok(model)
+    /// Nothing has happened.
+    pub fn empty() -> Self {
+        Self { revision: 1, ..Self::default() }
     }
 
-    fn execute(
+    /// Carries out what was agreed at some time, for an operation or for nobody. Gives its changes.
+    ///
+    /// # Panics
+    /// If it is a read: nobody agrees on those.
+    pub fn execute(
         &mut self,
-        kind: CommandKind,
-        body: &Bytes,
+        request: &Request,
+        operation: Option<usize>,
         at: Micros,
-    ) -> Option<Result<Response, String>> {
+    ) -> &[Change] {
         self.sub = 0;
         let before = self.changes.len();
-        let body = body.clone();
-        let result = match kind {
-            CommandKind::Put => {
-                let request = PutRequest::decode(body).expect("clients send what can be decoded");
-                self.check_put(&request).map(|()| Response::Put(self.put(&request)))
+        let result = match request {
+            Request::Put(put) => self.check_put(put).map(|()| Response::Put(self.put(put))),
+            Request::Delete(delete) => Ok(Response::Delete(self.delete(delete))),
+            Request::Txn(txn) => self.txn(txn).map(Response::Txn),
+            Request::Compact(compact) => {
+                self.compact(compact.revision).map(|()| Response::Compact(Default::default()))
             }
-            CommandKind::DeleteRange => {
-                let request = DeleteRangeRequest::decode(body).expect("as above");
-                Ok(Response::Delete(self.delete(&request)))
-            }
-            CommandKind::Txn => {
-                let request = TxnRequest::decode(body).expect("as above");
-                self.txn(&request).map(Response::Txn)
-            }
-            CommandKind::Compact => {
-                let request = CompactionRequest::decode(body).expect("as above");
-                self.compact(request.revision).map(|()| Response::Compact(Default::default()))
-            }
-            CommandKind::LeaseGrant => {
-                let request = LeaseGrantRequest::decode(body).expect("as above");
-                self.grant(&request)
-            }
-            CommandKind::LeaseRevoke => {
-                let request = LeaseRevokeRequest::decode(body).expect("as above");
-                self.revoke(request.id, at)
-            }
-            _ => return None,
+            Request::Grant(grant) => self.grant(grant),
+            Request::Revoke(revoke) => self.revoke(revoke.id, at),
+            Request::Range(_) | Request::KeepAlive(_) => panic!("{request:?} is not agreed upon"),
         };
         if self.changes.len() > before {
             self.revision += 1;
         }
-        Some(result)
+        self.commands.push(Carried { operation, revision: self.revision, at, result });
+        &self.changes[before..]
     }
 
     fn current(&self) -> i64 {

@@ -1,4 +1,4 @@
-//! Replicas: when all is quiet, all members hold the same, and it is what the log says.
+//! Replicas: when all is quiet, all members hold the same, and it is what was agreed.
 
 use crate::history::History;
 use crate::model::Model;
@@ -22,5 +22,11 @@ pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
         differ("leases", format!("{leases:?}"), format!("{:?}", replica.leases));
         let first = &history.replicas[0];
         differ("hash of history", first.hash.to_string(), replica.hash.to_string());
+        if let Some(changes) = &replica.changes {
+            let pairs = changes.iter().zip(&model.changes);
+            let same = pairs.take_while(|(found, expected)| found == expected).count();
+            let (expected, found_there) = (model.changes.get(same), changes.get(same));
+            differ("first other change", format!("{expected:?}"), format!("{found_there:?}"));
+        }
     }
 }

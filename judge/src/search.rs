@@ -3,7 +3,7 @@
 //! of states that were seen).
 //!
 //! It looks only at keys that were touched by single puts, reads and deletions, at most
-//! [`OPERATIONS_MAX`] of them, so that it always ends.
+//! `OPERATIONS_MAX` of them, so that it always ends.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

@@ -9,8 +9,8 @@ use varve_api::etcdserverpb::WatchResponse;
 use varve_api::mvccpb::Event;
 use varve_api::mvccpb::event::EventType;
 
-use crate::history::{History, WatchStream, Watched};
-use crate::model::{Change, Model, contains};
+use crate::history::{Change, History, WatchStream, Watched};
+use crate::model::{Model, contains};
 
 /// Adds what is wrong.
 pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {

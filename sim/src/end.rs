@@ -148,6 +148,7 @@ impl World<'_> {
                     revision: view.revision(),
                     compacted: view.compacted(),
                     hash: view.hash_kv(0)?.hash,
+                    changes: None,
                 })
             };
             match read() {

@@ -14,7 +14,6 @@ pub mod etcdctl_normalise;
 pub mod etcdctl_script;
 pub mod group;
 pub mod grpc_client;
-pub mod history;
 pub mod http_client;
 pub mod load;
 pub mod network;

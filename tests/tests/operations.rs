@@ -12,9 +12,10 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use varve_api::etcdserverpb::{MemberListRequest, MemberListResponse, PutRequest};
 use varve_api::method;
+use varve_judge::history::{History, Replica};
+use varve_judge::violations;
 use varve_tests::group::{Group, Life};
 use varve_tests::grpc_client::Client;
-use varve_tests::history::{History, check};
 use varve_tests::network;
 use varve_tests::process::{Program, Server};
 use varve_tests::trouble::{Blow, Phase, Wire};
@@ -59,7 +60,8 @@ fn a_cluster_grows_is_restarted_and_repaired_under_load_and_survives_its_majorit
         goes_on(&group);
         let (history, counts) = workload.finish(&group);
         println!("{counts:?}");
-        check(&history).unwrap_or_else(|found| panic!("{found:#?}\n{}", group.logs()));
+        let found = violations(&history);
+        assert!(found.is_empty(), "{found:#?}\n{}", group.logs());
         the_survivor_founds_it_anew(&program, &runtime, group, &history);
     });
 }
@@ -97,13 +99,13 @@ fn the_survivor_founds_it_anew(
     mut group: Group<'_>,
     history: &History,
 ) {
-    let last = history.replicas[0].changes.last().expect("there were writes").revision;
+    let known = &history.replicas[0];
     let has_all = |group: &Group<'_>, number: usize| {
-        let found = runtime.block_on(replica(&group.addresses()[number], last));
-        let found = found.unwrap_or_else(|error| panic!("{error}\n{}", group.logs()));
-        let known = &history.replicas[0];
-        assert_eq!((found.hash, found.state.len()), (known.hash, known.state.len()));
-        assert!(found.changes == known.changes && found.state == known.state, "{last}");
+        let address = &group.addresses()[number];
+        let found = runtime.block_on(replica(known.member, address, known.revision));
+        let found: Replica = found.unwrap_or_else(|error| panic!("{error}\n{}", group.logs()));
+        assert_eq!((found.hash, found.keys.len()), (known.hash, known.keys.len()));
+        assert!(found == *known, "m{number} at {}", known.revision);
     };
     (0..5).for_each(|number| group.kill(number));
     group.places.truncate(1);

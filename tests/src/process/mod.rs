@@ -9,14 +9,19 @@
 //!
 //! What it does not do: speak to the server, apart from plain HTTP GET for health and metrics.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+mod cluster;
+mod log;
+mod options;
+
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use self::cluster::Cluster;
+use self::log::Log;
+pub use self::options::Options;
 pub use crate::program::{
     Program, find_in_path, free_port, fresh_directory, scratch_directory, skip_or_fail,
 };
@@ -25,145 +30,10 @@ pub use crate::program::{
 pub const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a server may take to end after SIGTERM.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// Lines of log kept of each server; older ones are dropped.
-const LOG_LINES_MAX: usize = 20_000;
 /// What both programs log once they serve clients.
 const READY_TEXT: &str = "ready to serve client requests";
 /// How often a start is repeated because another process took the port.
 const START_ATTEMPTS_MAX: usize = 3;
-
-/// How to start one member. Made by [`Options::single`] or by [`Cluster::start`].
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// `--name`.
-    pub name: String,
-    /// The address it listens on and advertises.
-    pub host: String,
-    /// Port of `--listen-client-urls`.
-    pub client_port: u16,
-    /// Port of `--listen-peer-urls`.
-    pub peer_port: u16,
-    /// `--data-dir`.
-    pub data_directory: PathBuf,
-    /// `--initial-cluster`; not given if it is empty.
-    pub initial_cluster: String,
-    /// `--initial-cluster-state`: `new` or `existing`.
-    pub initial_cluster_state: String,
-    /// `--initial-cluster-token`.
-    pub token: String,
-    /// Further flags, as given.
-    pub extra_flags: Vec<String>,
-    /// Variables of its environment besides those of the test; of those, none begins with `ETCD_`.
-    pub environment: Vec<(String, String)>,
-    /// Words in front of the program, empty for none. What they start must become the program
-    /// (exec), or else signals do not reach it.
-    pub launcher: Vec<String>,
-}
-
-impl Options {
-    /// A cluster of one member, on free ports and with a fresh data directory.
-    pub fn single(label: &str) -> Options {
-        let peer_port = free_port();
-        let name = "default".to_owned();
-        Options {
-            host: "127.0.0.1".into(),
-            client_port: free_port(),
-            peer_port,
-            data_directory: fresh_directory(label),
-            initial_cluster: format!("{name}=http://127.0.0.1:{peer_port}"),
-            initial_cluster_state: "new".into(),
-            token: "etcd-cluster".into(),
-            extra_flags: Vec::new(),
-            environment: Vec::new(),
-            launcher: Vec::new(),
-            name,
-        }
-    }
-
-    /// The URL other members use.
-    pub fn peer_url(&self) -> String {
-        format!("http://{}:{}", self.host, self.peer_port)
-    }
-
-    /// The command line without the program.
-    pub fn flags(&self) -> Vec<String> {
-        let client = format!("http://{}:{}", self.host, self.client_port);
-        let peer = self.peer_url();
-        let mut flags = Vec::new();
-        for (flag, value) in [
-            ("--name", self.name.as_str()),
-            ("--listen-client-urls", &client),
-            ("--advertise-client-urls", &client),
-            ("--listen-peer-urls", &peer),
-            ("--initial-advertise-peer-urls", &peer),
-            ("--initial-cluster-token", &self.token),
-            ("--data-dir", &self.data_directory.display().to_string()),
-            ("--initial-cluster", &self.initial_cluster),
-            ("--initial-cluster-state", &self.initial_cluster_state),
-        ] {
-            // Founders that find each other are not named.
-            if flag != "--initial-cluster" || !value.is_empty() {
-                flags.push(flag.to_owned());
-                flags.push(value.to_owned());
-            }
-        }
-        flags.extend(self.extra_flags.iter().cloned());
-        flags
-    }
-}
-
-/// The lines a process wrote to its standard error, gathered by a thread.
-#[derive(Default)]
-struct Log {
-    lines: Mutex<(VecDeque<String>, bool)>,
-    grown: Condvar,
-}
-
-impl Log {
-    fn follow(self: &Arc<Log>, source: impl Read + Send + 'static) {
-        let log = Arc::clone(self);
-        std::thread::spawn(move || {
-            let mut reader = BufReader::new(source);
-            let mut line = Vec::new();
-            while matches!(reader.read_until(b'\n', &mut line), Ok(length) if length > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                line.clear();
-                let mut guard = log.lines.lock().expect("no panic under this lock");
-                if guard.0.len() == LOG_LINES_MAX {
-                    guard.0.pop_front();
-                }
-                guard.0.push_back(text);
-                log.grown.notify_all();
-            }
-            log.lines.lock().expect("no panic under this lock").1 = true;
-            log.grown.notify_all();
-        });
-    }
-
-    /// Waits until a line contains `text`; `false` when time is over or the process has ended.
-    fn wait_for(&self, text: &str, timeout: Duration) -> bool {
-        let guard = self.lines.lock().expect("no panic under this lock");
-        let (guard, _) = self
-            .grown
-            .wait_timeout_while(guard, timeout, |(lines, ended)| {
-                !*ended && !lines.iter().any(|line| line.contains(text))
-            })
-            .expect("no panic under this lock");
-        guard.0.iter().any(|line| line.contains(text))
-    }
-
-    /// Waits until the process has closed its standard error.
-    fn wait_end(&self, timeout: Duration) {
-        let guard = self.lines.lock().expect("no panic under this lock");
-        let waited = self.grown.wait_timeout_while(guard, timeout, |(_, ended)| !*ended);
-        drop(waited.expect("no panic under this lock"));
-    }
-
-    fn text(&self) -> String {
-        let guard = self.lines.lock().expect("no panic under this lock");
-        guard.0.iter().map(|line| format!("{line}\n")).collect()
-    }
-}
 
 /// A running member.
 pub struct Server {
@@ -223,16 +93,7 @@ impl Server {
         self.log.follow(child.stderr.take().expect("standard error is a pipe"));
         // A server writes its log to standard error; what it prints here is kept with it.
         let stdout = child.stdout.take().expect("standard output is a pipe");
-        let log = Arc::clone(&self.log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                let mut guard = log.lines.lock().expect("no panic under this lock");
-                if guard.0.len() < LOG_LINES_MAX {
-                    guard.0.push_back(line);
-                }
-                log.grown.notify_all();
-            }
-        });
+        self.log.follow_beside(stdout);
         self.child = Some(child);
     }
 
@@ -404,71 +265,6 @@ impl Drop for Server {
             // What cannot be removed now is removed with target/.
             let _ = std::fs::remove_dir_all(&self.options.data_directory);
         }
-    }
-}
-
-/// Several members that know each other from the start.
-pub struct Cluster {
-    /// The members, named `m0`, `m1`, ...
-    pub servers: Vec<Server>,
-}
-
-impl Cluster {
-    /// Starts `count` members with further flags and waits until all serve.
-    ///
-    /// # Panics
-    ///
-    /// If one does not serve in [`READY_TIMEOUT`].
-    pub fn start(program: &Program, count: usize, extra_flags: &[&str]) -> Cluster {
-        for _ in 1..START_ATTEMPTS_MAX {
-            let cluster = Cluster::spawn(program, count, extra_flags);
-            let is_ready = |server: &Server| server.log.wait_for(READY_TEXT, READY_TIMEOUT);
-            let waiting = cluster.servers.iter().find(|server| !is_ready(server));
-            match waiting {
-                None => return cluster,
-                Some(server) if server.log().contains("address already in use") => {}
-                Some(server) => server.wait_ready(),
-            }
-        }
-        let cluster = Cluster::spawn(program, count, extra_flags);
-        cluster.servers.iter().for_each(Server::wait_ready);
-        cluster
-    }
-
-    fn spawn(program: &Program, count: usize, extra_flags: &[&str]) -> Cluster {
-        let mut members: Vec<Options> = (0..count)
-            .map(|number| Options { name: format!("m{number}"), ..Options::single(&program.label) })
-            .collect();
-        let initial_cluster: Vec<String> = members
-            .iter()
-            .map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer_port))
-            .collect();
-        for member in &mut members {
-            member.initial_cluster = initial_cluster.join(",");
-            member.extra_flags = extra_flags.iter().map(|flag| (*flag).to_owned()).collect();
-        }
-        let servers = members.into_iter().map(|options| Server::spawn(program, options)).collect();
-        Cluster { servers }
-    }
-
-    /// Starts all members again that were stopped, at the same time: none is ready before a quorum
-    /// runs.
-    ///
-    /// # Panics
-    ///
-    /// If one does not serve in [`READY_TIMEOUT`].
-    pub fn restart_all(&mut self) {
-        for server in &mut self.servers {
-            assert!(server.child.is_none(), "stop the members before they are started again");
-            server.spawn_child();
-        }
-        self.servers.iter().for_each(Server::wait_ready);
-    }
-
-    /// The addresses of all members, separated by commas, as `--endpoints` takes them.
-    pub fn endpoints(&self) -> String {
-        let addresses: Vec<String> = self.servers.iter().map(Server::client_address).collect();
-        addresses.join(",")
     }
 }
 
