@@ -60,6 +60,7 @@ pub enum Error {
 pub struct Connection {
     sender: SendRequest<Bytes>,
     authority: String,
+    token: Option<HeaderValue>,
 }
 
 /// A method at a server, prepared so that a call need not parse anything.
@@ -87,7 +88,16 @@ impl Connection {
         let (sender, connection) = builder.handshake(socket).await?;
         // Its end is seen by the calls, which fail.
         tokio::spawn(async move { _ = connection.await });
-        Ok(Self { sender, authority: address.to_string() })
+        Ok(Self { sender, authority: address.to_string(), token: None })
+    }
+
+    /// The same connection for calls with this token.
+    ///
+    /// # Panics
+    /// If it is none that a header can hold.
+    pub fn with_token(mut self, token: Option<&str>) -> Self {
+        self.token = token.map(|token| token.parse().expect("tokens are visible ASCII"));
+        self
     }
 
     /// Prepares calls of a method.
@@ -97,7 +107,22 @@ impl Connection {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if let Some(token) = &self.token {
+            headers.insert("token", token.clone());
+        }
         Target { uri, headers }
+    }
+
+    /// One call of a method that is not called often.
+    ///
+    /// # Errors
+    /// As [`Connection::unary`].
+    pub async fn call<Resp: Message + Default>(
+        &self,
+        method: &Method,
+        request: &impl Message,
+    ) -> Result<Resp, Error> {
+        self.unary(&self.target(method), request).await
     }
 
     /// One request, one response.

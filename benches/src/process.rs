@@ -42,6 +42,26 @@ impl Figures {
             written_bytes: field(&io, "write_bytes:").unwrap_or(0),
         })
     }
+
+    /// Those of several processes, added up.
+    ///
+    /// # Errors
+    /// As [`Figures::of`].
+    pub fn of_all(pids: &[u32]) -> io::Result<Self> {
+        pids.iter().map(|pid| Self::of(*pid)).sum()
+    }
+}
+
+impl std::iter::Sum for Figures {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            cpu: sum.cpu + one.cpu,
+            resident_bytes: sum.resident_bytes + one.resident_bytes,
+            anonymous_bytes: sum.anonymous_bytes + one.anonymous_bytes,
+            resident_bytes_max: sum.resident_bytes_max + one.resident_bytes_max,
+            written_bytes: sum.written_bytes + one.written_bytes,
+        })
+    }
 }
 
 fn unexpected(name: &str, text: &str) -> io::Error {

@@ -84,7 +84,8 @@ fn spec(address: SocketAddr) -> Spec {
         rate: None,
         limit: Limit::Calls(100),
         workload: Arc::new(Workload::new(10, Order::Random, ValueSizes::Fixed(10), 1)),
-        server_pid: None,
+        server_pids: Vec::new(),
+        token: None,
     }
 }
 

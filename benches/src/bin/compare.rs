@@ -1,14 +1,20 @@
 //! Runs varve and etcd one after the other on this machine and prints tables with ratios.
 //!
 //! ```text
-//! compare [floor] [put] [get] [long-reads] [million]     (none: all of them)
+//! compare [floor] [put] [get] [long-reads] [million] [leases] [storm] [auth] [watch]
+//!                               (none: all of them)
 //!     [--varve target/release/varve] [--peer etcd]       (--peer none: varve alone)
+//!     [--members 1]             of each cluster, all on this machine; clients are spread over them
 //!     [--dir target/compare]    where data go; a disk, not tmpfs
 //!     [--rounds 2] [--seconds 5] [--threads 1] [--seed 1]
 //!     [--clients 1,100,1000] [--value-bytes 256] [--key-space 100000]   put, get
 //!     [--keys 300000] [--rate 2000] [--readers 2] [--reading whole|pages|stream]
 //!     [--read-rate READS_PER_SECOND]                     long-reads; the default is a loop
 //!     [--objects 1000000] [--rewrites 200000]            million, in one round
+//!     [--leases 1000000] [--revoked 100000]              leases, in one round
+//!     [--storm-leases 100000] [--storm-ttl 60]           storm, in one round
+//!     [--auth-clients 100]                               auth
+//!     [--watchers 100] [--watch-rate 500]                watch
 //! ```
 //!
 //! Tables go to standard output as Markdown, progress to standard error.
@@ -19,9 +25,12 @@ use std::time::Duration;
 
 use varve_benches::arguments::Arguments;
 use varve_benches::load::{Operation, Reading};
+use varve_benches::scenario::auth::{self, Auth};
 use varve_benches::scenario::calls::{self, Calls};
+use varve_benches::scenario::leases::{self, Leases};
 use varve_benches::scenario::long_reads::{self, LongReads};
 use varve_benches::scenario::million::{self, Million};
+use varve_benches::scenario::watch::{self, Watch};
 use varve_benches::scenario::{Settings, floor};
 use varve_benches::server::{Error, Program};
 use varve_benches::workload::ValueSizes;
@@ -29,7 +38,8 @@ use varve_benches::workload::ValueSizes;
 /// A mistake on the command line.
 const EXIT_USAGE: u8 = 2;
 /// All scenarios, in the order in which they run.
-const SCENARIOS: [&str; 5] = ["floor", "put", "get", "long-reads", "million"];
+const SCENARIOS: [&str; 9] =
+    ["floor", "put", "get", "long-reads", "million", "leases", "storm", "auth", "watch"];
 
 /// What the command line asks for.
 struct Plan {
@@ -41,7 +51,10 @@ struct Plan {
     value_sizes: ValueSizes,
     long_reads: LongReads,
     million: Million,
-    /// A million keys take long: one round unless more are asked for.
+    leases: Leases,
+    auth: Auth,
+    watch: Watch,
+    /// Millions of anything take long: one round unless more are asked for.
     million_rounds: usize,
 }
 
@@ -79,11 +92,13 @@ fn parse() -> Result<Plan, String> {
         clients if clients.is_empty() => None,
         clients => Some(clients),
     };
+    let key_space = arguments.value("key-space", 100_000)?;
     let plan = Plan {
         settings: Settings {
             varve: Program { label: "varve".to_owned(), path: PathBuf::from(varve) },
             peer: (peer != "none")
                 .then(|| Program { label: "etcd".to_owned(), path: PathBuf::from(peer) }),
+            members: arguments.value("members", 1)?.max(1),
             directory: PathBuf::from(arguments.value("dir", "target/compare".to_owned())?),
             rounds: rounds.unwrap_or(2),
             time: seconds(arguments.value("seconds", 5.0)?)?,
@@ -93,7 +108,7 @@ fn parse() -> Result<Plan, String> {
         scenarios,
         put_clients: clients.clone().unwrap_or_else(|| vec![1, 100, 1000]),
         get_clients: clients.unwrap_or_else(|| vec![1, 100]),
-        key_space: arguments.value("key-space", 100_000)?,
+        key_space,
         value_sizes: arguments.value("value-bytes", ValueSizes::Fixed(256))?,
         long_reads: LongReads {
             keys: arguments.value("keys", 300_000)?,
@@ -106,6 +121,18 @@ fn parse() -> Result<Plan, String> {
         million: Million {
             keys: arguments.value("objects", 1_000_000)?,
             rewrites: arguments.value("rewrites", 200_000)?,
+        },
+        leases: Leases {
+            held: arguments.value("leases", 1_000_000)?,
+            revoked: arguments.value("revoked", 100_000)?,
+            storm: arguments.value("storm-leases", 100_000)?,
+            storm_ttl_s: arguments.value("storm-ttl", 60)?,
+        },
+        auth: Auth { clients: arguments.value("auth-clients", 100)?, keys: key_space },
+        watch: Watch {
+            watchers: arguments.value("watchers", 100)?,
+            rate: arguments.value("watch-rate", 500.0)?,
+            keys: key_space,
         },
         million_rounds: rounds.unwrap_or(1),
     };
@@ -138,6 +165,9 @@ fn print_head(settings: &Settings) {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let cpu = cpu.trim_start_matches([' ', '\t', ':']);
+    if settings.members > 1 {
+        println!("- clusters of {} members on this machine", settings.members);
+    }
     println!("- machine: {cores} cores, {cpu}, Linux {}", kernel.trim());
 }
 
@@ -192,6 +222,28 @@ fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
                 settings.rounds
             );
             print!("{}", million::run(&settings, &plan.million)?.markdown());
+        }
+        "leases" => {
+            let Leases { held, revoked, .. } = plan.leases;
+            println!("\n### {held} leases held, {revoked} of them revoked\n");
+            let settings = Settings { rounds: plan.million_rounds, ..settings.clone() };
+            print!("{}", leases::hold(&settings, &plan.leases)?.markdown());
+        }
+        "storm" => {
+            let Leases { storm, storm_ttl_s, .. } = plan.leases;
+            println!("\n### {storm} leases of {storm_ttl_s} s end, puts beside them\n");
+            let settings = Settings { rounds: plan.million_rounds, ..settings.clone() };
+            let (puts, late) = leases::storm(&settings, &plan.leases)?;
+            print!("{}\n{}", puts.markdown(), late.markdown());
+        }
+        "auth" => {
+            println!("\n### authentication off and on, {} clients, {rounds}\n", plan.auth.clients);
+            print!("{}", auth::run(settings, &plan.auth)?.markdown());
+        }
+        "watch" => {
+            let Watch { watchers, rate, .. } = plan.watch;
+            println!("\n### {watchers} watchers of all keys, {rate} puts/s, {rounds}\n");
+            print!("{}", watch::run(settings, &plan.watch)?.markdown());
         }
         _ => unreachable!("scenarios were checked: {scenario}"),
     }

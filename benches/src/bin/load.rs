@@ -3,7 +3,7 @@
 //! ```text
 //! load OPERATION [--endpoints 127.0.0.1:2379] [--clients 1] [--connections 1] [--threads 1]
 //!      [--rate CALLS_PER_SECOND] [--total CALLS | --seconds 5] [--key-space 10000]
-//!      [--order random|sequential] [--value-bytes 256|log-normal] [--pid SERVER_PID] [--seed 1]
+//!      [--order random|sequential] [--value-bytes 256|log-normal] [--pid SERVER_PID,...] [--seed 1]
 //!
 //! OPERATION: put, get, get-serializable, txn, range-all, range-pages, range-stream, count,
 //!            or watch (with --watchers 100: they watch what --clients put)
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     };
     let result = match watchers {
         None => load::run(&spec).map(|report| print(&[("calls", &report)])),
-        Some(watchers) => load::watch(&spec, watchers)
+        Some(watchers) => load::watch(&spec, watchers, false)
             .map(|report| print(&[("puts", &report.puts), ("events", &report.events)])),
     };
     match result {
@@ -92,7 +92,8 @@ fn parse() -> Result<(Spec, Option<usize>), String> {
             ),
         },
         workload: Arc::new(workload),
-        server_pid: arguments.optional("pid")?,
+        token: None,
+        server_pids: arguments.list("pid", Vec::new())?,
     };
     arguments.finish()?;
     Ok((spec, watchers))

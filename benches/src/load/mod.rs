@@ -25,7 +25,7 @@ use crate::latency::Latencies;
 use crate::process::Figures;
 use crate::workload::Workload;
 
-pub use operation::{Operation, Reading};
+pub use operation::{Operation, Reading, all_keys};
 pub use watchers::{WatchReport, watch};
 
 use operation::Caller;
@@ -59,8 +59,10 @@ pub struct Spec {
     pub limit: Limit,
     /// Keys and values.
     pub workload: Arc<Workload>,
-    /// The server's process, if it is on this machine.
-    pub server_pid: Option<u32>,
+    /// What a log-in gave, if the server wants one.
+    pub token: Option<String>,
+    /// The server's processes, if they are on this machine: of one member, or of all.
+    pub server_pids: Vec<u32>,
 }
 
 /// What a run measured.
@@ -76,9 +78,9 @@ pub struct Report {
     pub response_bytes: u64,
     /// From the start to the last answer.
     pub elapsed: Duration,
-    /// CPU time that the server spent meanwhile, if its process is known.
+    /// CPU time that the server's processes spent meanwhile, if they are known.
     pub server_cpu: Option<Duration>,
-    /// The server's process at the end, if it is known.
+    /// The server's processes at the end, added up, if they are known.
     pub server: Option<Figures>,
     /// CPU time that this process spent meanwhile.
     pub client_cpu: Duration,
@@ -147,8 +149,8 @@ pub fn run(spec: &Spec) -> Result<Report, grpc::Error> {
             (0..threads).map(|thread| scope.spawn(move || run_thread(thread))).collect();
         // All are connected, or have failed to.
         barrier.wait();
-        let server_before = figures_of(spec.server_pid);
-        let client_before = figures_of(Some(std::process::id()));
+        let server_before = figures_of(&spec.server_pids);
+        let client_before = figures_of(&[std::process::id()]);
         let start = Instant::now();
         *started.lock().unwrap_or_else(PoisonError::into_inner) = Some(start);
         barrier.wait();
@@ -163,8 +165,8 @@ pub fn run(spec: &Spec) -> Result<Report, grpc::Error> {
                 Err(error) => first_error = Some(error),
             }
         }
-        report.server = figures_of(spec.server_pid);
-        let client_after = figures_of(Some(std::process::id()));
+        report.server = figures_of(&spec.server_pids);
+        let client_after = figures_of(&[std::process::id()]);
         report.server_cpu = cpu_between(server_before, report.server);
         report.client_cpu = cpu_between(client_before, client_after).unwrap_or_default();
     });
@@ -174,9 +176,9 @@ pub fn run(spec: &Spec) -> Result<Report, grpc::Error> {
     }
 }
 
-/// The figures of a process; `None` when it is not known or gone.
-fn figures_of(pid: Option<u32>) -> Option<Figures> {
-    Figures::of(pid?).ok()
+/// The figures of processes; `None` when none is known, or one is gone.
+fn figures_of(pids: &[u32]) -> Option<Figures> {
+    if pids.is_empty() { None } else { Figures::of_all(pids).ok() }
 }
 
 fn cpu_between(before: Option<Figures>, after: Option<Figures>) -> Option<Duration> {
@@ -220,7 +222,8 @@ impl Part<'_> {
         let mut opened = Vec::with_capacity(connections);
         for number in 0..connections {
             let endpoint = (number * self.threads + self.thread) % self.spec.endpoints.len();
-            opened.push(Connection::open(self.spec.endpoints[endpoint]).await?);
+            let connection = Connection::open(self.spec.endpoints[endpoint]).await?;
+            opened.push(connection.with_token(self.spec.token.as_deref()));
         }
         Ok(opened)
     }

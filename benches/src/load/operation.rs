@@ -8,8 +8,11 @@ use bytes::Bytes;
 use varve_api::etcdserverpb::TxnRequest;
 use varve_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use varve_api::etcdserverpb::request_op::Request;
-use varve_api::etcdserverpb::{Compare, PutRequest, RangeRequest, RangeResponse, RequestOp};
-use varve_api::method::{KV_PUT, KV_RANGE, KV_RANGE_STREAM, KV_TXN};
+use varve_api::etcdserverpb::{
+    Compare, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RangeResponse,
+    RequestOp,
+};
+use varve_api::method::{KV_PUT, KV_RANGE, KV_RANGE_STREAM, KV_TXN, LEASE_GRANT, LEASE_REVOKE};
 
 use crate::grpc::{self, Connection, Target, frame};
 use crate::workload::{PREFIX, PREFIX_END, Workload};
@@ -27,6 +30,17 @@ pub enum Operation {
         /// Without asking the other members.
         is_serializable: bool,
     },
+    /// Puts a key that hangs on the lease with the number of the call.
+    PutLeased,
+    /// Puts a key that is none of the workload's.
+    PutBeside,
+    /// Grants the lease with the number of the call.
+    GrantLease {
+        /// Its time to live, in seconds.
+        ttl_s: i64,
+    },
+    /// Revokes the lease with the number of the call.
+    RevokeLease,
     /// Puts a key if a condition holds, which it does, as a guarded update of Kubernetes.
     Txn,
     /// Reads the whole database.
@@ -90,7 +104,9 @@ impl Caller {
     /// Calls on a connection.
     pub fn new(connection: &Connection, operation: Operation, workload: &Arc<Workload>) -> Self {
         let method = match operation {
-            Operation::Put => &KV_PUT,
+            Operation::Put | Operation::PutLeased | Operation::PutBeside => &KV_PUT,
+            Operation::GrantLease { .. } => &LEASE_GRANT,
+            Operation::RevokeLease => &LEASE_REVOKE,
             Operation::Txn => &KV_TXN,
             Operation::RangeAll(Reading::Stream) => &KV_RANGE_STREAM,
             Operation::Get { .. } | Operation::RangeAll(_) | Operation::Count => &KV_RANGE,
@@ -110,6 +126,16 @@ impl Caller {
     pub async fn call(&mut self, number: u64) -> Result<u64, grpc::Error> {
         let request = match self.operation {
             Operation::Put => frame(&self.put(number)),
+            Operation::PutLeased => {
+                frame(&PutRequest { lease: lease_id(number), ..self.put(number) })
+            }
+            Operation::PutBeside => {
+                frame(&PutRequest { key: Bytes::from_static(b"beside"), ..self.put(number) })
+            }
+            Operation::GrantLease { ttl_s } => {
+                frame(&LeaseGrantRequest { id: lease_id(number), ttl: ttl_s })
+            }
+            Operation::RevokeLease => frame(&LeaseRevokeRequest { id: lease_id(number) }),
             Operation::Get { is_serializable } => frame(&RangeRequest {
                 key: self.workload.key(number),
                 serializable: is_serializable,
@@ -167,8 +193,13 @@ impl Caller {
     }
 }
 
+/// Leases are numbered from 1; 0 is none.
+fn lease_id(number: u64) -> i64 {
+    i64::try_from(number).expect("calls are fewer") + 1
+}
+
 /// All keys of a workload.
-fn all_keys() -> RangeRequest {
+pub fn all_keys() -> RangeRequest {
     RangeRequest {
         key: Bytes::from_static(PREFIX.as_bytes()),
         range_end: Bytes::from_static(PREFIX_END.as_bytes()),

@@ -29,12 +29,12 @@ pub struct WatchReport {
     pub events: Report,
 }
 
-/// Puts by `spec` while `watchers` streams watch all keys; `spec.connections` carry both. All of
-/// it on one thread. Blocks.
+/// Puts by `spec` while `watchers` streams watch all keys, also with what each held before if
+/// `has_previous`; `spec.connections` carry both. All of it on one thread. Blocks.
 ///
 /// # Errors
 /// A connection or a watch cannot be opened.
-pub fn watch(spec: &Spec, watchers: usize) -> Result<WatchReport, grpc::Error> {
+pub fn watch(spec: &Spec, watchers: usize, has_previous: bool) -> Result<WatchReport, grpc::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -43,10 +43,10 @@ pub fn watch(spec: &Spec, watchers: usize) -> Result<WatchReport, grpc::Error> {
         let connections = connect(&spec.endpoints, spec.connections.max(1)).await?;
         let mut calls = Vec::with_capacity(watchers);
         for number in 0..watchers {
-            calls.push(open(&connections[number % connections.len()]).await?);
+            calls.push(open(&connections[number % connections.len()], has_previous).await?);
         }
-        let server_before = figures_of(spec.server_pid);
-        let client_before = figures_of(Some(std::process::id()));
+        let server_before = figures_of(&spec.server_pids);
+        let client_before = figures_of(&[std::process::id()]);
         let start = Instant::now();
         let events: Arc<Mutex<Report>> = Arc::default();
         let streams: Vec<_> = calls
@@ -60,9 +60,9 @@ pub fn watch(spec: &Spec, watchers: usize) -> Result<WatchReport, grpc::Error> {
         let events = events.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut report = WatchReport { puts, events };
         report.events.failed += expected.saturating_sub(report.events.calls());
-        report.events.server = figures_of(spec.server_pid);
+        report.events.server = figures_of(&spec.server_pids);
         report.events.server_cpu = cpu_between(server_before, report.events.server);
-        let client_after = figures_of(Some(std::process::id()));
+        let client_after = figures_of(&[std::process::id()]);
         report.events.client_cpu = cpu_between(client_before, client_after).unwrap_or_default();
         Ok(report)
     })
@@ -80,10 +80,11 @@ async fn connect(
 }
 
 /// Opens a watch of all keys and waits until it is created.
-async fn open(connection: &Connection) -> Result<Call, grpc::Error> {
+async fn open(connection: &Connection, has_previous: bool) -> Result<Call, grpc::Error> {
     let create = WatchCreateRequest {
         key: Bytes::from_static(PREFIX.as_bytes()),
         range_end: Bytes::from_static(PREFIX_END.as_bytes()),
+        prev_kv: has_previous,
         ..Default::default()
     };
     let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };

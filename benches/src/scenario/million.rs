@@ -12,7 +12,7 @@ use varve_api::etcdserverpb::{
 };
 use varve_api::method::{KV_COMPACT, KV_PUT, KV_RANGE};
 
-use super::{Settings, checked, fill, say, sum};
+use super::{Settings, block_on, checked, fill, say, side_by_side, sum};
 use crate::grpc::{Connection, Error as CallError};
 use crate::load::{self, Limit, Operation, Report};
 use crate::process::Figures;
@@ -56,23 +56,8 @@ struct Measured {
 pub fn run(settings: &Settings, scenario: &Million) -> Result<Table, Error> {
     let measured =
         settings.interleave(|program, server| measure(settings, scenario, program, server))?;
-    let mut heads = vec!["what"];
-    let programs = settings.programs();
-    heads.extend(programs.iter().map(|program| program.label.as_str()));
-    if settings.peer.is_some() {
-        heads.push("ratio");
-    }
-    let mut table = Table::new(&heads);
-    let columns: Vec<Vec<(&str, Cell)>> = measured.iter().map(|rounds| column(rounds)).collect();
-    for (at, (what, _)) in columns[0].iter().enumerate() {
-        let mut row = vec![Cell::text(*what)];
-        row.extend(columns.iter().map(|column| column[at].1.clone()));
-        if settings.peer.is_some() {
-            row.push(row[1].ratio_to(&row[2]));
-        }
-        table.row(row);
-    }
-    Ok(table)
+    let columns = measured.iter().map(|rounds| column(rounds)).collect();
+    Ok(side_by_side(settings, columns))
 }
 
 /// The figures of one server: sums of the loads, means of the rest.
@@ -175,15 +160,9 @@ fn put_some(settings: &Settings, server: &Server, workload: &Arc<Workload>) -> R
     Ok(())
 }
 
-fn block_on<T>(future: impl Future<Output = Result<T, CallError>>) -> Result<T, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| Error::System { what: "runtime".to_owned(), source })?;
-    Ok(runtime.block_on(future)?)
-}
-
 /// The first count, the mean of the others, and the number of keys.
 async fn count(server: &Server) -> Result<(Duration, Duration, u64), CallError> {
-    let connection = Connection::open(server.address()).await?;
+    let connection = Connection::open(server.addresses()[0]).await?;
     let target = connection.target(&KV_RANGE);
     let request = RangeRequest {
         key: Bytes::from_static(PREFIX.as_bytes()),
@@ -204,7 +183,7 @@ async fn count(server: &Server) -> Result<(Duration, Duration, u64), CallError> 
 
 /// Compacts at the current revision; how long until the server said that it is done physically.
 async fn compact(server: &Server) -> Result<Duration, CallError> {
-    let connection = Connection::open(server.address()).await?;
+    let connection = Connection::open(server.addresses()[0]).await?;
     // A put tells the current revision. Its key is outside of what is counted.
     let put = PutRequest { key: "compact".into(), ..Default::default() };
     let put: PutResponse = connection.unary(&connection.target(&KV_PUT), &put).await?;

@@ -4,18 +4,22 @@
 //! the machine does meanwhile hits both. A figure is of all rounds together; the figures of single
 //! rounds go to standard error, where their spread is seen.
 
+pub mod auth;
 pub mod calls;
 pub mod floor;
+pub mod leases;
 pub mod long_reads;
 pub mod million;
+pub mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::grpc;
 use crate::load::{self, Limit, Operation, Report, Spec};
 use crate::server::{Error, Program, Server};
-use crate::table::{Cell, maybe};
+use crate::table::{Cell, Table, maybe};
 use crate::workload::{Order, ValueSizes, Workload};
 
 /// What all scenarios need.
@@ -25,6 +29,8 @@ pub struct Settings {
     pub varve: Program,
     /// The server it is measured against; without it tables have no ratios.
     pub peer: Option<Program>,
+    /// Members of each cluster. Clients are spread over them.
+    pub members: usize,
     /// Where data go: a directory of a disk.
     pub directory: PathBuf,
     /// How often each server is measured.
@@ -57,7 +63,7 @@ impl Settings {
         for round in 0..self.rounds {
             for (program, results) in programs.iter().zip(&mut measured) {
                 eprintln!("round {} of {}: {}", round + 1, self.rounds, program.label);
-                let mut server = Server::start(program, &self.directory)?;
+                let mut server = Server::start(program, &self.directory, self.members)?;
                 results.push(measure(program, &mut server)?);
                 server.remove()?;
             }
@@ -74,7 +80,7 @@ impl Settings {
         workload: &Arc<Workload>,
     ) -> Spec {
         Spec {
-            endpoints: vec![server.address()],
+            endpoints: server.addresses(),
             operation,
             clients,
             connections: connections_of(clients),
@@ -82,7 +88,8 @@ impl Settings {
             rate: None,
             limit: Limit::Time(self.time),
             workload: Arc::clone(workload),
-            server_pid: Some(server.pid()),
+            server_pids: server.pids(),
+            token: None,
         }
     }
 
@@ -128,6 +135,36 @@ pub fn sum<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Report {
     let mut total = Report::default();
     reports.into_iter().for_each(|report| total.add(report));
     total
+}
+
+/// A table with a column for each server, from the rows of each.
+pub fn side_by_side(settings: &Settings, columns: Vec<Vec<(&str, Cell)>>) -> Table {
+    let mut heads = vec!["what"];
+    let programs = settings.programs();
+    heads.extend(programs.iter().map(|program| program.label.as_str()));
+    if settings.peer.is_some() {
+        heads.push("ratio");
+    }
+    let mut table = Table::new(&heads);
+    for (at, (what, _)) in columns[0].iter().enumerate() {
+        let mut row = vec![Cell::text(*what)];
+        row.extend(columns.iter().map(|column| column[at].1.clone()));
+        if settings.peer.is_some() {
+            row.push(row[1].ratio_to(&row[2]));
+        }
+        table.row(row);
+    }
+    table
+}
+
+/// Runs a few calls to their end.
+///
+/// # Errors
+/// The first that one had.
+pub fn block_on<T>(future: impl Future<Output = Result<T, grpc::Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| Error::System { what: "runtime".to_owned(), source })?;
+    Ok(runtime.block_on(future)?)
 }
 
 /// Heads of the columns of [`cells`].
