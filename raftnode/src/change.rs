@@ -13,6 +13,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType};
+use varve_wal::trial;
 
 use crate::{Error, MemberChange, NodeId, Result};
 
@@ -50,6 +51,9 @@ pub(crate) fn change_of(entry: &Entry) -> Result<Option<MemberChange>> {
 pub(crate) fn crate_form(change: MemberChange) -> ConfChangeV2 {
     let (kind, id) = match change {
         MemberChange::AddVoter(id) => (ConfChangeType::AddNode, id),
+        MemberChange::AddLearner(id) if trial::has_bug("learner-counts") => {
+            (ConfChangeType::AddNode, id)
+        }
         MemberChange::AddLearner(id) => (ConfChangeType::AddLearnerNode, id),
         MemberChange::Remove(id) => (ConfChangeType::RemoveNode, id),
     };

@@ -205,7 +205,9 @@ impl Node {
         // A snapshot has brought its own, later configuration with it.
         let snapshot = self.raw.raft.raft_log.unstable_snapshot();
         let is_superseded = snapshot.as_ref().is_some_and(|s| s.get_metadata().index >= index.0);
-        if !is_accepted || is_superseded || index.0 <= self.ignored_to {
+        let is_bug = trial::has_bug("removed-still-counts");
+        let is_kept = is_bug && matches!(change, MemberChange::Remove(_));
+        if !is_accepted || is_superseded || index.0 <= self.ignored_to || is_kept {
             return;
         }
         self.lease.end();
@@ -411,6 +413,17 @@ impl Node {
     /// Whether this node belongs to the group's voters, as far as it knows.
     pub fn is_voter(&self) -> bool {
         self.members().conf().voters().contains(self.id)
+    }
+
+    /// Who votes and who learns, by the changes that have taken effect here; in rising order.
+    pub fn members_known(&self) -> (Vec<NodeId>, Vec<NodeId>) {
+        let known = self.members().conf().to_conf_state();
+        let sorted = |ids: &[u64]| {
+            let mut ids: Vec<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
+            ids.sort_unstable();
+            ids
+        };
+        (sorted(&known.voters), sorted(&known.learners))
     }
 
     /// What is known about the group now.

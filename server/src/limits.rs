@@ -152,6 +152,8 @@ pub const RESYNC_RETRY: Duration = Duration::from_millis(20);
 pub const LEADER_FAILED_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause before a read or a lease question is tried again after a change of leader.
 pub const READ_RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Pause before a member that has started tells its name again.
+pub const PUBLISH_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the leader may take to answer a lease question before it is asked again.
 pub const LEASE_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes proposed and not yet committed.

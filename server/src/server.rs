@@ -29,14 +29,14 @@ mod gauges;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Sender, bounded};
 use tokio::sync::watch;
 use varve_api::health::health_check_response::ServingStatus;
 use varve_disk::Disk;
 use varve_disk::os::OsDisk;
-use varve_store::{CommandKind, MemberPublish};
+use varve_store::MemberPublish;
 
 use crate::apply::{ApplyThread, ToWorker};
 use crate::auth::Authenticator;
@@ -334,11 +334,7 @@ async fn publish(services: Services, first: Publishing, ready: Sender<()>) {
     if is_forced {
         rpc::cluster::make_sole(&services).await;
     }
-    let body = publish.encode();
-    while let Err(status) = services.propose(CommandKind::MemberPublish, body.clone()).await {
-        tracing::warn!(error = %status, "failed to publish local member to cluster through raft");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    rpc::cluster::publish(&services, &publish).await;
     tracing::info!(
         local_member_id = %format!("{:x}", publish.member_id),
         name = %publish.name,

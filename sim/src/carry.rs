@@ -121,7 +121,9 @@ impl World<'_> {
     pub fn arrive(&mut self, packet: Packet) {
         let Packet { from, to, content } = packet;
         let is_cut = self.network.cut.contains(&(from, to));
-        let is_there = self.nodes.get(&to).is_some_and(|node| node.up.is_some());
+        let there = self.nodes.get(&to).and_then(|node| node.up.as_ref());
+        let is_there = there.is_some();
+        let is_known = there.is_some_and(|up| up.peers.is_known(from));
         match content {
             Content::Frame(..) if is_cut || !is_there => {}
             Content::Frame(kind, payload) => {
@@ -131,11 +133,12 @@ impl World<'_> {
                 );
                 let up = self.nodes.get_mut(&to).and_then(|node| node.up.as_mut());
                 let up = up.expect("it is there");
-                up.receive(from, (kind, payload));
+                let outcome = up.receive(from, (kind, payload));
+                self.taken(from, to, outcome);
                 self.carry(to);
                 self.schedule(to);
             }
-            Content::Offer(_) | Content::Files(_) if is_cut || !is_there => {
+            Content::Offer(_) | Content::Files(_) if is_cut || !is_known => {
                 self.report(from, to, false);
             }
             Content::Offer(mut transfer) => {
@@ -163,6 +166,7 @@ impl World<'_> {
         if up.boot != transfer.receiver_boot {
             return self.report(from, to, false);
         }
+        let is_new = up.context.cluster.applied() == 0;
         let disk = Arc::clone(&up.context.disk);
         let dir = up.incoming.join(number.to_string());
         let manifest = transfer.checkpoint.manifest.clone();
@@ -184,6 +188,10 @@ impl World<'_> {
         let is_ok = outcome.is_ok();
         self.tell(|| format!("{from} -> {to} snapshot: {outcome:?}"), [7, from, to]);
         self.count(if is_ok { "snapshot delivered" } else { "snapshot cut" });
+        if is_new {
+            let joins = ["snapshot to a joining member cut", "snapshot to a joining member"];
+            self.count(joins[usize::from(is_ok)]);
+        }
         self.report(from, to, is_ok);
         self.schedule(to);
     }
@@ -193,6 +201,12 @@ impl World<'_> {
         if from != to {
             self.network.cut.insert((from, to));
         }
+    }
+
+    /// Ends the cuts between two.
+    pub fn mend(&mut self, one: u64, other: u64) {
+        self.network.cut.remove(&(one, other));
+        self.network.cut.remove(&(other, one));
     }
 
     /// Ends all cuts.

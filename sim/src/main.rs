@@ -18,11 +18,14 @@ mod carry;
 mod client;
 mod end;
 mod marks;
+mod members;
 #[cfg(test)]
 mod mutations;
 mod node;
+mod operator;
 mod plan;
 mod plant;
+mod roster;
 mod run;
 mod seed;
 mod serve;

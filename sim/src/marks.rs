@@ -30,6 +30,7 @@ pub const CODE: &[&str] = &[
     "a follower's read held for a new leader",
     "a commit index written for a change",
     "change refused: another is pending",
+    "change judged again",
     "a leader that is no voter any more",
     "flushed while a snapshot is installed",
     "manifest rotated",
@@ -53,7 +54,8 @@ pub const CODE: &[&str] = &[
     "watcher of what was compacted",
 ];
 
-/// Counted while the world turns, beside [`crate::plan::TROUBLES`].
+/// Counted while the world turns, beside [`crate::plan::TROUBLES`] and
+/// [`crate::operator::CHANGES`].
 pub const WORLD: &[&str] = &[
     "message lost",
     "message repeated",
@@ -70,6 +72,26 @@ pub const WORLD: &[&str] = &[
     "given up",
     "watch closed",
     "two members lead at once",
+    "asked to remove itself",
+    "disk lost",
+    "change done",
+    "change refused",
+    "change of unknown outcome",
+    "change refused when it was applied",
+    "change agreed after the operator gave up",
+    "learner promoted while the leader changed",
+    "leader removed",
+    "one voter left",
+    "member joined",
+    "joining refused",
+    "snapshot to a joining member",
+    "snapshot to a joining member cut",
+    "told by others that it was removed",
+    "removed member ended",
+    "removed member started again",
+    "watch refused by a learner",
+    "core widened for a change of the members",
+    "lost with a removed leader",
 ];
 
 /// In what clients saw and what was agreed.

@@ -6,7 +6,7 @@
 //!
 //! Invariants: everything that happens within a member is a function of the calls, in order.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::task::LocalSet;
 use varve_disk::sim::{Random, SimDisk};
 use varve_lsm::Work;
@@ -34,16 +35,20 @@ use varve_server::listener::ListenOptions;
 use varve_server::mailbox::{Mailbox, MailboxOwner, mailbox};
 use varve_server::member::{Member, Surroundings, message_bytes_max};
 use varve_server::metrics::{Detail, Metrics};
+use varve_server::peer::frame::{FrameError, FrameKind};
 use varve_server::peer::inbound::{self, Hashing};
 use varve_server::peer::{self, Carried, Carrier, PeerQueues, Peers};
 use varve_server::raft::{RaftInput, RaftThread, Turn};
 use varve_server::read_pool::ReadPool;
 use varve_server::request::Budget;
+use varve_server::rpc;
 use varve_server::services::{RequestLimits, Services};
 use varve_server::setup::Setup;
 use varve_server::watch::catch_up::Bounds;
 use varve_server::worker::ConnectionOptions;
+use varve_store::MemberPublish;
 
+use crate::operator::Outcomes;
 use crate::plan::{Micros, Plan};
 use crate::plant::{self, Plant};
 use crate::world::Thread;
@@ -82,6 +87,13 @@ pub struct Running {
     flag: Arc<Flag>,
     waker: Waker,
     pub replies: Replies,
+    /// Answers to changes of the members.
+    pub outcomes: Rc<RefCell<Outcomes>>,
+    /// Its name is told: a quorum was there.
+    is_ready: Rc<Cell<bool>>,
+    removed: watch::Receiver<bool>,
+    /// It stops because it was removed.
+    pub is_leaving: bool,
     pub incoming: PathBuf,
     /// The socket thread's mailbox, and another behind it: planted bugs sit between.
     mail: (MailboxOwner<ToWorker>, Mailbox<ToWorker>),
@@ -122,12 +134,25 @@ pub struct Node {
     pub slow_until: Micros,
     /// A fault was put into its disk: an error that stops it is expected.
     pub is_disk_faulty: bool,
+    /// Highest index that it has applied in any of its starts.
+    pub applied_ever: u64,
+    /// Neither was its disk lost nor has it ended because it was removed.
+    pub can_run: bool,
     random: Random,
     plant: Option<Plant>,
 }
 
 impl Node {
+    /// A founder.
     pub fn new(plan: &Plan, id: u64, random: &mut Random) -> Self {
+        let founder =
+            |id: u64| FoundingMember { id, name: name_of(id), peer_urls: vec![url_of(id)] };
+        let founders = (1..=plan.members).map(founder).collect();
+        Self::joining(plan, id, Identity::new(CLUSTER_ID, id, founders), random)
+    }
+
+    /// A member that joins as this one.
+    pub fn joining(plan: &Plan, id: u64, identity: Identity, random: &mut Random) -> Self {
         let drift = match plan.drift {
             0 => 0,
             drift => random.below(2 * drift + 1).cast_signed() - drift.cast_signed(),
@@ -135,7 +160,7 @@ impl Node {
         Self {
             id,
             disk: SimDisk::new(random.next_u64()),
-            setup: setup(plan, id),
+            setup: setup(plan, id, identity),
             drift,
             clock: Clock::manual(),
             up: None,
@@ -143,6 +168,8 @@ impl Node {
             paused_until: 0,
             slow_until: 0,
             is_disk_faulty: false,
+            applied_ever: 0,
+            can_run: true,
             random: Random::new(random.next_u64()),
             plant: plan.plant,
         }
@@ -183,6 +210,17 @@ impl Node {
             let start = self.random.next_u64() >> 24;
             parts.serve(&self.setup, 0, owner, peers.clone(), ReadPool::inline(), start)
         };
+        let is_ready = Rc::new(Cell::new(false));
+        let (told, telling) = (Rc::clone(&is_ready), services.clone());
+        let publish = MemberPublish {
+            member_id: self.id,
+            name: self.setup.name.clone(),
+            client_urls: Vec::new(),
+        };
+        local.spawn_local(async move {
+            rpc::cluster::publish(&telling, &publish).await;
+            told.set(true);
+        });
         let turn = raft.begin_turns();
         let outbox = apply.begin();
         let context = parts.peer_context(&self.setup, &data_dir);
@@ -202,6 +240,10 @@ impl Node {
             waker: Waker::from(Arc::clone(&flag)),
             flag,
             replies: Replies::default(),
+            outcomes: Rc::default(),
+            is_ready,
+            removed: parts.cluster.removed(),
+            is_leaving: false,
             incoming: data_dir.incoming.clone(),
             mail: (real, forward),
             plant: self.plant,
@@ -357,9 +399,32 @@ impl Running {
     }
 
     /// A frame of a member has arrived.
-    pub fn receive(&mut self, from: u64, frame: (peer::frame::FrameKind, Bytes)) -> bool {
-        inbound::take(&self.context, &self.peers, from, frame, &mut self.hashing).is_ok()
+    pub fn receive(&mut self, from: u64, frame: (FrameKind, Bytes)) -> Result<(), FrameError> {
+        inbound::take(&self.context, &self.peers, from, frame, &mut self.hashing)
     }
+
+    /// Whether it was removed and knows it.
+    pub fn is_removed(&self) -> bool {
+        *self.removed.borrow()
+    }
+
+    /// Whether clients reach it: it has told its name, and was not removed.
+    pub fn serves(&self) -> bool {
+        self.is_ready.get() && !self.is_removed()
+    }
+}
+
+/// The id of every simulated cluster.
+pub const CLUSTER_ID: u64 = 7;
+
+/// A member's name.
+pub fn name_of(id: u64) -> String {
+    format!("m{id}")
+}
+
+/// Where its peers reach it.
+pub fn url_of(id: u64) -> String {
+    format!("http://m{id}:2380")
 }
 
 fn auth_options() -> AuthOptions {
@@ -371,15 +436,10 @@ fn auth_options() -> AuthOptions {
     }
 }
 
-fn setup(plan: &Plan, id: u64) -> Setup {
-    let founder = |id: u64| FoundingMember {
-        id,
-        name: format!("m{id}"),
-        peer_urls: vec![format!("http://m{id}:2380")],
-    };
+fn setup(plan: &Plan, id: u64, identity: Identity) -> Setup {
     let setup = Setup {
-        name: format!("m{id}"),
-        identity: Identity::new(7, id, (1..=plan.members).map(founder).collect()),
+        name: name_of(id),
+        identity,
         data_dir: Path::new("/data").to_owned(),
         wal_dir: None,
         listen: Vec::new(),
@@ -406,7 +466,7 @@ fn setup(plan: &Plan, id: u64) -> Setup {
             request_timeout: Duration::from_secs(7),
             lease_ttl_min: 2,
             leaderless_max: Duration::from_secs(3),
-            strict_reconfig_check: false,
+            strict_reconfig_check: plan.is_strict,
             learners_max: 1,
             quota_bytes: -1,
             catch_up: Bounds { revisions_max: plan.catch_up_revisions, bytes_target: 300 },

@@ -8,6 +8,7 @@ use std::time::Duration;
 use varve_disk::sim::Random;
 pub use varve_judge::history::{Micros, SECOND};
 
+use crate::operator::CHANGES;
 use crate::plant::Plant;
 use crate::shorten::LeftOut;
 
@@ -61,6 +62,12 @@ pub struct Plan {
     pub trouble: Micros,
     /// How likely each trouble is, see [`TROUBLES`].
     pub weights: [u64; TROUBLES.len()],
+    /// Mean time between two changes of the members; 0 for none.
+    pub change: Micros,
+    /// How likely each change is, see [`CHANGES`].
+    pub changes: [u64; CHANGES.len()],
+    /// Whether leaders judge changes by who has started and is connected.
+    pub is_strict: bool,
     /// Snapshots that are cut off on their way.
     pub snapshot_cut: u64,
     /// Leases live so many seconds at least.
@@ -150,6 +157,9 @@ impl Plan {
             ttl: [2, 5, 20][r.below(3) as usize],
             requests,
             value_bytes: [8, 200, 3000][r.below(3) as usize],
+            change: [0, 0, 30 * SECOND, 8 * SECOND][r.below(4) as usize],
+            changes: std::array::from_fn(|_| if r.one_in(3) { 0 } else { 1 + r.below(8) }),
+            is_strict: r.one_in(2),
             left_out: LeftOut::default(),
             lease_reads: seed % 2 == 1,
             plant: None,

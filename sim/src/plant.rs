@@ -42,6 +42,10 @@ pub const PLANTS: &[(Plant, &str, &str)] = &[
     within("handed-over-early", "a watcher goes live before it has caught up"),
     within("resumed-twice", "a watcher that falls behind gets the last revision again"),
     within("progress-ahead", "a watcher that is behind is told that it is not"),
+    within("learner-counts", "Raft counts a learner as a voter"),
+    within("removal-forgotten", "that a change of the members is committed is not durable at once"),
+    within("removed-goes-on", "a member that was removed does not end"),
+    within("removed-still-counts", "Raft goes on counting a member that was removed"),
 ];
 
 /// A bug in the crates below.

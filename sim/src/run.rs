@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use varve_api::etcdserverpb::WatchResponse;
 
 use crate::marks;
+use crate::operator::CHANGES;
 use crate::plan::{Plan, SECOND, TROUBLES};
 use crate::plant::{self, PLANTS, Plant};
 use crate::seed::{Player, Report};
@@ -256,11 +257,16 @@ fn summary(sum: &Sum, elapsed: Duration, wanted: &Wanted) {
     for name in TROUBLES {
         println!("  {name}: {}", sum.counts.get(name).unwrap_or(&0));
     }
+    println!("changes of the members");
+    for name in CHANGES {
+        println!("  {name}: {}", sum.counts.get(name).unwrap_or(&0));
+    }
+    let is_listed = |name: &&str| TROUBLES.contains(name) || CHANGES.contains(name);
     println!("besides");
-    for (name, count) in sum.counts.iter().filter(|(name, _)| !TROUBLES.contains(name)) {
+    for (name, count) in sum.counts.iter().filter(|(name, _)| !is_listed(name)) {
         println!("  {name}: {count}");
     }
-    let marks: Vec<&str> = marks::all().chain(TROUBLES).collect();
+    let marks: Vec<&str> = marks::all().chain(TROUBLES).chain(CHANGES).collect();
     let missed: Vec<&&str> = marks.iter().filter(|name| !sum.counts.contains_key(*name)).collect();
     println!("marks reached {} of {}", marks.len() - missed.len(), marks.len());
     for name in missed {

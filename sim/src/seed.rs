@@ -66,6 +66,7 @@ impl Player {
         }
         world.make_watchers();
         world.after(5 * SECOND, Event::Trouble);
+        world.after(6 * SECOND, Event::Change);
         world.run_until(WORK_SECONDS * SECOND);
         if world.violations.is_empty() {
             world.end();

@@ -85,10 +85,6 @@ impl World<'_> {
         }
     }
 
-    fn any_member(&mut self) -> u64 {
-        1 + self.random.below(self.plan.members)
-    }
-
     /// A client asks for something.
     pub fn ask(&mut self, client: usize) {
         let asked = self.asked;
@@ -101,7 +97,7 @@ impl World<'_> {
         }
         let number = self.history.operations.len();
         let request = draw(&self.plan, &mut self.random, &self.known, number);
-        let member = self.any_member();
+        let member = self.any_machine();
         if let Request::Compact(request) = &request {
             self.known.compacted = self.known.compacted.max(request.revision);
         }
@@ -134,7 +130,8 @@ impl World<'_> {
     /// A request is at its member.
     pub fn reach(&mut self, number: usize) {
         let Operation { member, request, .. } = &self.history.operations[number];
-        let Some(up) = self.nodes.get(member).and_then(|node| node.up.as_ref()) else { return };
+        let up = self.nodes.get(member).and_then(|node| node.up.as_ref());
+        let Some(up) = up.filter(|up| up.serves()) else { return };
         let (services, replies) = (up.services.clone(), Rc::clone(&up.replies));
         let (request, body) = (request.clone(), request.encode(number));
         let member = *member;
@@ -149,9 +146,17 @@ impl World<'_> {
     pub fn collect_answers(&mut self, id: u64) {
         let Some(up) = self.nodes.get(&id).and_then(|node| node.up.as_ref()) else { return };
         let answers = std::mem::take(&mut *up.replies.borrow_mut());
+        let outcomes = std::mem::take(&mut *up.outcomes.borrow_mut());
+        for (number, outcome) in outcomes {
+            let delay = 10 + self.about(self.plan.delay);
+            self.after(delay, Event::Changed(number, Some(outcome)));
+        }
         for (number, answer) in answers {
             let request = &self.history.operations[number].request;
             let answer = answer.map(|bytes| read_answer(request, bytes));
+            if answer.is_ok() {
+                self.check_learner(id, number);
+            }
             let Some(call) = self.calls.get_mut(&number) else { continue };
             call.answer = Some(answer);
             let delay = 10 + self.about(self.plan.delay);
@@ -174,6 +179,7 @@ impl World<'_> {
                     self.known.leases.push(granted.id);
                 }
                 operation.outcome = Outcome::Done(response);
+                self.operator.acknowledged(operation);
                 self.count("answered");
             }
             Err(status) => {
@@ -242,8 +248,12 @@ impl World<'_> {
     }
 
     fn open_stream(&mut self, number: usize) {
-        let member = self.any_member();
-        let Some(up) = self.nodes.get(&member).and_then(|node| node.up.as_ref()) else { return };
+        let member = self.any_machine();
+        let up = self.nodes.get(&member).and_then(|node| node.up.as_ref());
+        let Some(up) = up.filter(|up| up.serves()) else { return };
+        if rpc::learner_may(&up.services, &method::WATCH_WATCH).is_err() {
+            return self.count("watch refused by a learner");
+        }
         let Watcher { watched, next_revision, .. } = self.watchers[number];
         let (sender, receiver) = mpsc::channel(16);
         let outgoing = Outgoing::with_encoding(self.plan.stream_bytes, false);
@@ -355,8 +365,22 @@ fn meta(method: &'static varve_api::method::Method) -> RequestMeta {
     RequestMeta::new(method, HeaderMap::new(), Rc::new(caller)).expect("there are no headers")
 }
 
+fn method_of(request: &Request) -> &'static varve_api::method::Method {
+    match request {
+        Request::Put(_) => &method::KV_PUT,
+        Request::Range(_) => &method::KV_RANGE,
+        Request::Delete(_) => &method::KV_DELETE_RANGE,
+        Request::Txn(_) => &method::KV_TXN,
+        Request::Compact(_) => &method::KV_COMPACT,
+        Request::Grant(_) => &method::LEASE_GRANT,
+        Request::Revoke(_) => &method::LEASE_REVOKE,
+        Request::KeepAlive(_) => &method::LEASE_KEEP_ALIVE,
+    }
+}
+
 /// Calls the handler that the router would call; the answer's message.
 async fn serve(services: Services, request: &Request, body: Bytes) -> Result<Bytes, Status> {
+    rpc::learner_may(&services, method_of(request))?;
     let encoded = match request {
         Request::Put(_) => rpc::kv::put(services, meta(&method::KV_PUT), body).await?,
         Request::Range(_) => rpc::kv::range(services, meta(&method::KV_RANGE), body).await?,

@@ -1,4 +1,5 @@
-//! A failing seed with less in it: troubles and operations are left out as long as it still fails.
+//! A failing seed with less in it: troubles, changes of the
+//! members and operations are left out as long as it still fails.
 //!
 //! One idea (delta debugging, Zeller and Hildebrandt, 2002): leave out half of what is left, then
 //! quarters, and so on to single ones, and keep every leaving out after which the same promise is
@@ -7,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::plan::Plan;
+use crate::plan::{Micros, Plan};
 use crate::seed::Player;
 
 /// What is not played of a plan, by number from 0.
@@ -17,6 +18,8 @@ pub struct LeftOut {
     pub troubles: BTreeSet<u64>,
     /// Operations.
     pub operations: BTreeSet<u64>,
+    /// Changes of the members.
+    pub changes: BTreeSet<u64>,
 }
 
 /// The plan with as much left out as so many plays find; `None` if nothing is wrong with it.
@@ -24,17 +27,15 @@ pub fn shorten(player: &Player, plan: &Plan, plays_max: usize) -> Option<Plan> {
     let promise = broken(player, plan)?;
     let mut search = Search { player, plan: plan.clone(), promise, plays_left: plays_max };
     // Without troubles most operations are not worth trying.
-    search.halve(troubles_max(plan), |left_out| &mut left_out.troubles);
+    search.halve(happened_max(plan.trouble), |left_out| &mut left_out.troubles);
+    search.halve(happened_max(plan.change), |left_out| &mut left_out.changes);
     search.halve(plan.operations as u64, |left_out| &mut left_out.operations);
     Some(search.plan)
 }
 
-/// More than a seed has.
-fn troubles_max(plan: &Plan) -> u64 {
-    if plan.trouble == 0 {
-        return 0;
-    }
-    2 * crate::seed::WORK_SECONDS * crate::plan::SECOND / plan.trouble
+/// More than a seed has of what happens so often.
+fn happened_max(mean: Micros) -> u64 {
+    (2 * crate::seed::WORK_SECONDS * crate::plan::SECOND).checked_div(mean).unwrap_or(0)
 }
 
 struct Search<'a> {

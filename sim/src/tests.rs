@@ -1,6 +1,8 @@
 //! A fixed set of seeds and a few fresh ones, in `cargo test`; and stories of their own.
 
+use tokio::runtime::Runtime;
 use varve_api::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest};
+use varve_store::MemberChange;
 
 use crate::history::{Outcome, Request, Response};
 use crate::node::Shared;
@@ -154,4 +156,82 @@ fn a_leader_that_slept_through_its_end_renews_no_lease() {
     let inside = runtime.enter();
     drop(world);
     drop(inside);
+}
+
+/// So many members that have been connected for a while.
+fn started(plan: Plan, runtime: &Runtime, shared: &Shared, story: impl FnOnce(&mut World<'_>)) {
+    let mut world = World::new(plan, runtime, shared, false);
+    (1..=world.plan.members).for_each(|id| world.after(0, Event::Start(id)));
+    world.run_until(12 * SECOND);
+    story(&mut world);
+    assert_eq!(world.violations, [""; 0]);
+    let inside = runtime.enter();
+    drop(world);
+    drop(inside);
+}
+
+fn voters(world: &World<'_>) -> Vec<u64> {
+    world.roster.now().voters.iter().copied().collect()
+}
+
+#[test]
+fn of_two_removals_at_once_the_second_is_judged_by_what_the_first_has_left() {
+    let plan = Plan { members: 4, is_strict: true, ..quiet(false) };
+    let (runtime, shared) = (runtime(), Shared::new());
+    started(plan, &runtime, &shared, |world| {
+        let leader = leader(world, 1);
+        let others: Vec<u64> = (1..=4).filter(|id| *id != leader).collect();
+        world.nodes.get_mut(&others[0]).expect("a member").kill(&runtime);
+        world.run_until(world.now + SECOND);
+        for id in &others[1..] {
+            world.send_change(leader, MemberChange::Remove { id: *id });
+        }
+        world.run_until(world.now + 9 * SECOND);
+        // Without the second, one that is down would make a quorum of two.
+        assert_eq!(voters(world).len(), 3, "{:?}", voters(world));
+    });
+}
+
+#[test]
+fn a_removed_leader_ends_and_the_others_go_on() {
+    let (runtime, shared) = (runtime(), Shared::new());
+    started(quiet(false), &runtime, &shared, |world| {
+        let old = leader(world, 1);
+        world.send_change(old, MemberChange::Remove { id: old });
+        world.run_until(world.now + 9 * SECOND);
+        assert!(!world.nodes[&old].can_run, "it has ended");
+        let other = voters(world)[0];
+        let put = outcome(world, other, put("k", "v"));
+        assert!(matches!(put, Outcome::Done(_)), "{put:?}");
+        // Started again, it knows.
+        world.nodes.get_mut(&old).expect("a member").can_run = true;
+        world.start(old);
+        world.run_until(world.now + 5 * SECOND);
+        assert!(world.nodes[&old].up.is_none());
+    });
+}
+
+#[test]
+fn a_learner_joins_refuses_reads_and_votes_when_it_is_promoted() {
+    let plan = Plan { members: 1, is_strict: true, ..quiet(false) };
+    let (runtime, shared) = (runtime(), Shared::new());
+    started(plan, &runtime, &shared, |world| {
+        let done = outcome(world, 1, put("k", "v"));
+        assert!(matches!(done, Outcome::Done(_)), "{done:?}");
+        let peer_urls = vec![crate::node::url_of(2)];
+        let add = MemberChange::Add { id: 2, peer_urls, is_learner: true, learners_max: 1 };
+        world.send_change(1, add);
+        world.run_until(world.now + SECOND);
+        world.join(2);
+        world.run_until(world.now + 9 * SECOND);
+        let refused = outcome(world, 2, get("k"));
+        let expected = varve_api::error::NOT_SUPPORTED_FOR_LEARNER.into();
+        assert_eq!(refused, Outcome::Refused(expected));
+        world.send_change(2, MemberChange::Promote { id: 2 });
+        world.send_change(1, MemberChange::Promote { id: 2 });
+        world.run_until(world.now + 3 * SECOND);
+        assert_eq!(voters(world), [1, 2]);
+        let done = outcome(world, 2, get("k"));
+        assert!(matches!(done, Outcome::Done(_)), "{done:?}");
+    });
 }

@@ -17,7 +17,7 @@ impl World<'_> {
         self.after(delay, Event::Trouble);
         let weights = self.plan.weights;
         let Some(kind) = choose(&mut self.random, &weights) else { return };
-        let id = 1 + self.random.below(self.plan.members);
+        let id = self.any_machine();
         let number = self.troubles;
         self.troubles += 1;
         if self.plan.left_out.troubles.contains(&number) {
@@ -34,7 +34,7 @@ impl World<'_> {
                 let disk = &self.nodes[&id].disk;
                 disk.stop_at_operation(disk.operations() + calls);
             }
-            3 => (1..=self.plan.members).for_each(|id| self.lose_power(id)),
+            3 => self.machines().into_iter().for_each(|id| self.lose_power(id)),
             4 => {
                 let time = 100 * MILLISECOND + self.random.below(20 * SECOND);
                 let node = self.nodes.get_mut(&id).expect("a member");
@@ -50,7 +50,7 @@ impl World<'_> {
             }
             9 => self.part(),
             10 => {
-                let other = 1 + self.random.below(self.plan.members);
+                let other = self.any_machine();
                 self.cut(id, other);
             }
             11 => self.heal(),
@@ -92,8 +92,8 @@ impl World<'_> {
     /// Two groups that do not hear each other.
     fn part(&mut self) {
         let side = self.random.next_u64();
-        for from in 1..=self.plan.members {
-            for to in 1..=self.plan.members {
+        for from in self.machines() {
+            for to in self.machines() {
                 if (side >> from & 1) != (side >> to & 1) {
                     self.cut(from, to);
                 }

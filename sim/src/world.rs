@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
+use varve_api::Status;
 use varve_disk::sim::Random;
 use varve_server::apply::ApplyInput;
 
@@ -19,7 +20,9 @@ use crate::carry::{Network, Packet};
 use crate::client::Knowledge;
 use crate::history::{Agreed, History};
 use crate::node::{Node, Running, Shared};
+use crate::operator::Operator;
 use crate::plan::{MILLISECOND, Micros, Plan, SECOND};
+use crate::roster::Roster;
 use crate::serve::{Call, Watcher};
 
 /// The threads of a member.
@@ -57,6 +60,18 @@ pub enum Event {
     Watch(usize),
     /// Something goes wrong.
     Trouble,
+    /// The operator changes the members.
+    Change,
+    /// What it asks reaches its member.
+    ReachChange(u64, u64),
+    /// It is answered, or gives up.
+    Changed(u64, Option<Result<(), Status>>),
+    /// A new member's process starts.
+    Join(u64),
+    /// A member is told by another that it was removed.
+    Refused(u64),
+    /// A member that was removed stops.
+    Leave(u64, u64),
     /// A member that was paused or slow goes on.
     Resume(u64),
 }
@@ -78,6 +93,11 @@ pub struct World<'a> {
     pub calls: BTreeMap<usize, Call>,
     pub watchers: Vec<Watcher>,
     pub known: Knowledge,
+    pub operator: Operator,
+    /// Who the members are by what is agreed.
+    pub roster: Roster,
+    /// Who has led in each term.
+    pub leaders: BTreeMap<u64, u64>,
     pub history: History,
     pub counts: Counts,
     pub violations: Vec<String>,
@@ -125,6 +145,9 @@ impl<'a> World<'a> {
             calls: BTreeMap::new(),
             watchers: Vec::new(),
             known: Knowledge::default(),
+            operator: Operator::new(plan.members),
+            roster: Roster::founded(plan.members, plan.is_strict),
+            leaders: BTreeMap::new(),
             history,
             counts: Counts::new(),
             violations: Vec::new(),
@@ -211,6 +234,12 @@ impl<'a> World<'a> {
             Event::GiveUp(number) => self.give_up(number),
             Event::Watch(watcher) => self.watch(watcher),
             Event::Trouble => self.trouble(),
+            Event::Change => self.change(),
+            Event::ReachChange(number, member) => self.reach_change(number, member),
+            Event::Changed(number, outcome) => self.changed(number, outcome),
+            Event::Join(id) => self.join(id),
+            Event::Refused(id) => self.refused(id),
+            Event::Leave(id, boot) => self.leave(id, boot),
             Event::Resume(id) => self.schedule(id),
         }
     }
@@ -225,7 +254,7 @@ impl<'a> World<'a> {
     pub fn start(&mut self, id: u64) {
         let (runtime, shared, now) = (self.runtime, self.shared, self.now);
         let node = self.nodes.get_mut(&id).expect("a member");
-        if node.up.is_some() {
+        if node.up.is_some() || !node.can_run {
             return;
         }
         node.set_clock(now);
@@ -292,6 +321,8 @@ impl<'a> World<'a> {
         up.is_tick_due = true;
         // The background thread looks for work that often.
         up.services.background.wake();
+        self.connect(id);
+        self.check_counted(id);
         self.schedule(id);
     }
 
@@ -303,6 +334,10 @@ impl<'a> World<'a> {
         }
         let Some(up) = &mut node.up else { return };
         let boot = up.boot;
+        if up.is_removed() && !up.is_leaving {
+            up.is_leaving = true;
+            return self.begin_to_leave(id, boot);
+        }
         let has_work = [
             !up.is_syncing && (up.is_tick_due || !up.raft.inbox.is_empty()),
             !up.apply.queue.is_empty(),
@@ -363,9 +398,9 @@ impl<'a> World<'a> {
     fn cycle(&mut self, id: u64) {
         let up = self.nodes.get_mut(&id).and_then(|node| node.up.as_mut()).expect("awake");
         if !up.raft.begin_cycle(&mut up.turn) {
-            up.raft.end_turn(&mut up.turn);
+            let ends = up.raft.end_turn(&mut up.turn);
             up.spoil_status();
-            return;
+            return if ends { self.left(id) } else { self.check_counted(id) };
         }
         up.is_syncing = true;
         let boot = up.boot;
@@ -403,7 +438,9 @@ impl<'a> World<'a> {
                 self.agree(id, index, term, entry.payload.clone());
             }
         }
-        if matches!(input, ApplyInput::Install { .. }) {
+        if let ApplyInput::Install { applied, .. } = &input {
+            let node = self.nodes.get_mut(&id).expect("a member");
+            node.applied_ever = node.applied_ever.max(applied.index.0);
             self.count("snapshot installed");
             self.tell(|| format!("{id} installs a snapshot"), [4, id, 0]);
         }
@@ -417,9 +454,19 @@ impl<'a> World<'a> {
     /// All members agree on every entry.
     fn agree(&mut self, id: u64, index: u64, term: u64, payload: Bytes) {
         self.tell(|| format!("{id} applies {index}/{term}"), [5, index, term]);
+        let node = self.nodes.get_mut(&id).expect("a member");
+        node.applied_ever = node.applied_ever.max(index);
         let agreed = Agreed { term, payload, at: self.now };
         match self.history.log.get(&index) {
-            None => _ = self.history.log.insert(index, agreed),
+            None => {
+                let payload = agreed.payload.clone();
+                self.history.log.insert(index, agreed);
+                match self.roster.take(index, &payload) {
+                    Ok(None) => {}
+                    Ok(Some(step)) => self.agreed_change(index, term, &step),
+                    Err(wrong) => self.violations.push(format!("members: {wrong}")),
+                }
+            }
             Some(known) if (known.term, &known.payload) == (term, &agreed.payload) => {}
             Some(known) => self
                 .violations

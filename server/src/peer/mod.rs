@@ -27,11 +27,11 @@ mod tests;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use varve_disk::Disk;
 use varve_lsm::Db;
 use varve_raftnode::{Message, MessageClass, NodeId};
@@ -206,6 +206,15 @@ impl Peers {
     /// Since when this member has a connection to that one; none if it has not.
     pub fn connected_since(&self, member: u64) -> Option<Instant> {
         self.with(member, |queues| queues.connected.get()).flatten()
+    }
+
+    /// What another carrier than the peer thread knows of its way to a member.
+    pub fn set_connected(&self, member: u64, is_up: bool) {
+        self.with(member, |queues| {
+            if queues.connected.get().is_some() != is_up {
+                queues.connected.set(is_up);
+            }
+        });
     }
 
     /// Queues a Raft message; false if it is dropped, because the queue is full or the member

@@ -17,8 +17,9 @@ use varve_api::etcdserverpb::{
     MemberUpdateRequest, MemberUpdateResponse,
 };
 use varve_api::{Code, Status, error, method};
+use varve_disk::trial;
 use varve_raftnode::{MemberChange as RaftChange, NodeId, Progress, ProposeError};
-use varve_store::{Command, CommandKind, MemberChange, RequestId, VoteChange};
+use varve_store::{Command, CommandKind, MemberChange, MemberPublish, RequestId, VoteChange};
 
 use self::judge::{Standing, judge};
 use crate::config::identity;
@@ -140,8 +141,21 @@ fn peer_urls(texts: &[String]) -> Result<Vec<String>, Status> {
     Ok(urls.iter().map(|url| url.as_str().to_owned()).collect())
 }
 
+/// Tells the group this member's name and client URLs, until it has heard; that is the proof of a
+/// quorum.
+pub async fn publish(services: &Services, publish: &MemberPublish) {
+    let body = publish.encode();
+    while let Err(status) = services.propose(CommandKind::MemberPublish, body.clone()).await {
+        tracing::warn!(error = %status, "failed to publish local member to cluster through raft");
+        sleep(limits::PUBLISH_RETRY_PAUSE).await;
+    }
+}
+
 /// Gets a change done by whoever leads, and waits until it is applied here.
-async fn change_members(services: &Services, change: MemberChange) -> Result<(), Status> {
+///
+/// # Errors
+/// etcd's; after a timeout it may still happen.
+pub async fn change_members(services: &Services, change: MemberChange) -> Result<(), Status> {
     let deadline = Instant::now() + services.limits.request_timeout;
     loop {
         let outcome = match services.cluster.leader() {
@@ -211,33 +225,47 @@ async fn change_here(
     change: &MemberChange,
     deadline: Instant,
 ) -> Result<u64, Status> {
-    let progress = progress(services).await?;
-    let standing = Standing {
-        own: services.cluster.member_id,
-        is_strict: services.limits.strict_reconfig_check,
-        members: &services.view.members()?,
-        progress: &progress,
-        connected_for: &|member| services.peers.connected_since(member).map(|at| at.elapsed()),
-    };
-    judge(change, &standing)?;
-    let is_own_end = *change == MemberChange::Remove { id: services.cluster.member_id };
-    if is_own_end && hand_over(services, &progress).await {
-        return Err(error::NOT_LEADER.into());
+    loop {
+        // Judged again each time: an earlier change may have made it one too many.
+        let progress = progress(services).await?;
+        let standing = Standing {
+            own: services.cluster.member_id,
+            is_strict: services.limits.strict_reconfig_check,
+            members: &services.view.members()?,
+            progress: &progress,
+            connected_for: &|member| services.peers.connected_since(member).map(|at| at.elapsed()),
+        };
+        judge(change, &standing)?;
+        let is_own_end = *change == MemberChange::Remove { id: services.cluster.member_id };
+        if is_own_end && hand_over(services, &progress).await {
+            return Err(error::NOT_LEADER.into());
+        }
+        let is_done = match change.vote_change() {
+            Some(voted) => propose(services, voted, change, deadline).await?,
+            None => {
+                services.propose(CommandKind::MemberChange, change.encode()).await?;
+                true
+            }
+        };
+        if is_done {
+            return Ok(services.cluster.applied());
+        }
+        trial::reach("change judged again");
+        if Instant::now() >= deadline {
+            return Err(error::TIMEOUT.into());
+        }
+        sleep(limits::READ_RETRY_PAUSE).await;
     }
-    match change.vote_change() {
-        Some(voted) => propose(services, voted, change, deadline).await?,
-        None => _ = services.propose(CommandKind::MemberChange, change.encode()).await?,
-    }
-    Ok(services.cluster.applied())
 }
 
-/// Proposes a change of Raft's; waits for its turn and for its reply.
+/// Proposes a change of Raft's and waits for its reply; false if nothing was proposed, because an
+/// earlier one is not applied yet.
 async fn propose(
     services: &Services,
     voted: VoteChange,
     change: &MemberChange,
     deadline: Instant,
-) -> Result<(), Status> {
+) -> Result<bool, Status> {
     let body = change.encode();
     let change = match voted {
         VoteChange::AddVoter(id) => RaftChange::AddVoter(NodeId(id)),
@@ -245,28 +273,22 @@ async fn propose(
         VoteChange::Remove(id) => RaftChange::Remove(NodeId(id)),
     };
     let mut ticket = services.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
-    loop {
-        let kind = CommandKind::MemberChange;
-        let command = Command { id: RequestId(ticket.id), kind, author: None, body: body.clone() };
-        let (taken, is_taken) = oneshot::channel();
-        let input = RaftInput::ProposeChange { change, command, taken };
-        services.raft.try_send(input).map_err(|_| error::TOO_MANY_REQUESTS)?;
-        match is_taken.await.map_err(|_| error::STOPPED)? {
-            Ok(()) => break,
-            Err(ProposeError::NoLeader | ProposeError::NotLeader) => {
-                return Err(error::NOT_LEADER.into());
-            }
-            Err(ProposeError::Nobody) => return Err(error::MEMBER_NOT_FOUND.into()),
-            // One at a time.
-            Err(ProposeError::ChangePending | ProposeError::Dropped) => {}
+    let kind = CommandKind::MemberChange;
+    let command = Command { id: RequestId(ticket.id), kind, author: None, body };
+    let (taken, is_taken) = oneshot::channel();
+    let input = RaftInput::ProposeChange { change, command, taken };
+    services.raft.try_send(input).map_err(|_| error::TOO_MANY_REQUESTS)?;
+    match is_taken.await.map_err(|_| error::STOPPED)? {
+        Ok(()) => {}
+        Err(ProposeError::NoLeader | ProposeError::NotLeader) => {
+            return Err(error::NOT_LEADER.into());
         }
-        if Instant::now() >= deadline {
-            return Err(error::TIMEOUT.into());
-        }
-        sleep(limits::READ_RETRY_PAUSE).await;
+        Err(ProposeError::Nobody) => return Err(error::MEMBER_NOT_FOUND.into()),
+        // One at a time.
+        Err(ProposeError::ChangePending | ProposeError::Dropped) => return Ok(false),
     }
     match timeout_at(deadline, ticket.answer()).await {
-        Ok(Some(Answer::Reply(reply))) => reply.map(drop),
+        Ok(Some(Answer::Reply(reply))) => reply.map(|_| true),
         Ok(Some(Answer::LeaderFailed)) => Err(error::TIMEOUT_DUE_TO_LEADER_FAIL.into()),
         Ok(_) => Err(error::STOPPED.into()),
         Err(_) => Err(error::TIMEOUT.into()),
@@ -320,9 +342,9 @@ pub async fn make_sole(services: &Services) {
         };
         let deadline = Instant::now() + services.limits.request_timeout;
         match propose(services, voted, &change, deadline).await {
-            Ok(()) => tracing::info!(?change, "changed the members of the forced cluster"),
+            Ok(true) => tracing::info!(?change, "changed the members of the forced cluster"),
             // Not the leader yet, most likely.
-            Err(_) => sleep(limits::READ_RETRY_PAUSE).await,
+            Ok(false) | Err(_) => sleep(limits::READ_RETRY_PAUSE).await,
         }
     }
 }

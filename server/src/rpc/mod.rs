@@ -42,7 +42,10 @@ pub fn register(router: &mut Router, services: &Services) {
 
 /// A learner answers what needs no vote of its own: its status, snapshots of what it has, and
 /// (`kv`) serializable ranges.
-fn learner_may(services: &Services, method: &'static Method) -> Result<(), Status> {
+///
+/// # Errors
+/// etcd's refusal.
+pub fn learner_may(services: &Services, method: &'static Method) -> Result<(), Status> {
     const ALLOWED: [&Method; 3] =
         [&method::MAINTENANCE_STATUS, &method::MAINTENANCE_SNAPSHOT, &method::KV_RANGE];
     if services.cluster.is_learner() && !ALLOWED.iter().any(|known| known.index == method.index) {
