@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
+use varve_disk::trial;
 use varve_raftnode::{Applied, Index, MessageClass, Node, NodeId, Output, ProposeError, Term};
 use varve_store::{Command, encode_batch};
 
@@ -155,12 +156,20 @@ impl RaftThread {
         let tokens = std::mem::take(&mut turn.reads);
         // The index first, then the clock: whatever pauses this thread in between ends the lease.
         let leased = self.node.leased_read();
-        match leased.filter(|(_, until)| self.clock.awake_or_asleep() < *until) {
+        let is_over =
+            |until| self.clock.awake_or_asleep() >= until && !trial::has_bug("lease-outlived");
+        match leased.filter(|(_, until)| !is_over(*until)) {
             Some((index, _)) => {
+                trial::reach("a read answered by a lease");
                 let ready = tokens.into_iter().map(|token| (token, index)).collect();
                 turn.backlog.push(ApplyInput::Reads { ready, failed: Vec::new() });
             }
-            None => tokens.into_iter().for_each(|token| self.node.read(token)),
+            None => {
+                if leased.is_some() {
+                    trial::reach("a lease for reads is over");
+                }
+                tokens.into_iter().for_each(|token| self.node.read(token));
+            }
         }
     }
 
@@ -342,6 +351,7 @@ impl Turn {
     /// as etcd does; one beyond the bound is dropped with the same effect.
     fn hold(&mut self, payload: Bytes, now: Instant) {
         if self.held_bytes + payload.len() <= limits::HELD_PROPOSAL_BYTES_MAX {
+            trial::reach("a proposal held for a leader");
             self.held_bytes += payload.len();
             let give_up = now + limits::HELD_PROPOSAL_AGE_MAX;
             self.held.push_back((give_up, payload));

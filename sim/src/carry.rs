@@ -29,6 +29,28 @@ pub struct Network {
     pub cut: BTreeSet<(u64, u64)>,
     last: BTreeMap<(u64, u64, u8), Micros>,
     stagings: u64,
+    pub late: Option<Late>,
+}
+
+/// A leader to whom everything comes late, and ever later; from some time on nobody hears it.
+pub struct Late {
+    pub leader: u64,
+    pub since: Micros,
+    pub mute_from: Micros,
+    pub until: Micros,
+}
+
+impl Network {
+    /// By how much what is sent now travels longer; `None` if it is lost.
+    fn lag(&self, from: u64, to: u64, now: Micros) -> Option<Micros> {
+        match &self.late {
+            _ if self.cut.contains(&(from, to)) => None,
+            Some(late) if now >= late.until => Some(0),
+            Some(late) if from == late.leader && now >= late.mute_from => None,
+            Some(late) if to == late.leader => Some(now - late.since),
+            _ => Some(0),
+        }
+    }
 }
 
 /// Something on its way to a member.
@@ -67,9 +89,7 @@ impl World<'_> {
     }
 
     fn send(&mut self, from: u64, to: u64, stream: StreamKind, kind: FrameKind, payload: Bytes) {
-        if self.network.cut.contains(&(from, to)) {
-            return;
-        }
+        let Some(lag) = self.network.lag(from, to, self.now) else { return };
         if self.plan.loss > 0 && !self.is_ending && self.random.one_in(self.plan.loss) {
             return self.count("message lost");
         }
@@ -78,7 +98,7 @@ impl World<'_> {
             || (is_proposal && self.plan.plant == Some(Plant::ProposalTwice));
         let repeats = may_repeat && self.plan.repeat > 0 && self.random.one_in(self.plan.repeat);
         for _ in 0..1 + u64::from(repeats) {
-            let mut delay = 20 + self.about(self.plan.delay);
+            let mut delay = 20 + lag + self.about(self.plan.delay);
             if !self.plan.reorders {
                 let last = self.network.last.entry((from, to, stream as u8)).or_default();
                 let at = (self.now + delay).max(*last + 1);
@@ -212,6 +232,10 @@ impl World<'_> {
     /// Ends all cuts.
     pub fn heal(&mut self) {
         self.network.cut.clear();
+        if self.network.late.take().is_some() {
+            // Connections are new: nothing waits behind what is still under way.
+            self.network.last.clear();
+        }
     }
 }
 

@@ -101,7 +101,11 @@ pub fn draw(plan: &Plan, random: &mut Random, known: &Knowledge, number: usize) 
             ttl: plan.ttl + random.below(5) as i64,
         }),
         10 if !known.leases.is_empty() => {
-            let lease = known.leases[random.below(known.leases.len() as u64) as usize];
+            // Most of the old ones are gone.
+            let young = if random.one_in(2) { 3 } else { usize::MAX };
+            let among = known.leases.len().min(young);
+            let back = random.below(among as u64) as usize;
+            let lease = known.leases[known.leases.len() - 1 - back];
             match random.one_in(8) {
                 true => Request::Revoke(LeaseRevokeRequest { id: lease }),
                 false => Request::KeepAlive(lease),

@@ -23,10 +23,11 @@ impl World<'_> {
     pub fn end(&mut self) {
         self.is_ending = true;
         self.heal();
+        self.take_out_rotten();
         let voters: Vec<u64> = self.roster.now().voters.iter().copied().collect();
         let first = self.random.below(voters.len() as u64) as usize;
         let sound = voters.iter().cycle().skip(first).take(voters.len());
-        let sound = sound.filter(|id| !self.operator.has_lost(**id));
+        let sound = sound.filter(|id| !self.operator.has_lost(**id) && !self.is_out(**id));
         let mut core: Vec<u64> = sound.take(self.roster.now().quorum()).copied().collect();
         for other in self.machines() {
             if core.contains(&other) {
@@ -61,6 +62,7 @@ impl World<'_> {
         if self.violations.is_empty() {
             self.complete_streams();
             self.take_replicas();
+            self.look_at_rotten();
         }
     }
 
@@ -96,7 +98,7 @@ impl World<'_> {
         })
     }
 
-    fn repair(&mut self, id: u64) {
+    pub fn repair(&mut self, id: u64) {
         let runtime = self.runtime;
         let Some(node) = self.nodes.get_mut(&id) else { return self.join(id) };
         if !node.can_run {
@@ -221,7 +223,8 @@ impl World<'_> {
     /// Members that are to be there in the end.
     fn remaining(&self) -> impl Iterator<Item = u64> {
         let Configuration { voters, learners } = self.roster.now();
-        voters.union(learners).copied().filter(|id| !self.operator.has_lost(*id))
+        let there = voters.union(learners).copied();
+        there.filter(|id| !self.operator.has_lost(*id) && !self.is_out(*id))
     }
 
     fn is_quiet(&self) -> bool {
@@ -240,8 +243,7 @@ impl World<'_> {
 
     fn take_replicas(&mut self) {
         for id in self.remaining().collect::<Vec<u64>>() {
-            let node = &self.nodes[&id];
-            let up = node.up.as_ref().expect("all are up");
+            let up = self.nodes[&id].up.as_ref().expect("all are up");
             let members = up.context.view.members().unwrap_or_default();
             let has = |is_learner: bool| {
                 let of_kind = members.iter().filter(|member| member.is_learner == is_learner);
@@ -253,30 +255,32 @@ impl World<'_> {
                 let violation = format!("members: expected {expected:?}, {id} tells {told:?}");
                 self.violations.push(violation);
             }
-            let view = &up.context.view;
-            let all = varve_api::etcdserverpb::RangeRequest {
-                key: "\0".into(),
-                range_end: "\0".into(),
-                ..Default::default()
-            };
-            let read = || -> Result<Replica, varve_api::Status> {
-                let leases = view.leases()?;
-                Ok(Replica {
-                    member: node.id,
-                    keys: view.range(&all)?.kvs,
-                    leases: leases.into_iter().map(|(id, ttl)| (id.0, ttl)).collect(),
-                    revision: view.revision(),
-                    compacted: view.compacted(),
-                    hash: view.hash_kv(0)?.hash,
-                    changes: None,
-                })
-            };
-            match read() {
+            match self.replica(id) {
                 Ok(replica) => self.history.replicas.push(replica),
                 Err(status) => {
-                    self.violations.push(format!("{} cannot be read: {status:?}", node.id));
+                    self.violations.push(format!("{id} cannot be read: {status:?}"));
                 }
             }
         }
+    }
+
+    /// What a member holds that runs.
+    pub fn replica(&self, member: u64) -> Result<Replica, varve_api::Status> {
+        let view = &self.nodes[&member].up.as_ref().expect("it runs").context.view;
+        let all = varve_api::etcdserverpb::RangeRequest {
+            key: "\0".into(),
+            range_end: "\0".into(),
+            ..Default::default()
+        };
+        let leases = view.leases()?;
+        Ok(Replica {
+            member,
+            keys: view.range(&all)?.kvs,
+            leases: leases.into_iter().map(|(id, ttl)| (id.0, ttl)).collect(),
+            revision: view.revision(),
+            compacted: view.compacted(),
+            hash: view.hash_kv(0)?.hash,
+            changes: None,
+        })
     }
 }

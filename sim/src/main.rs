@@ -14,9 +14,11 @@
 
 #![allow(missing_docs, reason = "nobody uses this as a library")]
 
+mod bar;
 mod carry;
 mod client;
 mod end;
+mod lone;
 mod marks;
 mod members;
 #[cfg(test)]
@@ -26,6 +28,7 @@ mod operator;
 mod plan;
 mod plant;
 mod roster;
+mod rot;
 mod run;
 mod seed;
 mod serve;

@@ -46,11 +46,15 @@ pub const CODE: &[&str] = &[
     "bottom table cut where another begins",
     "a renewed lease comes up",
     "renewed by who leads no more",
+    "an end of a lease by who leads no more",
+    "a read answered by a lease",
+    "a lease for reads is over",
+    "a candidate met with silence",
+    "a proposal held for a leader",
     "watcher behind after a piece of history",
     "progress asked for and not there yet",
     "piece of history ends between two revisions",
     "no room for history",
-    "history compacted while it was read",
     "watcher of what was compacted",
 ];
 
@@ -92,6 +96,14 @@ pub const WORLD: &[&str] = &[
     "watch refused by a learner",
     "core widened for a change of the members",
     "lost with a removed leader",
+    "rot of the log",
+    "rot of a key table",
+    "rot of a value segment",
+    "rot of the manifest",
+    "start refused for rot",
+    "stopped by rot",
+    "rot did no harm",
+    "rot found by a read",
 ];
 
 /// In what clients saw and what was agreed.

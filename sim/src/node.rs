@@ -138,6 +138,10 @@ pub struct Node {
     pub applied_ever: u64,
     /// Neither was its disk lost nor has it ended because it was removed.
     pub can_run: bool,
+    /// Files of which a bit has flipped.
+    pub rot: Vec<PathBuf>,
+    /// It was given up, and is not started.
+    pub is_out: bool,
     random: Random,
     plant: Option<Plant>,
 }
@@ -170,6 +174,8 @@ impl Node {
             is_disk_faulty: false,
             applied_ever: 0,
             can_run: true,
+            rot: Vec::new(),
+            is_out: false,
             random: Random::new(random.next_u64()),
             plant: plan.plant,
         }

@@ -85,7 +85,7 @@ pub struct Plan {
 }
 
 /// What may happen to a cluster.
-pub const TROUBLES: [&str; 13] = [
+pub const TROUBLES: [&str; 17] = [
     "kill",
     "power loss",
     "power loss at a disk call",
@@ -99,6 +99,10 @@ pub const TROUBLES: [&str; 13] = [
     "one-way cut",
     "heal",
     "leader transfer",
+    "bit flip",
+    "sleeping leader",
+    "late leader",
+    "restarted voters",
 ];
 
 impl Plan {
@@ -117,12 +121,23 @@ impl Plan {
             *weight = if r.one_in(2) { 1 + r.below(8) } else { 0 };
         }
         // What is cut is healed sooner or later.
-        weights[11] = 4 + r.below(8);
+        weights[named("heal")] = 4 + r.below(8);
+        // Who has rotted is of no use any more.
+        weights[named("bit flip")] *= u64::from(r.one_in(2));
         let mut requests = [0; crate::client::REQUESTS.len()];
         for weight in &mut requests {
             *weight = if r.one_in(4) { 0 } else { 1 + r.below(10) };
         }
         requests[0] = 5 + r.below(20);
+        let mut trouble = [0, 20 * SECOND, 6 * SECOND, 2 * SECOND][r.below(4) as usize];
+        if members > 1 && r.one_in(6) {
+            // Nothing but leaders on their own, and who asks them.
+            weights = [0; TROUBLES.len()];
+            for name in ["heal", "sleeping leader", "late leader", "restarted voters"] {
+                weights[named(name)] = 1 + r.below(4);
+            }
+            trouble = 12 * SECOND;
+        }
         let operations = 550 + r.below(100) as usize;
         let clients = 2 + r.below(8) as usize;
         Self {
@@ -151,7 +166,7 @@ impl Plan {
             repeat: [0, 0, 50, 5][r.below(4) as usize],
             reorders: r.one_in(2),
             drift: [0, 1_000, 20_000][r.below(3) as usize],
-            trouble: [0, 20 * SECOND, 6 * SECOND, 2 * SECOND][r.below(4) as usize],
+            trouble,
             weights,
             snapshot_cut: [0, 3][r.below(2) as usize],
             ttl: [2, 5, 20][r.below(3) as usize],
@@ -165,6 +180,11 @@ impl Plan {
             plant: None,
         }
     }
+}
+
+/// The place of a trouble in [`TROUBLES`].
+fn named(name: &str) -> usize {
+    TROUBLES.iter().position(|known| *known == name).expect("it is one of them")
 }
 
 /// Sizes so small that a few hundred writes make several levels; whose it is comes later.

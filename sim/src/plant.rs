@@ -46,6 +46,17 @@ pub const PLANTS: &[(Plant, &str, &str)] = &[
     within("removal-forgotten", "that a change of the members is committed is not durable at once"),
     within("removed-goes-on", "a member that was removed does not end"),
     within("removed-still-counts", "Raft goes on counting a member that was removed"),
+    within("history-of-what-is-gone", "a watcher gets history that was compacted meanwhile"),
+    within("compaction-forgotten", "a snapshot takes a member back behind its last compaction"),
+    within("lease-outlived", "a leader answers reads by a lease that is over"),
+    within("silence-forgotten", "a voter that starts again votes against a lease that it gave"),
+    within("revoked-by-old-leader", "who leads no more revokes leases by its own clock"),
+    within("tail-cut-too-far", "the log is cut one frame before its torn tail"),
+    within("middle-cut", "the log is cut at damage in its middle"),
+    within("recycled-believed", "frames of what a segment of the log held before count"),
+    within("frame-unchecked", "the checksum of the log's frames is not compared"),
+    within("table-unchecked", "the digest of key tables is not compared"),
+    within("value-unchecked", "the checksum of values is not compared"),
 ];
 
 /// A bug in the crates below.

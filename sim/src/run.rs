@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use varve_api::etcdserverpb::WatchResponse;
 
+use crate::bar::Bar;
 use crate::marks;
 use crate::operator::CHANGES;
 use crate::plan::{Plan, SECOND, TROUBLES};
@@ -29,10 +30,10 @@ const USAGE: &str = "expected: run [--seconds N | --seeds N] [--from SEED] [--th
                      or: plant NAME|all [--seeds N] [--from SEED]";
 
 /// What a run was asked for.
-struct Wanted {
+pub struct Wanted {
     from: u64,
-    seeds: u64,
-    time: Duration,
+    pub seeds: u64,
+    pub time: Duration,
     threads: usize,
 }
 
@@ -171,13 +172,13 @@ fn brief(response: &WatchResponse) -> String {
 
 /// What all threads have found.
 #[derive(Default)]
-struct Sum {
-    seeds: u64,
+pub struct Sum {
+    pub seeds: u64,
     operations: usize,
     seconds: u64,
     repeated: u64,
     counts: BTreeMap<&'static str, u64>,
-    failures: Vec<(u64, String)>,
+    pub failures: Vec<(u64, String)>,
 }
 
 impl Sum {
@@ -204,7 +205,7 @@ fn run(wanted: &Wanted) -> bool {
     std::panic::set_hook(Box::new(|_| {}));
     let started = Instant::now();
     let (next, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    let sum = Mutex::new(Sum::default());
+    let sum = Mutex::new((Sum::default(), Bar::default()));
     let locked = || sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     std::thread::scope(|scope| {
         for _ in 0..wanted.threads {
@@ -219,7 +220,7 @@ fn run(wanted: &Wanted) -> bool {
                     let report = player.play(&Plan::draw(seed), false);
                     let again = seed.is_multiple_of(REPEAT_ONE_IN);
                     let again = again.then(|| player.play(&Plan::draw(seed), false).digest);
-                    let mut sum = locked();
+                    let (sum, bar) = &mut *locked();
                     sum.add(&report);
                     if let Some(digest) = again {
                         sum.repeated += 1;
@@ -231,19 +232,14 @@ fn run(wanted: &Wanted) -> bool {
                     if sum.failures.len() >= FAILURES_MAX {
                         stop.store(true, Ordering::Relaxed);
                     }
-                    progress(&sum, started.elapsed());
+                    bar.show(sum, started.elapsed(), wanted);
                 }
             });
         }
     });
-    let sum = locked();
-    summary(&sum, started.elapsed(), wanted);
+    let (sum, _) = &*locked();
+    summary(sum, started.elapsed(), wanted);
     sum.failures.is_empty()
-}
-
-fn progress(sum: &Sum, elapsed: Duration) {
-    let rate = sum.seeds as f64 / elapsed.as_secs_f64();
-    eprint!("\r{} seeds, {rate:.2}/s, {} failures  ", sum.seeds, sum.failures.len());
 }
 
 fn summary(sum: &Sum, elapsed: Duration, wanted: &Wanted) {

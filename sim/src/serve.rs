@@ -200,6 +200,9 @@ impl World<'_> {
     }
 
     fn next_request(&mut self, client: usize) {
+        if client >= self.plan.clients {
+            return;
+        }
         let think = self.about(self.plan.think);
         self.after(think, Event::Ask(client));
     }

@@ -6,7 +6,7 @@ use varve_store::MemberChange;
 
 use crate::history::{Outcome, Request, Response};
 use crate::node::Shared;
-use crate::plan::{Plan, SECOND};
+use crate::plan::{Plan, SECOND, TROUBLES};
 use crate::plant::Plant;
 use crate::seed::{Player, runtime};
 use crate::shorten::shorten;
@@ -45,6 +45,21 @@ fn equal_seeds_leave_equal_traces() {
     let player = Player::new();
     let digest = || player.play(&Plan::draw(7), false).digest;
     assert_eq!(digest(), digest());
+}
+
+#[test]
+fn rot_is_told_of_or_does_no_harm_and_the_others_go_on() {
+    let player = Player::new();
+    let mut told = 0;
+    for seed in 0..4 {
+        let mut plan = Plan { members: 3, trouble: 6 * SECOND, ..Plan::draw(seed) };
+        plan.weights = TROUBLES.map(|name| u64::from(name == "bit flip"));
+        let report = player.play(&plan, false);
+        assert_eq!(report.violations.first(), None, "seed {seed}");
+        let marks = ["start refused for rot", "stopped by rot", "rot found by a read"];
+        told += marks.iter().filter_map(|mark| report.counts.get(mark)).sum::<u64>();
+    }
+    assert_ne!(told, 0, "no member noticed anything");
 }
 
 #[test]

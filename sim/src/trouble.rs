@@ -25,40 +25,45 @@ impl World<'_> {
         }
         self.tell(|| format!("trouble: {} of {id}", TROUBLES[kind]), [13, kind as u64, id]);
         self.count(TROUBLES[kind]);
-        match kind {
-            0 => self.kill(id),
-            1 => self.lose_power(id),
-            2 => {
+        match TROUBLES[kind] {
+            "kill" => self.kill(id),
+            "power loss" => self.lose_power(id),
+            "power loss at a disk call" => {
                 // Within the next calls, whatever they are.
                 let calls = self.random.below(40);
                 let disk = &self.nodes[&id].disk;
                 disk.stop_at_operation(disk.operations() + calls);
             }
-            3 => self.machines().into_iter().for_each(|id| self.lose_power(id)),
-            4 => {
+            "power loss of all" => self.machines().into_iter().for_each(|id| self.lose_power(id)),
+            "pause" => {
                 let time = 100 * MILLISECOND + self.random.below(20 * SECOND);
                 let node = self.nodes.get_mut(&id).expect("a member");
                 node.paused_until = self.now + time;
                 self.after(time, Event::Resume(id));
             }
-            5 => self.fail(id, OperationKind::Sync, Fault::Io),
-            6 => self.fail(id, OperationKind::Write, Fault::Io),
-            7 => self.fail(id, OperationKind::Write, Fault::StorageFull),
-            8 => {
+            "failed sync" => self.fail(id, OperationKind::Sync, Fault::Io),
+            "failed write" => self.fail(id, OperationKind::Write, Fault::Io),
+            "disk full" => self.fail(id, OperationKind::Write, Fault::StorageFull),
+            "slow disk" => {
                 let time = self.random.below(10 * SECOND);
                 self.nodes.get_mut(&id).expect("a member").slow_until = self.now + time;
             }
-            9 => self.part(),
-            10 => {
+            "symmetric partition" => self.part(),
+            "one-way cut" => {
                 let other = self.any_machine();
                 self.cut(id, other);
             }
-            11 => self.heal(),
-            _ => self.move_leader(id),
+            "heal" => self.heal(),
+            "leader transfer" => self.move_leader(id),
+            "bit flip" => self.rot(id),
+            "sleeping leader" => self.sleep_as_leader(),
+            "late leader" => self.hear_late(),
+            "restarted voters" => self.restart_voters(),
+            other => panic!("{other} is listed and nobody does it"),
         }
     }
 
-    fn kill(&mut self, id: u64) {
+    pub fn kill(&mut self, id: u64) {
         let runtime = self.runtime;
         self.nodes.get_mut(&id).expect("a member").kill(runtime);
         let delay = self.downtime();

@@ -19,6 +19,7 @@ use varve_server::apply::ApplyInput;
 use crate::carry::{Network, Packet};
 use crate::client::Knowledge;
 use crate::history::{Agreed, History};
+use crate::lone::Step;
 use crate::node::{Node, Running, Shared};
 use crate::operator::Operator;
 use crate::plan::{MILLISECOND, Micros, Plan, SECOND};
@@ -72,6 +73,8 @@ pub enum Event {
     Refused(u64),
     /// A member that was removed stops.
     Leave(u64, u64),
+    /// A trouble of a leader goes on.
+    Lone(Step),
     /// A member that was paused or slow goes on.
     Resume(u64),
 }
@@ -240,6 +243,7 @@ impl<'a> World<'a> {
             Event::Join(id) => self.join(id),
             Event::Refused(id) => self.refused(id),
             Event::Leave(id, boot) => self.leave(id, boot),
+            Event::Lone(step) => self.lone_step(step),
             Event::Resume(id) => self.schedule(id),
         }
     }
@@ -254,7 +258,7 @@ impl<'a> World<'a> {
     pub fn start(&mut self, id: u64) {
         let (runtime, shared, now) = (self.runtime, self.shared, self.now);
         let node = self.nodes.get_mut(&id).expect("a member");
-        if node.up.is_some() || !node.can_run {
+        if node.up.is_some() || !node.can_run || node.is_out {
             return;
         }
         node.set_clock(now);
@@ -268,6 +272,9 @@ impl<'a> World<'a> {
             Err(error) => {
                 let is_expected = node.is_disk_faulty || node.disk.is_stopped();
                 self.tell(|| format!("{id} does not start: {error}"), [2, id, 0]);
+                if self.stops_for_rot(id, &error.to_string(), "start refused for rot") {
+                    return;
+                }
                 if !is_expected {
                     self.violations.push(format!("{id} does not start: {error}"));
                     return;
@@ -284,6 +291,9 @@ impl<'a> World<'a> {
     /// A process ends by an error of its own: its disk must be the reason.
     pub fn stopped_by(&mut self, id: u64, what: &str, error: &str) {
         self.tell(|| format!("{id} stops, {what}: {error}"), [3, id, 0]);
+        if self.stops_for_rot(id, error, "stopped by rot") {
+            return;
+        }
         let runtime = self.runtime;
         let node = self.nodes.get_mut(&id).expect("a member");
         if !node.is_disk_faulty && !node.disk.is_stopped() {

@@ -142,7 +142,10 @@ impl State {
         self.downgrade = version::load(committed)?;
         self.removed = member::load_removed(committed)?;
         self.configuration = member::configuration(&self.members);
-        (self.revision, self.compacted) = (committed.visible(), committed.compacted());
+        self.revision = committed.visible();
+        if !trial::has_bug("compaction-forgotten") {
+            self.compacted = committed.compacted();
+        }
         Ok(())
     }
 

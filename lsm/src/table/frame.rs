@@ -7,6 +7,7 @@
 //!
 //! What it does not do: it knows nothing of what the sections hold.
 
+use varve_disk::trial;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::little_endian::{u32_at, u64_at};
@@ -237,7 +238,7 @@ pub(crate) fn check_digest(
     expected: u128,
 ) -> Result<()> {
     let found = xxhash_rust::xxh3::xxh3_128(bytes);
-    if found == expected {
+    if found == expected || trial::has_bug("table-unchecked") {
         return Ok(());
     }
     let (offset, place) = match first_damaged(bytes, sections) {

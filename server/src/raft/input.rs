@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use varve_disk::trial;
 use varve_raftnode::{Applied, Index, MemberChange, Node, NodeId, Progress, ProposeError};
 use varve_store::{Command, decode_batch, encode_batch};
 
@@ -106,7 +107,12 @@ impl RaftThread {
                 // would forward the proposal to its successor.
                 self.offer(turn);
                 let status = self.node.status();
-                if status.is_leader && status.term.0 == term && turn.held.is_empty() {
+                let leads = status.is_leader && status.term.0 == term;
+                if !leads {
+                    trial::reach("an end of a lease by who leads no more");
+                }
+                let may = leads || trial::has_bug("revoked-by-old-leader");
+                if may && turn.held.is_empty() {
                     // A refusal is as good as a drop: the lessor proposes again.
                     let _ = self.node.propose(encode_batch(&[command]));
                 }

@@ -1,0 +1,170 @@
+//! Rot: a bit turns over in a file that is durable and that nobody writes, on fewer members than a
+//! quorum can do without.
+//!
+//! One idea: what must hold is little and firm. The member answers nothing wrong, which the checkers
+//! of all answers see. If it stops, or does not start, it says which file it was. The others go on.
+//! As docs/OPERATIONS.md has it, such a member is not started again: its data is given up. One that
+//! noticed nothing is taken out when the seed ends, and looked at when all others are quiet: then it
+//! must refuse, or catch up and hold what they hold.
+//!
+//! What it leaves alone: the newest frames of the log and the newer half of the manifest. Rot of what
+//! was written last looks like a write that a crash cut short, and is taken for one.
+
+use std::path::{Path, PathBuf};
+
+use crate::plan::SECOND;
+use crate::world::World;
+
+/// The log's unit of writing.
+const BLOCK_BYTES: u64 = varve_wal::BLOCK_BYTES as u64;
+/// No frame of a seed is longer, in blocks.
+const NEWEST_BLOCKS: u64 = 8;
+/// How long a member with rot may take to refuse or to catch up, when all others are quiet.
+const LOOK_SECONDS: u64 = 60;
+
+/// A file that may rot: where, from its beginning, and the mark for it.
+struct Cold {
+    path: PathBuf,
+    bytes: u64,
+    mark: &'static str,
+}
+
+impl World<'_> {
+    /// Flips a bit on a member, if so many may rot.
+    pub fn rot(&mut self, id: u64) {
+        let rotten = self.nodes.values().filter(|node| !node.rot.is_empty()).count() as u64;
+        // With what an operator takes away it could be more than a quorum can miss.
+        if self.plan.change > 0 {
+            return;
+        }
+        let node = &self.nodes[&id];
+        let is_one_more = u64::from(node.rot.is_empty());
+        if node.is_out || 2 * (rotten + is_one_more) >= self.plan.members {
+            return;
+        }
+        let mut cold = cold_files(&node.disk);
+        let marks: Vec<&str> = cold.iter().map(|file| file.mark).collect();
+        let Some(any) = marks.len().checked_sub(1) else { return };
+        // Each kind as likely as the others, however many files it has.
+        let mark = marks[self.random.below(any as u64 + 1) as usize];
+        cold.retain(|file| file.mark == mark);
+        let Cold { path, bytes, mark } =
+            cold.swap_remove(self.random.below(cold.len() as u64) as usize);
+        let (byte, bit) = (self.random.below(bytes), self.random.below(8) as u32);
+        let node = self.nodes.get_mut(&id).expect("a member");
+        node.disk.flip_bit(&path, byte, bit).expect("the file is there and that long");
+        self.tell(
+            || format!("{id}: bit {bit} of byte {byte} of {path:?} flips"),
+            [14, byte, bit.into()],
+        );
+        self.nodes.get_mut(&id).expect("a member").rot.push(path);
+        self.count(mark);
+        // Much is read at a start only.
+        if !self.random.one_in(3) {
+            self.kill(id);
+        }
+    }
+
+    /// Whether an error of a member names a file of its that has rotted; then it is out.
+    pub fn stops_for_rot(&mut self, id: u64, error: &str, mark: &'static str) -> bool {
+        let node = &self.nodes[&id];
+        let is_named = node.rot.iter().filter_map(|path| path.file_name()?.to_str());
+        let is_named = is_named.into_iter().any(|name| error.contains(name));
+        if is_named {
+            self.take_out(id);
+            self.count(mark);
+        }
+        is_named
+    }
+
+    /// Whether it was given up.
+    pub fn is_out(&self, id: u64) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.is_out)
+    }
+
+    fn take_out(&mut self, id: u64) {
+        let runtime = self.runtime;
+        let node = self.nodes.get_mut(&id).expect("a member");
+        node.is_out = true;
+        node.kill(runtime);
+    }
+
+    /// Members that have rotted are out, whether they have noticed or not.
+    pub fn take_out_rotten(&mut self) {
+        self.rotten().into_iter().for_each(|id| self.take_out(id));
+    }
+
+    fn rotten(&self) -> Vec<u64> {
+        let rotten = self.nodes.values().filter(|node| !node.rot.is_empty());
+        rotten.map(|node| node.id).collect()
+    }
+
+    /// What members with rot do when they are started once more: see the head of the file.
+    pub fn look_at_rotten(&mut self) {
+        let last = self.history.log.keys().next_back().copied().unwrap_or(1);
+        for id in self.rotten() {
+            self.nodes.get_mut(&id).expect("a member").is_out = false;
+            self.repair(id);
+            let deadline = self.now + LOOK_SECONDS * SECOND;
+            let has_come = |world: &Self| {
+                let up = world.nodes[&id].up.as_ref();
+                up.is_none_or(|up| up.context.cluster.applied() >= last)
+            };
+            while !has_come(self) && self.now < deadline && self.violations.is_empty() {
+                self.run_until(self.now + SECOND);
+            }
+            if !has_come(self) && self.violations.is_empty() {
+                self.violations.push(format!(
+                    "liveness: {id} has rotted, and neither stops nor comes to {last}"
+                ));
+            }
+            if self.violations.is_empty() && self.nodes[&id].up.is_some() {
+                let outcome = self.replica(id);
+                self.count(if outcome.is_ok() { "rot did no harm" } else { "rot found by a read" });
+                self.history.replicas.extend(outcome);
+            }
+            self.take_out(id);
+        }
+    }
+}
+
+/// What is durable as it reads, and old enough.
+fn cold_files(disk: &varve_disk::sim::SimDisk) -> Vec<Cold> {
+    let durable = disk.durable_files();
+    let current = disk.current_files();
+    let is_in = |path: &Path, dir: &str| path.parent().is_some_and(|parent| parent.ends_with(dir));
+    let newest = current.keys().rfind(|path| is_in(path, "log") && is_segment(path));
+    let mut cold = Vec::new();
+    for (path, content) in &current {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let length = content.len() as u64;
+        let (bytes, mark) = match extension {
+            _ if durable.get(path) != Some(content) => continue,
+            _ if is_in(path, "log") && is_segment(path) => {
+                let is_newest = Some(path) == newest;
+                (if is_newest { written_long_ago(content) } else { length }, "rot of the log")
+            }
+            Some("kt") if is_in(path, "engine") => (length, "rot of a key table"),
+            Some("vs") if is_in(path, "engine") => (length, "rot of a value segment"),
+            _ if name.starts_with("MANIFEST") => (length / 2, "rot of the manifest"),
+            _ => continue,
+        };
+        if bytes > 0 {
+            cold.push(Cold { path: path.clone(), bytes, mark });
+        }
+    }
+    cold
+}
+
+/// Segments of the log have numbers; what waits to become one has a name.
+fn is_segment(path: &Path) -> bool {
+    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The bytes of the newest segment that are surely in front of its newest frame.
+fn written_long_ago(content: &[u8]) -> u64 {
+    let written = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
+    written.div_ceil(BLOCK_BYTES).saturating_sub(NEWEST_BLOCKS) * BLOCK_BYTES
+}
