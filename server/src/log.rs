@@ -117,6 +117,10 @@ struct Lines {
     outputs: Vec<Output>,
 }
 
+/// The journal of systemd, as `--log-outputs` names it. It reads our stderr when it started us, and
+/// there is no other way to it here; configuring it gives a warning.
+pub const JOURNAL: &str = "systemd/journal";
+
 enum Output {
     Stderr,
     Stdout,
@@ -128,7 +132,7 @@ enum Output {
 
 fn open(output: &str, rotation: Option<Rotation>, disk: &dyn Disk) -> Result<Output, String> {
     match output {
-        "default" | "stderr" => return Ok(Output::Stderr),
+        "default" | "stderr" | JOURNAL => return Ok(Output::Stderr),
         "stdout" => return Ok(Output::Stdout),
         _ => {}
     }
@@ -359,6 +363,12 @@ mod tests {
         }
         let fraction = UNIX_EPOCH + Duration::from_micros(1_000_007);
         assert_eq!(timestamp(fraction), "1970-01-01T00:00:01.000007Z");
+    }
+
+    #[test]
+    fn the_journal_is_no_file() {
+        let opened = open("systemd/journal", None, &OsDisk::new());
+        assert!(matches!(opened, Ok(Output::Stderr)));
     }
 
     fn logged(format: LogFormat) -> String {

@@ -9,7 +9,7 @@ use super::flag::Support;
 use super::settings::Settings;
 use super::typed::typed;
 use super::values::Values;
-use super::{Config, ConfigError, Note, check, flags, shown, tls, url};
+use super::{Config, ConfigError, Note, check, default_host, flags, shown, tls, url};
 
 /// Where settings came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,9 @@ pub fn build(settings: &Settings, source: Source) -> Result<Config, ConfigError>
             notes.push(Note::warn(message, &[("flag", name), ("value", value)]));
         }
     }
+    for key in settings.unknown_keys() {
+        notes.push(Note::warn("the configuration file has an unknown key", &[("key", key)]));
+    }
     config.shown = shown::fields(settings);
     config.notes = notes;
     Ok(config)
@@ -71,6 +74,14 @@ fn depend(config: &mut Config, settings: &Settings, source: Source, notes: &mut 
     if is_wanted && !settings.is_given("initial-cluster") {
         config.initial_cluster.clear();
     }
+    // Whoever chooses where to listen must say where to be reached.
+    let is_unreachable = source == Source::CommandLine
+        && settings.is_given("listen-client-urls")
+        && !settings.is_given("advertise-client-urls");
+    if is_unreachable {
+        config.advertise_client_urls.clear();
+    }
+    default_host::advertise(config, default_host::find, notes);
     if config.name != "default" && config.initial_cluster == default_cluster {
         let pairs = config.initial_advertise_peer_urls.iter();
         let pairs: Vec<String> = pairs.map(|url| format!("{}={url}", config.name)).collect();
@@ -81,13 +92,6 @@ fn depend(config: &mut Config, settings: &Settings, source: Source, notes: &mut 
         let message = "'data-dir' was empty; using default";
         notes.push(Note::warn(message, &[("data-dir", &data_dir)]));
         config.data_dir = PathBuf::from(data_dir);
-    }
-    // Whoever chooses where to listen must say where to be reached.
-    let is_unreachable = source == Source::CommandLine
-        && settings.is_given("listen-client-urls")
-        && !settings.is_given("advertise-client-urls");
-    if is_unreachable {
-        config.advertise_client_urls.clear();
     }
     // An empty list on the command line means the default.
     for (urls, name) in [

@@ -2,7 +2,7 @@
 //!
 //! One idea: each entry becomes the text that the flag would have, and is checked as the flag is.
 //! Durations are integers of nanoseconds, as etcd's files have them. Unknown keys are tolerated,
-//! because etcd's own sample file has some of long-gone features.
+//! because etcd's own sample file has some of long-gone features, and the log says so.
 
 use serde_norway::Value;
 
@@ -10,8 +10,8 @@ use super::flag::{Flag, Kind};
 use super::settings::Settings;
 use super::{ConfigError, flags};
 
-/// Sections of a file and what its keys mean as flags.
-const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
+/// Sections of a file and what its keys mean as flags; a dot is for a section within.
+const SECTIONS: [(&str, &[(&str, &str)]); 4] = [
     (
         "client-transport-security",
         &[
@@ -45,6 +45,24 @@ const SECTIONS: [(&str, &[(&str, &str)]); 3] = [
         "socket-options",
         &[("reuse-port", "socket-reuse-port"), ("reuse-address", "socket-reuse-address")],
     ),
+    (
+        "discovery-config",
+        &[
+            ("token", "discovery-token"),
+            ("client.endpoints", "discovery-endpoints"),
+            ("client.dial-timeout", "discovery-dial-timeout"),
+            ("client.request-timeout", "discovery-request-timeout"),
+            ("client.keepalive-time", "discovery-keepalive-time"),
+            ("client.keepalive-timeout", "discovery-keepalive-timeout"),
+            ("client.secure.cert", "discovery-cert"),
+            ("client.secure.key", "discovery-key"),
+            ("client.secure.cacert", "discovery-cacert"),
+            ("client.secure.insecure-transport", "discovery-insecure-transport"),
+            ("client.secure.insecure-skip-tls-verify", "discovery-insecure-skip-tls-verify"),
+            ("client.auth.username", "discovery-user"),
+            ("client.auth.password", "discovery-password"),
+        ],
+    ),
 ];
 
 /// Reads the text of a configuration file.
@@ -63,16 +81,20 @@ pub fn parse(text: &str) -> Result<Settings, ConfigError> {
     for (key, value) in mapping {
         let Some(key) = key.as_str() else { continue };
         if let Some((_, names)) = SECTIONS.iter().find(|(section, _)| *section == key) {
-            read_section(key, names, value, &mut settings)?;
+            read_section(key, "", names, value, &mut settings)?;
         } else if let Some(flag) = flags::find(key) {
             read_entry(key, flag, value, &mut settings)?;
+        } else {
+            settings.note_unknown(key.to_owned());
         }
     }
     Ok(settings)
 }
 
+/// `path` is that of the section within, with a dot behind each part; empty for the whole.
 fn read_section(
     section: &str,
+    path: &str,
     names: &[(&str, &str)],
     value: &Value,
     settings: &mut Settings,
@@ -80,12 +102,22 @@ fn read_section(
     let mapping = match value {
         Value::Null => return Ok(()),
         Value::Mapping(mapping) => mapping,
-        _ => return Err(ConfigError::Invalid(format!("invalid {section}"))),
+        _ => {
+            let text = format!("invalid {section}.{path}");
+            return Err(ConfigError::Invalid(text.trim_end_matches('.').to_owned()));
+        }
     };
     for (key, value) in mapping {
-        let flag_name = names.iter().find(|(name, _)| key.as_str() == Some(*name));
-        if let Some(flag) = flag_name.and_then(|(_, flag)| flags::find(flag)) {
-            read_entry(&format!("{section}.{}", flag.name), flag, value, settings)?;
+        let Some(key) = key.as_str() else { continue };
+        let name = format!("{path}{key}");
+        let within = format!("{name}.");
+        let flag = names.iter().find(|(known, _)| *known == name);
+        if let Some(flag) = flag.and_then(|(_, flag)| flags::find(flag)) {
+            read_entry(&format!("{section}.{name}"), flag, value, settings)?;
+        } else if names.iter().any(|(known, _)| known.starts_with(&within)) {
+            read_section(section, &within, names, value, settings)?;
+        } else {
+            settings.note_unknown(format!("{section}.{name}"));
         }
     }
     Ok(())
@@ -169,6 +201,42 @@ mod tests {
             assert_eq!(settings.get(name), value, "{name}");
         }
         assert!(!settings.is_given("wal-dir"));
+    }
+
+    #[test]
+    fn the_section_of_discovery_means_its_flags() {
+        let settings = parse(
+            "name: m1\n\
+             discovery-config:\n  \
+               token: t\n  \
+               client:\n    \
+                 endpoints: [a:1, b:1]\n    \
+                 request-timeout: 7000000000\n    \
+                 auto-sync: 5\n    \
+                 secure:\n      cacert: ca.pem\n      insecure-transport: false\n    \
+                 auth:\n      username: root\n      password: secret\n",
+        )
+        .unwrap();
+        let config = build(&settings, Source::File).unwrap();
+        let found = &config.discovery;
+        assert_eq!((found.endpoints.join(" "), found.token.as_str()), ("a:1 b:1".into(), "t"));
+        assert_eq!(found.request_timeout, std::time::Duration::from_secs(7));
+        assert_eq!(found.ca_file, Some("ca.pem".into()));
+        assert_eq!((found.user.as_str(), found.password.as_str()), ("root", "secret"));
+        assert!(!found.is_plain && found.is_wanted());
+        assert_eq!(config.initial_cluster, "");
+        let error = parse("discovery-config: {client: {secure: 5}}").unwrap_err();
+        assert_eq!(error.to_string(), "invalid discovery-config.client.secure");
+    }
+
+    #[test]
+    fn unknown_keys_are_told() {
+        let text = "nam: m1\ndiscovery-config: {client: {tls: 5}}\nsocket-options: {x: 1}\n";
+        let config = build(&parse(text).unwrap(), Source::File).unwrap();
+        for key in ["nam", "discovery-config.client.tls", "socket-options.x"] {
+            let field = ("key".to_owned(), key.to_owned());
+            assert!(config.notes.iter().any(|note| note.fields.contains(&field)), "{key}");
+        }
     }
 
     #[test]

@@ -5,8 +5,7 @@
 //! that manifests and wrappers written for etcd work unchanged.
 //!
 //! What it does not do: look at the data directory; say whether the flags of bootstrapping fit
-//! (see [`bootstrap`], only asked on a first start); resolve the default host for
-//! `--advertise-client-urls` when listening on 0.0.0.0.
+//! (see [`bootstrap`], only asked on a first start).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use varve_wal::BackendChoice;
 pub mod bootstrap;
 mod build;
 mod check;
+mod default_host;
 pub mod duration;
 pub mod features;
 pub mod file;

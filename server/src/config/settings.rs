@@ -16,6 +16,7 @@ use super::{ConfigError, Note, flags, shown};
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     given: BTreeMap<&'static str, String>,
+    unknown_keys: Vec<String>,
 }
 
 /// What a command line asks for.
@@ -170,6 +171,16 @@ impl Settings {
     /// Whether the flag was given.
     pub fn is_given(&self, name: &str) -> bool {
         self.given.contains_key(name)
+    }
+
+    /// Remembers a key of a configuration file that is no flag.
+    pub fn note_unknown(&mut self, key: String) {
+        self.unknown_keys.push(key);
+    }
+
+    /// The keys that mean nothing.
+    pub fn unknown_keys(&self) -> &[String] {
+        &self.unknown_keys
     }
 
     /// The flags that were given.

@@ -15,7 +15,7 @@ use super::{AutoCompaction, ClusterState, Config, ConfigError, Note, duration, f
 use crate::auth::{JWT_TIME_TO_LIVE_DEFAULT, TokenOptions};
 use crate::discovery::DiscoveryOptions;
 use crate::limits;
-use crate::log::{LogFormat, LogLevel, LogOptions, Rotation};
+use crate::log::{JOURNAL, LogFormat, LogLevel, LogOptions, Rotation};
 use crate::metrics::Detail;
 
 /// What `--quota-backend-bytes=0` means; the number is etcd's.
@@ -103,7 +103,7 @@ pub(super) fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config
         cors: values.list("cors"),
         host_whitelist: values.list("host-whitelist"),
         metrics: metrics_detail(&values.text("metrics")),
-        log: log_options(values)?,
+        log: log_options(values, notes)?,
         shown: String::new(),
         notes: Vec::new(),
     })
@@ -272,7 +272,7 @@ fn metrics_detail(text: &str) -> Detail {
     if text == "extensive" { Detail::Extensive } else { Detail::Basic }
 }
 
-fn log_options(values: &Values<'_>) -> Result<LogOptions, ConfigError> {
+fn log_options(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<LogOptions, ConfigError> {
     let logger = values.text("logger");
     if logger != "zap" {
         return Err(ConfigError::Invalid(format!("unknown logger option {logger:?}")));
@@ -283,6 +283,9 @@ fn log_options(values: &Values<'_>) -> Result<LogOptions, ConfigError> {
     }
     if outputs.len() > 1 && outputs.iter().any(|output| output == "default") {
         return Err("multi logoutput for \"default\" is not supported yet".to_owned().into());
+    }
+    if outputs.iter().any(|output| output == JOURNAL) {
+        notes.push(Note::warn("logs for the journal go to stderr", &[("log-outputs", JOURNAL)]));
     }
     let rotation = log_rotation(values, &outputs)?;
     let level = values.text("log-level");
@@ -303,7 +306,8 @@ fn log_rotation(values: &Values<'_>, outputs: &[String]) -> Result<Option<Rotati
     if !values.flag("enable-log-rotation") {
         return Ok(None);
     }
-    let is_path = |output: &&String| !matches!(output.as_str(), "default" | "stderr" | "stdout");
+    let is_path =
+        |output: &&String| !matches!(output.as_str(), "default" | "stderr" | "stdout" | JOURNAL);
     let paths = outputs.iter().filter(is_path).count();
     if paths > 1 || (paths == 0 && outputs.len() == 1) {
         let text =
