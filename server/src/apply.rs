@@ -36,7 +36,7 @@ use crate::error::Error;
 use crate::lease::{Known, Lessor};
 use crate::limits;
 use crate::mailbox::Mailbox;
-use crate::metrics::Metrics;
+use crate::metrics::{Held, Metrics};
 use crate::peer::call::{Call, CallAnswer};
 use crate::peer::frame::LeaseAnswer;
 use crate::peer::hash::HashAnswer;
@@ -434,6 +434,7 @@ impl ApplyThread {
         applied: &Applied,
         staged: Staged,
     ) -> Result<(), Error> {
+        let _under_way = Held::new(&self.metrics.snapshot_apply_in_progress);
         self.store.install(&staged.manifest, &staged.dir)?;
         let mark = self.store.applied();
         assert!(

@@ -31,6 +31,7 @@ use varve_disk::trial;
 
 use self::timetable::{Renewal, Timetable};
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 
 /// Times all leases; shared by the apply thread (which leases there are), the socket threads
 /// (renewals) and the expiry loop.
@@ -204,6 +205,18 @@ impl Lessor {
         let interval = self.checkpoint_interval.unwrap_or_default();
         let leases = state.timetable.due_checkpoints(count_max, self.clock.now(), interval);
         Checkpoints { term, leases }
+    }
+
+    /// As [`Lessor::renew`], which is counted, or as [`Lessor::remaining`].
+    pub fn ask(&self, id: i64, renew: bool, metrics: &Metrics) -> Answer {
+        if !renew {
+            return self.remaining(id);
+        }
+        let answer = self.renew(id);
+        if matches!(answer, Answer::Alive { .. }) {
+            metrics.lease_renewed.inc();
+        }
+        answer
     }
 
     /// Whole seconds that a lease has left; 0 while its revocation is under way.

@@ -117,7 +117,9 @@ fn run(config: &Config, arguments: &[String], disk: &OsDisk) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let server = match Server::start(setup, Metrics::new(config.metrics)) {
+    let metrics = Metrics::new(config.metrics);
+    metrics.tell_features(&config.features);
+    let server = match Server::start(setup, metrics) {
         Ok(server) => server,
         // As etcd: its own member is told in the log, its process ends well.
         Err(varve_server::error::Error::Removed) => return ExitCode::SUCCESS,

@@ -97,6 +97,7 @@ impl RaftThread {
             let is_tick_due = Instant::now() >= next_tick;
             self.take_inputs(&mut turn, first, is_tick_due)?;
             if is_tick_due {
+                self.count_late_heartbeat(next_tick.elapsed());
                 // A thread that was paused does not make up for lost ticks: that would start an
                 // election that nobody asked for. Counted from behind the tick, so that two are
                 // never closer than their period, on which the silence of voters is built.
@@ -108,6 +109,19 @@ impl RaftThread {
             if self.end_turn(&mut turn) {
                 return Ok(());
             }
+        }
+    }
+
+    /// etcd's measure: a leader's heartbeats should not be two periods apart.
+    fn count_late_heartbeat(&self, late: Duration) {
+        if late > self.tick && self.cluster.is_leader() && !self.cluster.is_sole_leader() {
+            self.metrics.heartbeat_send_failures.inc();
+            tracing::warn!(
+                heartbeat_interval = ?self.tick,
+                exceeded_duration = ?(late - self.tick),
+                "leader failed to send out heartbeat on time; took too long, leader is \
+                 overloaded likely from slow disk"
+            );
         }
     }
 

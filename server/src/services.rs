@@ -2,7 +2,8 @@
 //! read, the way to the read pool. One instance a thread, not `Send`.
 //!
 //! Invariants: a request waits at most `request_timeout`; whoever stops waiting leaves no trace in
-//! the table of waiting requests. A write that timed out may still happen (etcd's rule).
+//! the table of waiting requests. A write that timed out may still happen (etcd's rule). One for
+//! which there was no leader all the time ends with etcd's other code.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,12 +23,13 @@ use crate::auth::{self, Authenticator};
 use crate::background::Background;
 use crate::cluster::Cluster;
 use crate::grpc::RequestMeta;
+use crate::grpc::status::deadline_exceeded;
 use crate::key_wait::KeyWaiters;
 use crate::lease::Lessor;
 use crate::limits;
 use crate::mailbox::MailboxOwner;
-use crate::metrics::Metrics;
 use crate::metrics::requests::{RequestMetrics, kind_name};
+use crate::metrics::{Held, Metrics};
 use crate::peer::Peers;
 use crate::peer::call::CallAnswer;
 use crate::peer::frame::LeaseAnswer;
@@ -212,12 +214,14 @@ impl Services {
         };
         let mut ticket = self.waiting.take().ok_or(error::TOO_MANY_REQUESTS)?;
         let command = Command { id: RequestId(ticket.id), kind, author, body };
-        let _pending = Pending::new(&self.metrics);
+        let _pending = Held::new(&self.metrics.proposals_pending);
         match self.raft.try_send(input(command)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(error::TOO_MANY_REQUESTS.into()),
             Err(TrySendError::Disconnected(_)) => return Err(error::STOPPED.into()),
         }
+        let mut leader = self.cluster.leader_changed();
+        let had_none = *leader.borrow_and_update() == 0;
         let deadline = Instant::now() + self.limits.request_timeout;
         match timeout_at(deadline, ticket.answer()).await {
             Ok(Some(Answer::Reply(reply))) => reply,
@@ -228,7 +232,9 @@ impl Services {
             Ok(_) => Err(error::STOPPED.into()),
             Err(_) => {
                 self.metrics.proposals_failed.inc();
-                Err(error::TIMEOUT.into())
+                // Raft has never taken it.
+                let has_none = had_none && !leader.has_changed().unwrap_or(false);
+                Err(if has_none { deadline_exceeded() } else { error::TIMEOUT.into() })
             }
         }
     }
@@ -298,10 +304,14 @@ impl Services {
                 Ok(Some(Answer::ReadReady)) => return Ok(()),
                 // A new attempt has a new context: an old one's confirmation says nothing about it.
                 Ok(Some(Answer::ReadFailed | Answer::LeaderFailed)) => {
+                    self.metrics.read_indexes_failed.inc();
                     tokio::time::sleep(limits::READ_RETRY_PAUSE).await;
                 }
                 Ok(_) => return Err(error::STOPPED.into()),
-                Err(_) => return Err(error::TIMEOUT.into()),
+                Err(_) => {
+                    self.metrics.slow_read_indexes.inc();
+                    return Err(error::TIMEOUT.into());
+                }
             }
         }
     }
@@ -354,21 +364,5 @@ impl Services {
                 }
             }
         }
-    }
-}
-
-/// Counts a proposal as pending while it lives.
-struct Pending<'a>(&'a Metrics);
-
-impl<'a> Pending<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.proposals_pending.inc();
-        Self(metrics)
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        self.0.proposals_pending.dec();
     }
 }

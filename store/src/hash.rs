@@ -65,13 +65,17 @@ fn begin(snapshot: &Snapshot, revision: i64) -> Outcome<(Crc32c, KvHash)> {
     if revision > current.cast_signed() {
         return Err(api::FUTURE_REV.into());
     }
-    let at = if revision > 0 { revision.cast_unsigned() } else { current };
+    // Of a negative revision nothing is hashed, as in etcd.
+    let at = match revision {
+        0 => current,
+        _ => u64::try_from(revision).unwrap_or(0),
+    };
     let mut crc = Crc32c::new();
     crc.update(KEY_BUCKET);
     add_versions(&mut crc, snapshot, at)?;
     let hash = KvHash {
         hash: 0,
-        hash_revision: at.cast_signed(),
+        hash_revision: if revision < 0 { revision } else { at.cast_signed() },
         compact_revision,
         current_revision: current.cast_signed(),
     };

@@ -122,14 +122,12 @@ impl RequestMeta {
         self.headers.get("hasleader").is_some_and(|value| value == "true")
     }
 
-    /// The auth token: metadata `token`, else `authorization` (with or without `Bearer `), as
-    /// etcd 3.7 reads them.
+    /// The auth token: metadata `token`, else `authorization`, with or without `Bearer `, as etcd
+    /// 3.7 reads them. What is not visible ASCII is an empty one, which nobody has.
     pub fn token(&self) -> Option<&str> {
-        let authorization = || {
-            let value = self.metadata("authorization")?;
-            Some(value.strip_prefix("Bearer ").unwrap_or(value))
-        };
-        self.metadata("token").or_else(authorization)
+        let value = self.headers.get("token").or_else(|| self.headers.get("authorization"))?;
+        let text = value.to_str().unwrap_or_default();
+        Some(text.strip_prefix("Bearer ").unwrap_or(text))
     }
 
     /// `client-api-version` as the client sent it; etcd counts requests by it.
@@ -150,5 +148,37 @@ impl RequestMeta {
     /// What is left until the deadline.
     pub fn time_left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use varve_api::method;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_found_and_one_that_is_none_is_not_overlooked() {
+        for (name, value, token) in [
+            ("token", &b"abc.1"[..], Some("abc.1")),
+            ("token", b"Bearer abc.1", Some("abc.1")),
+            ("authorization", b"Bearer abc.1", Some("abc.1")),
+            ("authorization", b"abc.1", Some("abc.1")),
+            ("token", b"\xff\xfe", Some("")),
+            ("authorization", b"\xff", Some("")),
+            ("tokens", b"abc.1", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_bytes(value).unwrap());
+            let caller = Rc::new(Caller {
+                address: PeerAddress::Unix,
+                is_secure: false,
+                common_name: None,
+                successor: Successor::default(),
+            });
+            let meta = RequestMeta::new(&method::KV_RANGE, headers, caller).unwrap();
+            assert_eq!(meta.token(), token, "{name}: {value:?}");
+        }
     }
 }

@@ -401,21 +401,29 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
-/// The host that a request names, without its port.
+/// The host that a request names, without its port; of an IPv6 address also without brackets.
 fn host_name<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
     let authority =
         uri.authority().map(http::uri::Authority::as_str).unwrap_or_else(|| text(headers, &HOST));
     match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            address.unwrap_or(host)
+        }
         _ => authority,
     }
 }
 
+/// etcd's text.
 fn unknown_host(host: &str) -> String {
     format!(
-        "the Host header {host:?} of this request is not known here\n\
-         use TLS, or start the server with --host-whitelist {host:?}\n\
-         (this check stands against DNS rebinding, CVE-2018-5702)"
+        "\netcd received your request, but the Host header was unrecognized.\n\n\
+         To fix this, choose one of the following options:\n\
+         - Enable TLS, then any HTTPS request will be allowed.\n\
+         - Add the hostname you want to use to the whitelist in settings.\n  \
+           - e.g. etcd --host-whitelist {host:?}\n\n\
+         This requirement has been added to help prevent \"DNS Rebinding\" attacks \
+         (CVE-2018-5702).\n"
     )
 }
 
@@ -445,6 +453,15 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("example.org:2379"));
         assert_eq!(host_name(&Uri::from_static("/health"), &headers), "example.org");
+        // What Go's `net.SplitHostPort` makes of it.
+        for (named, host) in [("[::1]:2379", "::1"), ("[::1]", "[::1]"), ("a", "a"), ("a:1", "a")] {
+            headers.insert(HOST, HeaderValue::from_static(named));
+            assert_eq!(host_name(&Uri::from_static("/health"), &headers), host);
+        }
+        assert!(unknown_host("h").ends_with(
+            "--host-whitelist \"h\"\n\nThis requirement has been \
+            added to help prevent \"DNS Rebinding\" attacks (CVE-2018-5702).\n"
+        ));
         assert!(allows(&["example.org".to_owned()], "example.org"));
         assert!(!allows(&["example.org".to_owned()], "attacker"));
         assert!(allows(&[], "anything"));

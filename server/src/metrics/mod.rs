@@ -12,9 +12,10 @@ mod table;
 use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError};
 
-use prometheus::{Encoder, TextEncoder};
+use prometheus::{Encoder, IntGauge, TextEncoder};
 
 pub use self::table::Metrics;
+use crate::config::features::{Gates, Stage};
 use crate::grpc::GrpcCounters;
 
 /// How detailed the metrics are: `--metrics`.
@@ -27,6 +28,23 @@ pub enum Detail {
     Extensive,
 }
 
+/// One more in a gauge, as long as it lives.
+pub struct Held(IntGauge);
+
+impl Held {
+    /// Counts it.
+    pub fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Sets what is only known elsewhere, just before a scrape is answered.
 type Scraper = Box<dyn Fn(&Metrics) + Send>;
 
@@ -37,6 +55,17 @@ impl Metrics {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         sockets.push(Arc::clone(&counters));
         counters
+    }
+
+    /// Tells which features are on.
+    pub fn tell_features(&self, gates: &Gates) {
+        for (name, stage, is_on) in gates.iter() {
+            let stage = match stage {
+                Stage::Alpha => "ALPHA",
+                Stage::Beta => "BETA",
+            };
+            self.feature_enabled.with_label_values(&[name, stage]).set(i64::from(is_on));
+        }
     }
 
     /// Runs `scraper` before each scrape is answered, on a socket thread: it must not block.
@@ -132,10 +161,10 @@ mod tests {
     fn labels_of_peers_are_spelled_as_etcd_spells_them() {
         let metrics = Metrics::new(Detail::Basic);
         metrics.peer_sent_bytes.with_label_values(&["8e9e05c52164694d"]).inc_by(7);
-        metrics.peer_round_trip_seconds.with_label_values(&["8e9e05c52164694d"]).observe(0.001);
+        metrics.snapshot_send_seconds.with_label_values(&["8e9e05c52164694d"]).observe(0.001);
         let text = text(&metrics);
         assert!(text.contains("etcd_network_peer_sent_bytes_total{To=\"8e9e05c52164694d\"} 7"));
-        assert!(text.contains("etcd_network_peer_round_trip_time_seconds_count{To="));
+        assert!(text.contains("etcd_network_snapshot_send_total_duration_seconds_count{To="));
     }
 
     #[test]

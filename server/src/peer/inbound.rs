@@ -162,9 +162,17 @@ async fn pump(
     let received = context.metrics.peer_received_bytes.with_label_values(&[&hex(from)]);
     let mut hashing = None;
     loop {
-        let (kind, payload) = frame::read(&mut stream).await?;
-        received.inc_by(payload.len() as u64);
-        take(context, peers, from, (kind, payload), &mut hashing)?;
+        let read = frame::read(&mut stream).await.and_then(|(kind, payload)| {
+            received.inc_by(payload.len() as u64);
+            take(context, peers, from, (kind, payload), &mut hashing)
+        });
+        if let Err(error) = read {
+            let failures = &context.metrics.peer_received_failures;
+            // A connection that ends is no message that cannot be read.
+            let failed = u64::from(!matches!(error, FrameError::Io(_)));
+            failures.with_label_values(&[&hex(from)]).inc_by(failed);
+            return Err(error);
+        }
     }
 }
 
@@ -265,9 +273,7 @@ fn answer_hash(
 
 /// What this member's lessor says about a lease; it knows whether this member leads.
 fn answer(context: &Context, question: LeaseQuestion) -> LeaseAnswer {
-    let lease = question.lease;
-    let lessor = &context.lessor;
-    let answer = if question.renew { lessor.renew(lease) } else { lessor.remaining(lease) };
+    let answer = context.lessor.ask(question.lease, question.renew, &context.metrics);
     let (seconds, term) = answer.to_wire();
     LeaseAnswer { request: question.request, seconds, term }
 }

@@ -2,7 +2,7 @@
 //! at a time.
 //!
 //! While the peer cannot be reached its queue is emptied: old Raft messages are worthless, and the
-//! node is told, so that it stops streaming to that peer.
+//! node is told, so that it stops streaming to that peer. They count as failures.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,7 +57,11 @@ pub(super) async fn run(context: Arc<Context>, peer: PeerAddress, stream: Stream
             Err(_) => {}
         }
         let _ = context.raft.try_send(RaftInput::Unreachable(node(peer.id)));
-        while queue.try_recv().is_ok() {}
+        let mut dropped = 0;
+        while queue.try_recv().is_ok() {
+            dropped += 1;
+        }
+        context.metrics.peer_sent_failures.with_label_values(&[&hex(peer.id)]).inc_by(dropped);
         if queue.is_closed() {
             return;
         }

@@ -141,6 +141,25 @@ fn appends_for_a_peer_that_takes_none_are_bounded_in_bytes() {
 }
 
 #[test]
+fn what_is_dropped_while_a_peer_is_away_counts_as_failed() {
+    run(async {
+        let one = side(1);
+        let metrics = &one.context.metrics;
+        let (peers, queues) = Peers::new(vec![unreachable(2)], Arc::clone(metrics));
+        tokio::spawn(queues.run(Arc::clone(&one.context), peers.clone(), Vec::new()));
+        let question = LeaseQuestion { request: 1, lease: 1, renew: false };
+        (0..3).for_each(|_| peers.ask_about_lease(2, &question));
+        let failed = metrics.peer_sent_failures.with_label_values(&[&hex(2_u64)]);
+        let all = async {
+            while failed.get() < 3 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, all).await.expect("all three are counted");
+    });
+}
+
+#[test]
 fn a_question_about_a_lease_is_answered_by_who_leads_and_by_nobody_else() {
     run(async {
         let (asker, asked) = (side(1), side(2));

@@ -115,7 +115,12 @@ async fn member_update(
     services: Services,
     request: MemberUpdateRequest,
 ) -> Result<MemberUpdateResponse, Status> {
-    let peer_urls = peer_urls(&request.peer_urls)?;
+    let peer_urls = peer_urls(&request.peer_urls).map_err(|error| {
+        // Whom it is about counts more than what is wrong with it.
+        let is_member = |members: &Vec<Member>| members.iter().any(|one| one.id == request.id);
+        let is_known = wire_members(&services).as_ref().is_ok_and(is_member);
+        if is_known { error } else { error::MEMBER_NOT_FOUND.into() }
+    })?;
     change_members(&services, MemberChange::Update { id: request.id, peer_urls }).await?;
     let members = wire_members(&services)?;
     Ok(MemberUpdateResponse { header: Some(services.cluster.header(0)), members })
@@ -161,7 +166,7 @@ pub async fn change_members(services: &Services, change: MemberChange) -> Result
         let outcome = match services.cluster.leader() {
             0 => Err(error::NOT_LEADER.into()),
             leader if leader == services.cluster.member_id => {
-                change_here(services, &change, deadline).await
+                change_counted(services, &change, deadline).await
             }
             leader => ask_leader(services, leader, &change, deadline).await,
         };
@@ -210,10 +215,30 @@ async fn ask_leader(
 pub async fn answer(services: Services, from: u64, call: Call) {
     let deadline = Instant::now() + services.limits.request_timeout;
     let outcome = match MemberChange::decode(&call.change) {
-        Ok(change) => change_here(&services, &change, deadline).await,
+        Ok(change) => change_counted(&services, &change, deadline).await,
         Err(error) => Err(Status::new(Code::InvalidArgument, error.to_string())),
     };
     services.peers.answer_call(from, &CallAnswer { request: call.request, outcome });
+}
+
+/// As [`change_here`]; what becomes of promotions is counted.
+async fn change_counted(
+    services: &Services,
+    change: &MemberChange,
+    deadline: Instant,
+) -> Result<u64, Status> {
+    let outcome = change_here(services, change, deadline).await;
+    if matches!(change, MemberChange::Promote { .. }) {
+        let metrics = &services.metrics;
+        match &outcome {
+            Ok(_) => metrics.learner_promote_successes.inc(),
+            Err(status) if is_not_leader(status) => {}
+            Err(status) => {
+                metrics.learner_promote_failures.with_label_values(&[&status.message]).inc();
+            }
+        }
+    }
+    outcome
 }
 
 /// Judges and proposes a change as the leader; the index by which it is applied.

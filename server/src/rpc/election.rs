@@ -17,6 +17,7 @@ use varve_api::{Status, error, method};
 use super::concurrency::{
     Caller, delete_op, first_of, if_created_at, plain_error, prefix_end, queue_prefix,
 };
+use super::watch::leader_lost;
 use crate::grpc::{Encoded, Outgoing, Router};
 use crate::services::Services;
 
@@ -99,12 +100,10 @@ async fn leader(caller: Caller, request: LeaderRequest) -> Result<LeaderResponse
 async fn observe(caller: Caller, request: LeaderRequest, outgoing: Outgoing) -> Result<(), Status> {
     let prefix = queue_prefix(&request.name);
     let observer = Observer { caller, outgoing };
-    loop {
-        let Some((revision, kv)) = observer.await_leader(&prefix).await? else { return Ok(()) };
-        let key = kv.key.clone();
-        if !observer.tell(revision, kv).await || !observer.follow(key, revision).await? {
-            return Ok(());
-        }
+    tokio::select! {
+        biased;
+        ended = observer.run(&prefix) => ended,
+        status = leader_lost(&observer.caller.services, &observer.caller.meta) => Err(status),
     }
 }
 
@@ -114,6 +113,16 @@ struct Observer {
 }
 
 impl Observer {
+    async fn run(&self, prefix: &Bytes) -> Result<(), Status> {
+        loop {
+            let Some((revision, kv)) = self.await_leader(prefix).await? else { return Ok(()) };
+            let key = kv.key.clone();
+            if !self.tell(revision, kv).await || !self.follow(key, revision).await? {
+                return Ok(());
+            }
+        }
+    }
+
     /// The leader, with the revision at which it was seen; the first candidate to come if there is
     /// none. `None` when nobody listens any more.
     async fn await_leader(&self, prefix: &Bytes) -> Result<Option<(i64, KeyValue)>, Status> {

@@ -38,14 +38,6 @@ pub fn register(router: &mut Router, services: &Services) {
     router.unary_raw(&method::KV_COMPACT, move |meta, body| compact(s.clone(), meta, body));
 }
 
-/// `hasleader` metadata: refuse when there is no leader.
-pub fn require_leader(services: &Services, meta: &RequestMeta) -> Result<(), Status> {
-    if meta.requires_leader() && services.cluster.leader() == 0 {
-        return Err(error::NO_LEADER.into());
-    }
-    Ok(())
-}
-
 /// Answers a range; `body` is the request encoded. So in the other calls.
 ///
 /// # Errors
@@ -55,7 +47,6 @@ pub async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result
     if services.cluster.is_learner() && !request.serializable {
         return Err(error::NOT_SUPPORTED_FOR_LEARNER.into());
     }
-    require_leader(&services, &meta)?;
     validate::range(&request)?;
     services.metrics.ranges.inc();
     let began = Instant::now();
@@ -133,7 +124,6 @@ async fn range_stream(
     request: RangeRequest,
     outgoing: Outgoing,
 ) -> Result<(), Status> {
-    require_leader(&services, &meta)?;
     validate::range_stream(&request)?;
     if !request.serializable {
         services.read_barrier().await?;
@@ -167,7 +157,6 @@ async fn range_stream(
 /// Puts a key.
 pub async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<Encoded, Status> {
     let request: PutRequest = decode(body.clone())?;
-    require_leader(&services, &meta)?;
     services.admit_growth(quota::put_bytes(&request)).await?;
     validate::put(&request)?;
     match services.propose_for(&meta, CommandKind::Put, body).await? {
@@ -196,7 +185,6 @@ pub async fn delete(
     request: &DeleteRangeRequest,
     body: Bytes,
 ) -> Result<DeleteRangeResponse, Status> {
-    require_leader(services, meta)?;
     validate::delete_range(request)?;
     match services.propose_for(meta, CommandKind::DeleteRange, body).await? {
         Reply::DeleteRange(mut response) => {
@@ -213,7 +201,6 @@ pub async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<E
     if !validate::is_read_only(&request) {
         return Encoded::bounded(&write_txn(&services, &meta, &request, body).await?);
     }
-    require_leader(&services, &meta)?;
     validate::txn(&request, services.limits.txn_ops_max)?;
     let began = Instant::now();
     let outcome = read_txn(&services, &meta, request).await;
@@ -265,7 +252,6 @@ pub async fn write_txn(
     request: &TxnRequest,
     body: Bytes,
 ) -> Result<TxnResponse, Status> {
-    require_leader(services, meta)?;
     services.admit_growth(quota::txn_bytes(request)).await?;
     validate::txn(request, services.limits.txn_ops_max)?;
     match services.propose_for(meta, CommandKind::Txn, body).await? {
@@ -283,7 +269,6 @@ pub async fn read_range(
     meta: &RequestMeta,
     request: &RangeRequest,
 ) -> Result<RangeResponse, Status> {
-    require_leader(services, meta)?;
     validate::range(request)?;
     services.read_barrier().await?;
     let author = services.author(meta).await?;
@@ -307,7 +292,6 @@ pub async fn compact(
     body: Bytes,
 ) -> Result<Encoded, Status> {
     let request: CompactionRequest = decode(body.clone())?;
-    require_leader(&services, &meta)?;
     match services.propose_for(&meta, CommandKind::Compact, body).await? {
         Reply::Compact(mut response) => {
             if request.physical {

@@ -13,9 +13,9 @@ use varve_api::etcdserverpb::{
 };
 use varve_api::{Status, error, method};
 use varve_disk::trial;
-use varve_store::{Auth, Author, CommandKind, LeaseId, Reply, quota, validate};
+use varve_store::{Auth, Author, CommandKind, LeaseId, Reply, quota};
 
-use super::kv::{require_leader, unexpected};
+use super::kv::unexpected;
 use super::watch::leader_lost;
 use crate::grpc::{Encoded, Incoming, Outgoing, RequestMeta, Router};
 use crate::lease as clock;
@@ -54,9 +54,7 @@ pub async fn grant(
     meta: &RequestMeta,
     mut request: LeaseGrantRequest,
 ) -> Result<LeaseGrantResponse, Status> {
-    require_leader(&services, meta)?;
     services.admit_growth(quota::LEASE_BYTES).await?;
-    validate::lease_grant(&request)?;
     if request.id == 0 {
         // Positive, as etcd's; a taken one is answered by the state machine.
         request.id = (random::u64() >> 1).max(1) as i64;
@@ -80,7 +78,6 @@ pub async fn revoke(
     meta: RequestMeta,
     request: LeaseRevokeRequest,
 ) -> Result<LeaseRevokeResponse, Status> {
-    require_leader(&services, &meta)?;
     match propose(&services, &meta, CommandKind::LeaseRevoke, &request).await? {
         Reply::LeaseRevoke(mut response) => {
             services.complete(&mut response.header);
@@ -126,9 +123,12 @@ async fn keep_alive(
     mut incoming: Incoming<LeaseKeepAliveRequest>,
     outgoing: Outgoing,
 ) -> Result<(), Status> {
-    require_leader(&services, &meta)?;
     let serve = async {
         while let Some(request) = incoming.next().await {
+            let request = request.inspect_err(|_| {
+                let labels = ["receive", "lease-keepalive"];
+                services.metrics.stream_failures.with_label_values(&labels).inc();
+            });
             let id = request?.id;
             // etcd takes the revision before it renews.
             let header = services.cluster.header(services.view.revision());
@@ -216,8 +216,7 @@ async fn ask_once(
 ) -> Result<clock::Answer, Status> {
     let leader = services.cluster.leader();
     if leader == services.cluster.member_id {
-        let lessor = &services.lessor;
-        return Ok(if renew { lessor.renew(lease) } else { lessor.remaining(lease) });
+        return Ok(services.lessor.ask(lease, renew, &services.metrics));
     }
     if leader == 0 {
         return Ok(clock::Answer::NotLeading);
@@ -240,8 +239,10 @@ async fn time_to_live(
     meta: RequestMeta,
     request: LeaseTimeToLiveRequest,
 ) -> Result<LeaseTimeToLiveResponse, Status> {
-    require_leader(&services, &meta)?;
-    services.read_barrier().await?;
+    services.read_barrier().await.map_err(|status| {
+        let has_leader = services.cluster.leader() != 0;
+        if status != error::TIMEOUT || has_leader { status } else { error::NO_LEADER.into() }
+    })?;
     let author = services.author(&meta).await?;
     let author = author.as_ref();
     let auth = services.view.auth();
@@ -267,13 +268,12 @@ async fn time_to_live(
     Ok(LeaseTimeToLiveResponse { ttl: seconds, granted_ttl: info.ttl_seconds, keys, ..unknown })
 }
 
+/// What this member knows of, whoever leads (as in etcd).
 async fn leases(
     services: Services,
     meta: RequestMeta,
     _: LeaseLeasesRequest,
 ) -> Result<LeaseLeasesResponse, Status> {
-    require_leader(&services, &meta)?;
-    services.read_barrier().await?;
     let author = services.author(&meta).await?;
     let view = &services.view;
     let may = |auth: &Auth| auth.require_user(author.as_ref());

@@ -17,6 +17,7 @@ use varve_store::{Alarm, CommandKind, Downgrade, Release, Reply};
 use super::kv::unexpected;
 use crate::grpc::{Encoded, Outgoing, Router};
 use crate::limits;
+use crate::metrics::Held;
 use crate::services::Services;
 use crate::snapshot::save::{self, Piece};
 use crate::version::{ETCD_VERSION, RELEASE, cluster_release};
@@ -93,6 +94,7 @@ async fn defragment(
     _: DefragmentRequest,
 ) -> Result<DefragmentResponse, Status> {
     tracing::info!("starting defragment");
+    let _under_way = Held::new(&services.metrics.defrag_inflight);
     let timer = services.metrics.backend_defrag_seconds.start_timer();
     services.background.wake();
     services.wait_for_background().await;
@@ -132,6 +134,8 @@ async fn snapshot(
 ) -> Result<(), Status> {
     static UNDER_WAY: Semaphore = Semaphore::const_new(limits::SNAPSHOTS_MAX);
     let _place = UNDER_WAY.try_acquire().map_err(|_| error::TOO_MANY_REQUESTS)?;
+    // Told when it ends, however that is.
+    let _timer = services.metrics.backend_snapshot_seconds.start_timer();
     let export = services.view.export(RELEASE)?;
     let version = export.storage_version();
     let started = save::start(export);
@@ -155,11 +159,12 @@ async fn downgrade(
     request: DowngradeRequest,
 ) -> Result<DowngradeResponse, Status> {
     let action = DowngradeAction::try_from(request.action);
+    let action = action.map_err(|_| Status::new(Code::Unknown, "etcdserver: unknown method"))?;
     let target = match action {
-        Ok(DowngradeAction::Validate | DowngradeAction::Enable) => {
+        DowngradeAction::Validate | DowngradeAction::Enable => {
             Some(Release::parse(&request.version).ok_or(error::WRONG_DOWNGRADE_VERSION_FORMAT)?)
         }
-        _ => None,
+        DowngradeAction::Cancel => None,
     };
     services.read_barrier().await?;
     let in_progress = services.view.downgrade()?;
@@ -171,10 +176,9 @@ async fn downgrade(
         return Err(error::INVALID_DOWNGRADE_TARGET_VERSION.into());
     }
     let command = match (action, target) {
-        (Ok(DowngradeAction::Validate), _) => None,
-        (Ok(DowngradeAction::Enable), Some(target)) => Some(Downgrade::Enable(target)),
-        (Ok(DowngradeAction::Cancel), _) => Some(Downgrade::Cancel),
-        _ => return Err(Status::new(Code::Unknown, "unknown downgrade action")),
+        (DowngradeAction::Enable, Some(target)) => Some(Downgrade::Enable(target)),
+        (DowngradeAction::Cancel, _) => Some(Downgrade::Cancel),
+        _ => None,
     };
     if let Some(command) = command {
         services.propose(CommandKind::Downgrade, command.encode()).await?;

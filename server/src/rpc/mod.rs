@@ -18,7 +18,7 @@ pub mod watch;
 use varve_api::method::{self, Method};
 use varve_api::{Status, error};
 
-use crate::grpc::Router;
+use crate::grpc::{RequestMeta, Router};
 use crate::services::Services;
 
 /// Registers all services.
@@ -36,8 +36,16 @@ pub fn register(router: &mut Router, services: &Services) {
     router.gate(move |meta| {
         learner_may(&s, meta.method())?;
         s.requests.came(meta);
-        Ok(())
+        require_leader(&s, meta)
     });
+}
+
+/// `hasleader` metadata: refuse when there is no leader.
+fn require_leader(services: &Services, meta: &RequestMeta) -> Result<(), Status> {
+    if meta.requires_leader() && services.cluster.leader() == 0 {
+        return Err(error::NO_LEADER.into());
+    }
+    Ok(())
 }
 
 /// A learner answers what needs no vote of its own: its status, snapshots of what it has, and

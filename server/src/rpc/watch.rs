@@ -10,7 +10,6 @@ use varve_api::etcdserverpb::watch_request::RequestUnion;
 use varve_api::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use varve_api::{Status, error, method};
 
-use super::kv::require_leader;
 use crate::grpc::{Incoming, Outgoing, RequestMeta, Router};
 use crate::services::Services;
 use crate::watch::catch_up;
@@ -34,10 +33,12 @@ pub async fn watch(
     mut incoming: Incoming<WatchRequest>,
     outgoing: Outgoing,
 ) -> Result<(), Status> {
-    require_leader(&services, &meta)?;
     let stream = services.hub.open(outgoing.clone());
     let requests = async {
         while let Some(request) = incoming.next().await {
+            let request = request.inspect_err(|_| {
+                services.metrics.stream_failures.with_label_values(&["receive", "watch"]).inc();
+            });
             handle(&services, &meta, &stream, request?).await;
             // Answers are queued whether or not there is room; the next request waits for it.
             if outgoing.ready().await.is_err() {

@@ -65,7 +65,7 @@ pub struct Hub {
 #[derive(Default)]
 struct Counted {
     metrics: Option<Arc<Metrics>>,
-    so_far: Cell<(usize, usize)>,
+    so_far: Cell<(usize, usize, usize)>,
 }
 
 /// A stream's place in the hub; leaving it removes its watchers.
@@ -111,10 +111,11 @@ impl Hub {
     /// Brings the sums up to date.
     fn count(&self) {
         let Some(metrics) = &self.counted.metrics else { return };
-        let (watchers, streams) = self.counts();
-        let (watchers_before, streams_before) = self.counted.so_far.replace((watchers, streams));
-        metrics.watchers.add(watchers as i64 - watchers_before as i64);
-        metrics.watch_streams.add(streams as i64 - streams_before as i64);
+        let now = self.counts();
+        let before = self.counted.so_far.replace(now);
+        metrics.watchers.add(now.0 as i64 - before.0 as i64);
+        metrics.watch_streams.add(now.1 as i64 - before.1 as i64);
+        metrics.slow_watchers.add(now.2 as i64 - before.2 as i64);
     }
 
     /// Adds a stream.
@@ -133,6 +134,7 @@ impl Hub {
     /// Batches up to `revision` were skipped: every watcher reads history.
     pub fn resync(&self, revision: i64) {
         self.table.borrow_mut().resync(revision);
+        self.count();
     }
 
     /// Tells idle watchers that asked for it how far they are.
@@ -140,8 +142,8 @@ impl Hub {
         self.table.borrow_mut().notify_progress();
     }
 
-    /// Number of watchers and of streams, for metrics.
-    pub fn counts(&self) -> (usize, usize) {
+    /// Number of watchers, of streams, and of watchers that read history, for metrics.
+    pub fn counts(&self) -> (usize, usize, usize) {
         self.table.borrow().counts()
     }
 
@@ -217,8 +219,11 @@ impl StreamHandle {
         events: &[WatchEvent],
         through: i64,
     ) -> Result<(), NoRoom> {
-        let table = &mut *self.hub.table.borrow_mut();
-        table.send_history(watcher, events, through, &self.hub.view)
+        let mut table = self.hub.table.borrow_mut();
+        let sent = table.send_history(watcher, events, through, &self.hub.view);
+        drop(table);
+        self.hub.count();
+        sent
     }
 
     /// Ends a watcher whose history was compacted away.

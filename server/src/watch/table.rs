@@ -37,6 +37,8 @@ pub(super) struct Table {
     /// Revision up to which this thread has seen batches.
     delivered: i64,
     streams: HashMap<u64, Stream>,
+    /// The sum of all streams' `behind`.
+    behind: usize,
     next_stream: u64,
     watchers: BTreeMap<usize, Watcher>,
     next_watcher: usize,
@@ -63,7 +65,7 @@ struct Watcher {
     id: i64,
     spec: WatchSpec,
     synced: bool,
-    /// No event since the last progress notification was due.
+    /// No event since the last progress notification was due, or since the start.
     idle: bool,
     /// Positions of matching events in the batch at hand.
     matched: Vec<usize>,
@@ -75,6 +77,7 @@ impl Table {
             cluster,
             delivered,
             streams: HashMap::new(),
+            behind: 0,
             next_stream: 0,
             watchers: BTreeMap::new(),
             next_watcher: 0,
@@ -85,8 +88,9 @@ impl Table {
         }
     }
 
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.watchers.len(), self.streams.len())
+    /// Watchers, streams, and watchers that are behind.
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        (self.watchers.len(), self.streams.len(), self.behind)
     }
 
     pub(super) fn open(&mut self, outgoing: Outgoing, wake: Rc<Notify>) -> u64 {
@@ -107,6 +111,7 @@ impl Table {
     pub(super) fn close(&mut self, stream: u64) {
         self.wanting_progress.remove(&stream);
         let Some(stream) = self.streams.remove(&stream) else { return };
+        self.behind -= stream.behind.len();
         for key in stream.watchers.into_values() {
             self.unmatch(key);
             self.watchers.remove(&key);
@@ -120,7 +125,7 @@ impl Table {
         let id = watchers.take_id(id)?;
         watchers.watchers.insert(id, key);
         self.next_watcher += 1;
-        let watcher = Watcher { stream, id, spec, synced: false, idle: false, matched: Vec::new() };
+        let watcher = Watcher { stream, id, spec, synced: false, idle: true, matched: Vec::new() };
         self.watchers.insert(key, watcher);
         Some(key)
     }
@@ -152,7 +157,7 @@ impl Table {
         let watcher = self.watchers.remove(&key)?;
         if let Some(stream) = self.streams.get_mut(&watcher.stream) {
             stream.watchers.remove(&watcher.id);
-            stream.behind.remove(&key);
+            self.behind -= usize::from(stream.behind.remove(&key));
         }
         Some(watcher.id)
     }
@@ -275,7 +280,7 @@ impl Table {
         }
         let id = watcher.stream;
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.behind.remove(&key);
+            self.behind -= usize::from(stream.behind.remove(&key));
         }
         self.tell_progress(id);
     }
@@ -291,7 +296,7 @@ impl Table {
             watcher.spec.next_revision = watcher.spec.next_revision.max(next);
         }
         if let Some(stream) = self.streams.get_mut(&watcher.stream) {
-            stream.behind.insert(key);
+            self.behind += usize::from(stream.behind.insert(key));
             stream.wake.notify_one();
         }
     }

@@ -6,13 +6,15 @@ use varve_api::etcdserverpb::downgrade_request::DowngradeAction;
 use varve_api::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, CompactionRequest, CompactionResponse,
     DeleteRangeRequest, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse,
-    HashRequest, HashResponse, StatusRequest, StatusResponse,
+    HashRequest, HashResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest,
+    LeaseKeepAliveResponse, MemberPromoteRequest, MemberPromoteResponse, MemberUpdateRequest,
+    MemberUpdateResponse, StatusRequest, StatusResponse,
 };
 use varve_api::method;
 use varve_tests::grpc_client::Client;
 use varve_tests::process::{Cluster, Program};
 
-use crate::session::{Answer, CALL_TIMEOUT, Session, delete, get, put_request, run};
+use crate::session::{Answer, CALL_TIMEOUT, Session, delete, get, grant, put_request, run};
 
 const CORRUPT: i32 = AlarmType::Corrupt as i32;
 
@@ -85,6 +87,10 @@ fn metrics_count_what_clients_do() {
             ("etcd_server_version{server_version=\"3.7.1\"}", 1.0),
             ("etcd_server_is_learner", 0.0),
             ("etcd_debugging_mvcc_watcher_total", 0.0),
+            ("etcd_debugging_mvcc_slow_watcher_total", 0.0),
+            ("etcd_disk_defrag_inflight", 0.0),
+            ("etcd_server_feature_enabled{name=\"FastLeaseKeepAlive\",stage=\"BETA\"}", 1.0),
+            ("etcd_server_feature_enabled{name=\"LeaseCheckpoint\",stage=\"ALPHA\"}", 0.0),
         ] {
             assert_eq!(metric(name), Some(value), "{name}");
         }
@@ -108,6 +114,53 @@ fn metrics_count_what_clients_do() {
             get(client, "a").await.expect("it is there");
             assert_eq!(metric(name), Some(before + 1.0), "{name}");
         }
+        let id = grant(client, 100).await;
+        let renewal = tokio_stream::iter([LeaseKeepAliveRequest { id }]);
+        let mut renewed = client
+            .bidi_stream::<_, LeaseKeepAliveResponse>(&method::LEASE_KEEP_ALIVE, renewal)
+            .await
+            .expect("the stream opens");
+        renewed.message().await.expect("no error").expect("an answer");
+        assert_eq!(metric("etcd_debugging_lease_renewed_total"), Some(1.0));
+        let promote = MemberPromoteRequest { id: 5 };
+        let answer: Result<MemberPromoteResponse, _> =
+            client.unary(&method::CLUSTER_MEMBER_PROMOTE, promote).await;
+        let reason = answer.expect_err("nobody has this id").message().to_owned();
+        let failures = format!("etcd_server_learner_promote_failures{{Reason=\"{reason}\"}}");
+        assert_eq!(metric(&failures), Some(1.0), "{failures}");
+    });
+}
+
+/// What etcd 3.7.1 answers to requests that hardly anybody sends.
+#[test]
+fn odd_requests_are_answered_as_etcd_answers_them() {
+    run(async {
+        let session = Session::start(&[]);
+        let client = &session.client;
+        client.put(put_request("a", "1")).await.expect("a put");
+        let hash = hash_kv(client, -1).await.expect("a hash of nothing");
+        assert_eq!((hash.hash, hash.hash_revision), (1_084_519_789, -1));
+
+        let request = DowngradeRequest { action: 7, version: "3.6.0".into() };
+        let answer: Answer<DowngradeResponse> =
+            client.unary(&method::MAINTENANCE_DOWNGRADE, request).await;
+        let refused = answer.expect_err("there is no such action");
+        assert_eq!(
+            (refused.code(), refused.message()),
+            (tonic::Code::Unknown, "etcdserver: unknown method")
+        );
+
+        let request = MemberUpdateRequest { id: 5, peer_urls: Vec::new() };
+        let answer: Answer<MemberUpdateResponse> =
+            client.unary(&method::CLUSTER_MEMBER_UPDATE, request).await;
+        let refused = answer.expect_err("there is no such member");
+        assert_eq!(refused.message(), "etcdserver: member not found");
+
+        alarm(client, AlarmAction::Activate, AlarmType::Nospace as i32, 0).await;
+        let request = LeaseGrantRequest { ttl: 9_000_000_001, id: 0 };
+        let answer: Answer<LeaseGrantResponse> = client.unary(&method::LEASE_GRANT, request).await;
+        let refused = answer.expect_err("neither space nor time");
+        assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded");
     });
 }
 

@@ -17,6 +17,7 @@ use varve_raftnode::Node;
 use super::offer::decode_offer;
 use super::{Staged, Turn, blocking, check_sound, count, own_disk};
 use crate::limits;
+use crate::metrics::Held;
 use crate::peer::frame::{self, FrameError, FrameKind};
 use crate::peer::parts::Parts;
 use crate::peer::stream::PeerStream;
@@ -31,12 +32,16 @@ pub(in crate::peer) async fn receive(
     stream: &mut PeerStream,
     from: u64,
 ) -> Result<(), FrameError> {
-    let started = Instant::now();
+    let (started, metrics) = (Instant::now(), &context.metrics);
+    let under_way = Held::new(&metrics.snapshots_in_receiving.with_label_values(&[&hex(from)]));
     let outcome = receive_uncounted(context, stream, from).await;
-    let metrics = &context.metrics;
+    drop(under_way);
     let counters = [&metrics.snapshot_receive_success, &metrics.snapshot_receive_failures];
     let seconds = &metrics.snapshot_receive_seconds;
     count(outcome.is_ok(), counters, seconds, &hex(from), started);
+    if outcome.is_ok() {
+        metrics.snap_db_save_seconds.observe(started.elapsed().as_secs_f64());
+    }
     outcome
 }
 

@@ -18,6 +18,7 @@ use super::offer::encode_offer;
 use super::{blocking, count, own_state};
 use crate::background::applied_at;
 use crate::limits;
+use crate::metrics::Held;
 use crate::peer::frame::{self, Fields, FrameError, FrameKind, StreamKind};
 use crate::peer::stream::PeerStream;
 use crate::peer::{Context, PeerAddress, hex, node, outbound};
@@ -31,8 +32,10 @@ pub(in crate::peer) async fn send_all(
 ) {
     while let Some(message) = queue.recv().await {
         let (started, to) = (Instant::now(), hex(peer.id));
-        let outcome = send(&context, &peer, &message).await;
         let metrics = &context.metrics;
+        let under_way = Held::new(&metrics.snapshots_in_sending.with_label_values(&[&to]));
+        let outcome = send(&context, &peer, &message).await;
+        drop(under_way);
         let counters = [&metrics.snapshot_send_success, &metrics.snapshot_send_failures];
         count(outcome.is_ok(), counters, &metrics.snapshot_send_seconds, &to, started);
         if let Err(error) = &outcome {

@@ -70,6 +70,28 @@ fn progress_is_told_when_it_is_reached_and_not_before() {
 }
 
 #[test]
+fn an_idle_watcher_is_told_its_progress_from_the_first_interval_on() {
+    run(async {
+        let mut world = World::new(1);
+        let stream = world.open();
+        let wish = WatchSpec { progress_notify: true, ..spec("a", "") };
+        let idle = world.watch(stream, None, 0, wish).unwrap();
+        world.settle().await;
+        world.hub.notify_progress();
+        world.settle().await;
+        assert_eq!(world.streams[stream].client.watchers[&idle].progress, [1]);
+        // What it got in the interval tells as much.
+        world.put("a", "1");
+        world.settle().await;
+        for expected in [&[1_i64][..], &[1, 2]] {
+            world.hub.notify_progress();
+            world.settle().await;
+            assert_eq!(world.streams[stream].client.watchers[&idle].progress, expected);
+        }
+    });
+}
+
+#[test]
 fn a_stream_without_watchers_has_no_progress() {
     run(async {
         let mut world = World::new(1);
@@ -221,10 +243,10 @@ fn a_closed_stream_leaves_nothing_behind() {
             }
             world.request_progress(stream);
         }
-        assert_eq!(world.hub.counts(), (12, 3));
+        assert_eq!(world.hub.counts(), (12, 3, 6));
         world.streams.clear();
         tokio::task::yield_now().await;
-        assert_eq!(world.hub.counts(), (0, 0));
+        assert_eq!(world.hub.counts(), (0, 0, 0));
         world.apply(&[put(b"a", b"1"), delete(b"a", b"")], true);
         world.deliver(1);
     });
