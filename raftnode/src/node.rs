@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
-use raft::{ProgressTracker, RawNode, SnapshotStatus, StateRole};
+use raft::{
+    Progress as Follower, ProgressState, ProgressTracker, RawNode, SnapshotStatus, StateRole,
+};
 use varve_wal::{Wal, trial};
 
 use crate::change::{crate_form, entry_of};
@@ -25,6 +27,8 @@ use crate::{
     ProposeError, Result, Status, Term, codec,
 };
 
+/// Bytes of the log up to which nothing is cut that comes behind a snapshot under way.
+const KEPT_BEHIND_SNAPSHOTS_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of committed entries handed out at once; one entry may be larger.
 const COMMITTED_BYTES_MAX: u64 = 16 << 20;
 
@@ -53,6 +57,8 @@ pub struct Node {
     pub(crate) changes: VecDeque<(u64, MemberChange)>,
     /// Changes up to here have no effect, see [`Config::ignores_changes_found`].
     ignored_to: u64,
+    /// Who has been sent a snapshot, at which index, and has not said yet that it has it.
+    delivered: BTreeMap<u64, u64>,
 }
 
 impl Node {
@@ -90,6 +96,7 @@ impl Node {
             handed_out: applied.index.0,
             changes: VecDeque::new(),
             ignored_to,
+            delivered: BTreeMap::new(),
         };
         node.settle();
         if applied.voters == [config.id] {
@@ -267,7 +274,8 @@ impl Node {
     }
 
     /// The state machine is durable up to `flushed`: a snapshot at it can be offered, and the log
-    /// may be cut up to `cut` (at most `flushed.index`).
+    /// may be cut up to `cut` (at most `flushed.index`). What a follower needs next that is getting a
+    /// snapshot stays, within bounds: or else the next snapshot is all that helps it.
     ///
     /// # Errors
     /// The log failed; final.
@@ -280,7 +288,7 @@ impl Node {
         }
         self.applied(flushed.index);
         // The crate reads again what does not count as applied.
-        let cut = cut.0.min(self.raw.raft.raft_log.applied);
+        let cut = cut.0.min(self.raw.raft.raft_log.applied).min(self.needed_behind_snapshots());
         self.raw.mut_store().flushed(&flushed, cut)
     }
 
@@ -306,6 +314,11 @@ impl Node {
     /// [`crate::MessageClass::Snapshot`].
     pub fn snapshot_sent(&mut self, to: NodeId, delivered: bool) {
         let status = if delivered { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        let progress = self.members().get(to.0);
+        let mark = progress.map_or(0, |progress| progress.pending_snapshot);
+        if delivered && mark > 0 {
+            self.delivered.insert(to.0, mark);
+        }
         self.raw.report_snapshot(to.0, status);
         self.settle();
     }
@@ -365,6 +378,7 @@ impl Node {
 
     /// The carrier could not reach a node.
     pub fn unreachable(&mut self, node: NodeId) {
+        self.delivered.remove(&node.0);
         self.raw.report_unreachable(node.0);
         self.settle();
     }
@@ -478,6 +492,22 @@ impl Node {
     pub(crate) fn has_unpersisted(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         !log.unstable_entries().is_empty() || log.unstable_snapshot().is_some()
+    }
+
+    /// Up to here the log may be cut for the sake of followers that are being sent snapshots, or
+    /// install one.
+    fn needed_behind_snapshots(&mut self) -> u64 {
+        let raft = &self.raw.raft;
+        let members = raft.prs();
+        let lacks = |id: u64, mark: u64| members.get(id).is_some_and(|one| one.matched < mark);
+        self.delivered.retain(|id, mark| raft.state == StateRole::Leader && lacks(*id, *mark));
+        if raft.state != StateRole::Leader || self.log_bytes() > KEPT_BEHIND_SNAPSHOTS_BYTES_MAX {
+            return u64::MAX;
+        }
+        let is_sent = |progress: &&Follower| progress.state == ProgressState::Snapshot;
+        let sent = members.iter().map(|(_, progress)| progress).filter(is_sent);
+        let sent = sent.map(|progress| progress.pending_snapshot);
+        sent.chain(self.delivered.values().copied()).min().unwrap_or(u64::MAX)
     }
 
     fn members(&self) -> &ProgressTracker {

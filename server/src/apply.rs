@@ -368,7 +368,8 @@ impl ApplyThread {
 
     /// Connects to who is a member now, and ends if this one is none any more.
     fn follow_members(&self, members: &[Member]) {
-        self.peers.set_members(others(members, self.cluster.member_id));
+        let applied = self.store.applied().index;
+        self.peers.set_members(others(members, self.cluster.member_id), applied);
         self.note_own(members);
     }
 

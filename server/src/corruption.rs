@@ -21,6 +21,7 @@ use varve_api::etcdserverpb::alarm_request::AlarmAction;
 use varve_api::etcdserverpb::{AlarmRequest, AlarmType};
 use varve_store::{CommandKind, KvHash};
 
+use crate::limits;
 use crate::peer::hash::{HashAnswer, HashQuestion, NoHash};
 use crate::services::{Answer, Services};
 
@@ -137,7 +138,7 @@ pub async fn check_periodically(services: Services, interval: Duration) {
 
 async fn check_period(services: &Services) -> Result<(), Status> {
     let first = own_hash(services, 0).await?;
-    let heard = ask_all(services, first.hash_revision).await?;
+    let heard = ask_all(services, first.hash_revision, &BTreeMap::new()).await?;
     services.read_barrier().await?;
     let second = own_hash(services, 0).await?;
     let own_id = services.cluster.member_id;
@@ -146,21 +147,34 @@ async fn check_period(services: &Services) -> Result<(), Status> {
         raise(services, member).await;
     }
     let checked = heard.iter().filter(|(_, answer)| matches!(answer, Some(Ok(_)))).count();
+    warn_if_nothing_was_compared(&heard);
     tracing::info!(number_of_peers_checked = checked, "finished peer corruption check");
     Ok(())
+}
+
+/// The hashes of one compaction, by member. Each is asked for until it is there, and not again: it
+/// costs reading everything.
+#[derive(Default)]
+struct Compaction {
+    revision: i64,
+    hashes: BTreeMap<u64, KvHash>,
 }
 
 /// Compares the hashes of the newest compaction every `interval` while this member leads, each
 /// compaction until all members had the same, for the life of the thread.
 pub async fn check_compactions(services: Services, interval: Duration) {
     let mut checked = 0;
+    let mut known = Compaction::default();
     loop {
         sleep(interval).await;
         let compacted = services.view.compacted();
         if !services.cluster.is_leader() || compacted <= checked {
             continue;
         }
-        match check_compaction(&services, compacted).await {
+        if known.revision != compacted {
+            known = Compaction { revision: compacted, hashes: BTreeMap::new() };
+        }
+        match check_compaction(&services, &mut known).await {
             Ok(true) => checked = compacted,
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "failed to check the hash of a compaction"),
@@ -168,11 +182,19 @@ pub async fn check_compactions(services: Services, interval: Duration) {
     }
 }
 
-async fn check_compaction(services: &Services, compacted: i64) -> Result<bool, Status> {
+async fn check_compaction(services: &Services, known: &mut Compaction) -> Result<bool, Status> {
+    let compacted = known.revision;
     tracing::info!(revision = compacted, "starting compact hash check");
-    let own = own_hash(services, compacted).await?;
-    let heard = ask_all(services, compacted).await?;
-    let verdict = judge_compaction(services.cluster.member_id, &own, &heard);
+    let own_id = services.cluster.member_id;
+    let own = match known.hashes.get(&own_id) {
+        Some(own) => *own,
+        None => own_hash(services, compacted).await?,
+    };
+    known.hashes.insert(own_id, own);
+    let heard = ask_all(services, compacted, &known.hashes).await?;
+    remember(known, own.compact_revision, &heard);
+    warn_if_nothing_was_compared(&heard);
+    let verdict = judge_compaction(own_id, &own, &heard);
     let is_done = match &verdict {
         Verdict::Equal => true,
         Verdict::Incomplete => false,
@@ -198,7 +220,8 @@ pub async fn check_at_start(services: &Services) -> Result<(), NotServing> {
     let failed =
         |status: Status| NotServing(format!("{own_id} failed to fetch hash ({})", status.message));
     let own = own_hash(services, 0).await.map_err(failed)?;
-    let heard = ask_all(services, own.hash_revision).await.map_err(failed)?;
+    let heard = ask_all(services, own.hash_revision, &BTreeMap::new()).await.map_err(failed)?;
+    warn_if_nothing_was_compared(&heard);
     let differing = judge_start(&own, &heard);
     if !differing.is_empty() {
         tracing::warn!(?own, ?heard, "found different hash values from remote peer");
@@ -213,14 +236,42 @@ async fn own_hash(services: &Services, revision: i64) -> Result<KvHash, Status> 
     services.read_pool.run(move || view.hash_kv(revision)).await?
 }
 
-/// Asks all other members at once, each for as long as a request may take.
-async fn ask_all(services: &Services, revision: i64) -> Result<Vec<Heard>, Status> {
+/// Who is at the same compaction needs not be asked again.
+fn remember(known: &mut Compaction, compact_revision: i64, heard: &[Heard]) {
+    for (member, answer) in heard {
+        if let Some(Ok(hash)) = answer
+            && hash.compact_revision == compact_revision
+        {
+            known.hashes.insert(*member, *hash);
+        }
+    }
+}
+
+/// A check that compared nothing has shown nothing.
+fn warn_if_nothing_was_compared(heard: &[Heard]) {
+    let is_hash = |(_, answer): &Heard| matches!(answer, Some(Ok(_)));
+    if !heard.is_empty() && !heard.iter().any(is_hash) {
+        tracing::warn!(?heard, "no member has said its hash: nothing was compared");
+    }
+}
+
+/// Asks all other members at once that are not `known` yet.
+async fn ask_all(
+    services: &Services,
+    revision: i64,
+    known: &BTreeMap<u64, KvHash>,
+) -> Result<Vec<Heard>, Status> {
     let own_id = services.cluster.member_id;
     let others = services.view.members()?.into_iter().filter(|member| member.id != own_id);
     let asked: Vec<_> = others
         .map(|member| {
-            let services = services.clone();
-            let task = async move { ask(&services, member.id, revision).await };
+            let (services, known) = (services.clone(), known.get(&member.id).copied());
+            let task = async move {
+                match known {
+                    Some(hash) => Some(Ok(hash)),
+                    None => ask(&services, member.id, revision).await,
+                }
+            };
             (member.id, tokio::task::spawn_local(task))
         })
         .collect();
@@ -231,11 +282,24 @@ async fn ask_all(services: &Services, revision: i64) -> Result<Vec<Heard>, Statu
     Ok(heard)
 }
 
+/// Asks a member, and waits as long as it may need to read everything, unless it has gone.
 async fn ask(services: &Services, member: u64, revision: i64) -> Option<Result<KvHash, NoHash>> {
     let mut ticket = services.waiting.take()?;
     services.peers.ask_for_hash(member, &HashQuestion { request: ticket.id, revision });
-    let deadline = Instant::now() + services.limits.request_timeout;
-    match timeout_at(deadline, ticket.answer()).await {
+    let gone = async {
+        loop {
+            sleep(services.limits.request_timeout).await;
+            if !services.peers.is_connected(member) {
+                return;
+            }
+        }
+    };
+    let deadline = Instant::now() + limits::HASH_ANSWER_TIMEOUT;
+    let answer = tokio::select! {
+        answer = timeout_at(deadline, ticket.answer()) => answer,
+        () = gone => return None,
+    };
+    match answer {
         Ok(Some(Answer::Hash(HashAnswer { outcome, .. }))) => Some(outcome),
         _ => None,
     }
@@ -267,6 +331,16 @@ mod tests {
 
     fn heard(member: u64, hash: KvHash) -> Heard {
         (member, Some(Ok(hash)))
+    }
+
+    #[test]
+    fn who_has_answered_at_the_same_compaction_is_not_asked_again() {
+        let own = hash(1, 5);
+        let mut known = Compaction { revision: 5, hashes: BTreeMap::from([(1, own)]) };
+        let not_yet = (4, Some(Ok(hash(7, 4))));
+        let all = [heard(2, own), (3, None), not_yet, (5, Some(Err(NoHash::Future)))];
+        remember(&mut known, own.compact_revision, &all);
+        assert_eq!(known.hashes.keys().copied().collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

@@ -144,6 +144,8 @@ pub const SCRUB_STEP_BYTES: u64 = 256 << 10;
 pub const SCRUB_FIRST_AFTER: Duration = Duration::from_secs(600);
 /// Pause between two passes.
 pub const SCRUB_PAUSE: Duration = Duration::from_secs(6 * 3600);
+/// How long a member that is there may take to answer with its hash: it reads everything.
+pub const HASH_ANSWER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// How often a physical compaction looks whether the engine is done.
 pub const BACKGROUND_POLL: Duration = Duration::from_millis(5);
 /// How soon a socket thread that had no room for events is told again to read the history.
@@ -228,6 +230,14 @@ pub const LOG_CACHE_BYTES_MAX: usize = 32 << 20;
 
 /// Longest frame of a peer stream: a snapshot's manifest is the largest.
 pub const PEER_FRAME_BYTES_MAX: usize = 64 << 20;
+/// Longest first frame of a peer stream, read before anybody is known.
+pub const PEER_HELLO_BYTES_MAX: usize = 64 << 10;
+/// URLs in it. Who has more says the first.
+pub const PEER_HELLO_URLS_MAX: usize = 16;
+/// Bytes of each. A longer one is not said.
+pub const PEER_HELLO_URL_BYTES_MAX: usize = 2 << 10;
+/// Members that say where they are and are ahead of this one, so that it cannot know yet.
+pub const PEERS_LEARNT_MAX: usize = 64;
 /// Small messages that wait for one peer.
 pub const PEER_SMALL_QUEUE_MAX: usize = 4_096;
 /// Append messages that wait for one peer; Raft keeps no more under way to one that follows.
@@ -239,8 +249,8 @@ pub const PEER_BULK_BYTES_MAX: usize = 64 << 20;
 pub const PEER_STREAMS_MAX: usize = 256;
 /// Frames are written together up to about this many bytes.
 pub const PEER_WRITE_BYTES_TARGET: usize = 256 << 10;
-/// A peer that takes nothing for this long is gone.
-pub const PEER_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that takes nothing for this long is gone; etcd's number.
+pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Time for a TCP connection.
 pub const PEER_DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for the first frame of an incoming stream.
@@ -264,3 +274,9 @@ pub const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(APPEND_BYTES_MAX as usize * 4 <= PEER_FRAME_BYTES_MAX);
 const _: () = assert!(SNAPSHOT_CHUNK_BYTES < PEER_FRAME_BYTES_MAX);
+const _: () = assert!(
+    PEER_HELLO_URLS_MAX * (2 + PEER_HELLO_URL_BYTES_MAX) + 1024 <= PEER_HELLO_BYTES_MAX
+        && PEER_HELLO_URLS_MAX <= u8::MAX as usize
+        && PEER_HELLO_URL_BYTES_MAX <= u16::MAX as usize,
+    "what a member says of itself fits its hello"
+);

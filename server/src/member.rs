@@ -114,8 +114,11 @@ impl Member {
         let (workers, owners): (Vec<_>, Vec<_>) =
             (0..setup.socket_threads).map(|_| mailbox(limits::MAILBOX_ITEMS_MAX)).unzip();
         let identity = &data_dir.identity;
+        let cluster = Cluster::new(identity.cluster_id, identity.member_id);
+        // Before anybody compares it with how far another is.
+        cluster.publish_applied(store.applied().index);
         let shared = Shared {
-            cluster: Arc::new(Cluster::new(identity.cluster_id, identity.member_id)),
+            cluster: Arc::new(cluster),
             view: store.view(),
             db: db.clone(),
             disk,

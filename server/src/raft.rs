@@ -32,7 +32,7 @@ use varve_raftnode::{Applied, Index, MessageClass, Node, NodeId, Output, Propose
 use varve_store::{Command, encode_batch};
 
 use self::backlog::Backlog;
-pub use self::input::RaftInput;
+pub use self::input::{Outlook, RaftInput};
 use crate::apply::ApplyInput;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -77,6 +77,8 @@ pub struct Turn {
     backlog: Backlog,
     /// The term in which the lessor was told to time leases; `None` when it was told to rest.
     lessor_term: Option<Term>,
+    /// [`Outlook::changes`].
+    changes: u64,
     /// Files whose announcement the node was just given; dropped if it does not want them.
     staged: Option<(Applied, Staged)>,
     /// A snapshot is being installed: the node rests until the state machine confirms.
@@ -349,6 +351,7 @@ impl Turn {
             held_bytes: 0,
             backlog: Backlog::new(apply),
             lessor_term: None,
+            changes: 0,
             staged: None,
             installing: false,
             handed_over: None,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use varve_disk::Disk;
 
+use super::bootstrap::Founder;
 use super::url::Url;
 use super::{ClusterState, Config, bootstrap, identity};
 use crate::auth::AuthOptions;
@@ -234,15 +235,15 @@ fn own_identity(
     if config.discovery.is_wanted() {
         return own_with_founders_found(config, tls, disk);
     }
-    let outcome = match config.initial_cluster_state {
-        // Nobody needs to be asked on a restart.
-        ClusterState::Existing if is_initialized(&config.data_dir, disk)? => Err(String::new()),
-        _ => named(config, tls),
-    };
-    match outcome {
-        Err(_) if is_initialized(&config.data_dir, disk)? => Ok(Identity::new(0, 0, Vec::new())),
-        outcome => outcome,
+    if !is_initialized(&config.data_dir, disk)? {
+        return named(config, tls);
     }
+    // Nobody is asked on a restart.
+    let flags = match config.initial_cluster_state {
+        ClusterState::Existing => None,
+        ClusterState::New => founded(config).ok().map(|(identity, _)| identity),
+    };
+    Ok(flags.unwrap_or_else(|| Identity::new(0, 0, Vec::new())))
 }
 
 /// As [`own_identity`], if the founders are to be found first. Nobody is asked on a restart.
@@ -265,9 +266,21 @@ fn own_with_founders_found(
 /// Who this member is among those that `--initial-cluster` names.
 fn named(config: &Config, tls: Option<&TlsSource>) -> Result<Identity, String> {
     match config.initial_cluster_state {
-        ClusterState::New => founded(config),
+        ClusterState::New => founding(config, tls),
         ClusterState::Existing => joining(config, tls),
     }
+}
+
+/// Who this member is among the founders, unless it has been there before: what it acknowledged then
+/// is gone, and with its vote a majority of others who do not have it either could lead.
+fn founding(config: &Config, tls: Option<&TlsSource>) -> Result<Identity, String> {
+    let (identity, founders) = founded(config)?;
+    let own = identity.member_id;
+    let others = founders.iter().filter(|founder| founder.id != own);
+    if join::has_started(own, others.flat_map(|founder| &founder.peer_urls), tls)? {
+        return Err(format!("member {own:x} has already been bootstrapped"));
+    }
+    Ok(identity)
 }
 
 /// Who the members of a running cluster say this member is.
@@ -284,7 +297,8 @@ fn joining(config: &Config, tls: Option<&TlsSource>) -> Result<Identity, String>
     Ok(Identity::joined(cluster.cluster_id, own, members))
 }
 
-fn founded(config: &Config) -> Result<Identity, String> {
+/// Who the flags say this member is, and all founders.
+fn founded(config: &Config) -> Result<(Identity, Vec<Founder>), String> {
     let founders = bootstrap::verify_new(config)?;
     let own = founders.iter().find(|founder| founder.name == config.name);
     let own = own.ok_or("this member is not among the founders")?;
@@ -297,7 +311,7 @@ fn founded(config: &Config) -> Result<Identity, String> {
             peer_urls: founder.peer_urls.iter().map(|url| url.as_str().to_owned()).collect(),
         })
         .collect();
-    Ok(Identity::new(cluster_id, own.id, members))
+    Ok((Identity::new(cluster_id, own.id, members), founders))
 }
 
 fn is_initialized(data_dir: &Path, disk: &dyn Disk) -> Result<bool, String> {

@@ -166,7 +166,8 @@ impl<'a> Client<'a> {
 
     async fn dial(&self, endpoint: &str) -> Result<SendRequest<Full<Bytes>>, String> {
         let (scheme, place) = endpoint.split_once("://").unwrap_or(("", endpoint));
-        let stream = stream::open(scheme, place.trim_end_matches('/')).await;
+        let stream =
+            stream::open(scheme, place.trim_end_matches('/'), limits::PEER_SILENCE_MAX).await;
         let mut stream: PeerStream = stream.map_err(|error| error.to_string())?;
         if is_secure(endpoint, self.prefers_tls) {
             let name = ServerName::try_from(stream::host_of(place).to_owned());

@@ -12,7 +12,7 @@ use crate::limits;
 /// First bytes of every hello.
 pub const MAGIC: [u8; 8] = *b"varvpeer";
 /// Version of the stream format.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// What a member that was removed is told, here and in its log: etcd's words.
 pub const REMOVED: &str = "the member has been permanently removed from the cluster";
 /// Bytes before the payload.
@@ -92,7 +92,7 @@ pub enum StreamKind {
 }
 
 /// Who opens a stream to whom, and what for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Both sides must be of the same cluster.
     pub cluster_id: u64,
@@ -102,6 +102,11 @@ pub struct Hello {
     pub to: u64,
     /// What the stream carries.
     pub stream: StreamKind,
+    /// Up to which index the dialler has applied the log, at least.
+    pub as_of: u64,
+    /// The dialler's peer URLs as of there, for a receiver that is behind and does not know it, or
+    /// where it is now; at most `limits::PEER_HELLO_URLS_MAX`.
+    pub urls: Vec<String>,
 }
 
 /// What a follower asks the leader about a lease.
@@ -185,15 +190,22 @@ pub async fn write(
 /// A length above `limits::PEER_FRAME_BYTES_MAX`, an unknown kind or a wrong checksum end the
 /// stream.
 pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(FrameKind, Bytes), FrameError> {
+    read_bounded(stream, limits::PEER_FRAME_BYTES_MAX).await
+}
+
+async fn read_bounded(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+) -> Result<(FrameKind, Bytes), FrameError> {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).await?;
     let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
     let crc = u32::from_le_bytes([header[5], header[6], header[7], header[8]]);
     let kind = FrameKind::from_byte(header[4])
         .ok_or_else(|| FrameError::malformed("a frame kind from 1 to 15", header[4].to_string()))?;
-    if length > limits::PEER_FRAME_BYTES_MAX {
+    if length > bytes_max {
         return Err(FrameError::malformed(
-            format!("a frame of at most {} bytes", limits::PEER_FRAME_BYTES_MAX),
+            format!("a frame of at most {bytes_max} bytes"),
             format!("{length} bytes"),
         ));
     }
@@ -211,7 +223,16 @@ pub async fn expect(
     stream: &mut (impl AsyncRead + Unpin),
     wanted: FrameKind,
 ) -> Result<Bytes, FrameError> {
-    match read(stream).await? {
+    require(read(stream).await?, wanted)
+}
+
+/// Reads the first frame of a stream: of somebody who may be anybody.
+pub async fn expect_hello(stream: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, FrameError> {
+    require(read_bounded(stream, limits::PEER_HELLO_BYTES_MAX).await?, FrameKind::Hello)
+}
+
+fn require(frame: (FrameKind, Bytes), wanted: FrameKind) -> Result<Bytes, FrameError> {
+    match frame {
         (kind, payload) if kind == wanted => Ok(payload),
         (FrameKind::Refused, reason) => {
             Err(FrameError::Refused(String::from_utf8_lossy(&reason).into_owned()))
@@ -230,13 +251,20 @@ fn checksum(kind: u8, payload: &[u8]) -> u32 {
 impl Hello {
     /// The hello's bytes.
     pub fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(35);
+        let mut bytes = BytesMut::with_capacity(44);
         bytes.put_slice(&MAGIC);
         bytes.put_u16_le(VERSION);
         bytes.put_u64_le(self.cluster_id);
         bytes.put_u64_le(self.from);
         bytes.put_u64_le(self.to);
         bytes.put_u8(self.stream as u8);
+        bytes.put_u64_le(self.as_of);
+        assert!(self.urls.len() <= limits::PEER_HELLO_URLS_MAX, "{} URLs", self.urls.len());
+        bytes.put_u8(self.urls.len() as u8);
+        for url in &self.urls {
+            bytes.put_u16_le(u16::try_from(url.len()).expect("whoever says hello bounds its URLs"));
+            bytes.put_slice(url.as_bytes());
+        }
         bytes.freeze()
     }
 
@@ -267,7 +295,22 @@ impl Hello {
                 return Err(FrameError::malformed("a stream kind from 1 to 4", other.to_string()));
             }
         };
-        Ok(Self { cluster_id, from, to, stream })
+        let (as_of, [count]) = (fields.u64()?, fields.take()?);
+        if usize::from(count) > limits::PEER_HELLO_URLS_MAX {
+            return Err(FrameError::malformed(
+                format!("at most {} URLs", limits::PEER_HELLO_URLS_MAX),
+                count.to_string(),
+            ));
+        }
+        let mut urls = Vec::new();
+        for _ in 0..count {
+            let length = u16::from_le_bytes(fields.take()?);
+            let url = fields.slice(usize::from(length))?;
+            let url = std::str::from_utf8(url);
+            let url = url.map_err(|error| FrameError::malformed("a URL", error.to_string()))?;
+            urls.push(url.to_owned());
+        }
+        Ok(Self { cluster_id, from, to, stream, as_of, urls })
     }
 }
 
@@ -376,15 +419,27 @@ mod tests {
 
     #[test]
     fn a_hello_has_these_bytes() {
-        let hello = Hello { cluster_id: 1, from: 2, to: 3, stream: StreamKind::Bulk };
+        let urls = vec!["http://a:1".to_owned(), "http://b".to_owned()];
+        let stream = StreamKind::Bulk;
+        let hello = Hello { cluster_id: 1, from: 2, to: 3, stream, as_of: 4, urls };
         let mut golden = b"varvpeer".to_vec();
-        golden.extend([1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]);
-        golden.extend([0, 0, 0, 0, 0, 0, 0, 2]);
+        golden.extend([2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]);
+        golden.extend([0, 0, 0, 0, 0, 0, 0, 2, 4, 0, 0, 0, 0, 0, 0, 0, 2]);
+        golden.extend(b"\x0a\x00http://a:1\x08\x00http://b");
         assert_eq!(hello.encode(), golden);
         assert_eq!(Hello::decode(&golden).expect("golden"), hello);
         for length in 0..golden.len() {
             assert!(Hello::decode(&golden[..length]).is_err(), "cut to {length}");
         }
+    }
+
+    #[test]
+    fn a_hello_of_another_version_is_refused_by_name() {
+        let mut first = b"varvpeer".to_vec();
+        first.extend([1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]);
+        first.extend([0, 0, 0, 0, 0, 0, 0, 2]);
+        let error = Hello::decode(&first).expect_err("it is of before").to_string();
+        assert!(error.contains("expected peer protocol version 2, found 1"), "{error}");
     }
 
     #[test]

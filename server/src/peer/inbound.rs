@@ -102,7 +102,7 @@ async fn greet(
     peers: &Peers,
     stream: &mut PeerStream,
 ) -> Result<Hello, FrameError> {
-    let payload = timeout(limits::PEER_HELLO_TIMEOUT, frame::expect(stream, FrameKind::Hello))
+    let payload = timeout(limits::PEER_HELLO_TIMEOUT, frame::expect_hello(stream))
         .await
         .map_err(|_| FrameError::malformed("a hello", "silence"))??;
     let hello = Hello::decode(&payload)?;
@@ -123,8 +123,23 @@ async fn greet(
             format!("a stream to member {:x}", hello.to),
         ));
     }
-    require_member(context, peers, hello.from)?;
+    require_member_or_learn(context, peers, &hello)?;
     Ok(hello)
+}
+
+/// Who dials may have been added, or have moved, by an entry that this member has not applied yet; and
+/// may be the one who has to send it. Then it is believed where it is, until that entry is applied.
+fn require_member_or_learn(
+    context: &Context,
+    peers: &Peers,
+    hello: &Hello,
+) -> Result<(), FrameError> {
+    let is_removed = || context.view.is_removed_member(hello.from).unwrap_or(true);
+    if hello.from != context.cluster.member_id && (peers.is_known(hello.from) || !is_removed()) {
+        let applied = context.cluster.applied();
+        peers.learn(hello.from, stream::addresses_of(&hello.urls), hello.as_of, applied);
+    }
+    require_member(context, peers, hello.from)
 }
 
 fn require_member(context: &Context, peers: &Peers, id: u64) -> Result<(), FrameError> {
@@ -164,6 +179,9 @@ async fn pump(
     loop {
         let read = frame::read(&mut stream).await.and_then(|(kind, payload)| {
             received.inc_by(payload.len() as u64);
+            if kind == FrameKind::Raft {
+                peers.hear(from);
+            }
             take(context, peers, from, (kind, payload), &mut hashing)
         });
         if let Err(error) = read {

@@ -24,9 +24,10 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -75,7 +76,7 @@ pub fn others(members: &[Member], own: u64) -> Vec<PeerAddress> {
     others
         .map(|member| PeerAddress {
             id: member.id,
-            addresses: member.peer_urls.iter().filter_map(|url| stream::address_of(url)).collect(),
+            addresses: stream::addresses_of(&member.peer_urls),
         })
         .collect()
 }
@@ -109,12 +110,21 @@ pub struct Context {
 }
 
 /// Queues to every other member; cheap to clone, used from any thread. Members come and go
-/// ([`Peers::set_members`]); a message to an unknown one is dropped.
+/// ([`Peers::set_members`]), or say themselves where they are ([`Peers::learn`]); a message to an
+/// unknown one is dropped.
 #[derive(Clone)]
 pub struct Peers {
-    queues: Arc<RwLock<HashMap<u64, Queues>>>,
+    known: Arc<RwLock<Known>>,
     added: mpsc::UnboundedSender<Receivers>,
     metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Known {
+    queues: HashMap<u64, Queues>,
+    /// What members that are ahead of this one have said of themselves: addresses, and as of which
+    /// index. It counts before what the own state says, until that has come so far.
+    learnt: HashMap<u64, (Vec<String>, u64)>,
 }
 
 struct Queues {
@@ -125,6 +135,8 @@ struct Queues {
     bulk_room: Budget,
     snapshots: mpsc::Sender<Message>,
     connected: Connected,
+    /// When its Raft last said something; a member that is frozen stays connected.
+    heard: Mutex<Option<Instant>>,
 }
 
 /// Since when the stream for small messages is up.
@@ -163,39 +175,63 @@ impl Peers {
             reason = "bounded by the members that are added while the process lives"
         )]
         let (added, receivers) = mpsc::unbounded_channel();
-        let this = Self { queues: Arc::default(), added, metrics };
-        this.set_members(peers);
+        let this = Self { known: Arc::default(), added, metrics };
+        this.set_members(peers, 0);
         (this, PeerQueues(receivers))
     }
 
-    /// From now on these are the others. Queues to the rest are closed, and what is in them still
-    /// goes out; a member that moved gets new ones.
-    pub fn set_members(&self, peers: Vec<PeerAddress>) {
-        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
-        let is_same = |id: &u64, known: &mut Queues| {
-            peers.iter().any(|peer| peer.id == *id && peer.addresses == known.addresses)
-        };
-        queues.retain(is_same);
-        for peer in peers {
-            if queues.contains_key(&peer.id) {
-                continue;
-            }
-            let (small_sender, small) = mpsc::channel(limits::PEER_SMALL_QUEUE_MAX);
-            let (bulk_sender, bulk) = mpsc::channel(limits::PEER_BULK_QUEUE_MAX);
-            let (snapshot_sender, snapshots) = mpsc::channel(1);
-            let connected = Connected::default();
-            let known = Queues {
-                addresses: peer.addresses.clone(),
-                small: small_sender,
-                bulk: bulk_sender,
-                bulk_room: Budget::new(limits::PEER_BULK_BYTES_MAX),
-                snapshots: snapshot_sender,
-                connected: connected.clone(),
-            };
-            queues.insert(peer.id, known);
-            // Nobody receives when the process ends, or in a test without a peer thread.
-            let _ = self.added.send(Receivers { peer, small, bulk, snapshots, connected });
+    /// From now on these are the others, as of an applied index. Queues to the rest are closed, and
+    /// what is in them still goes out; a member that moved gets new ones.
+    pub fn set_members(&self, peers: Vec<PeerAddress>, applied: u64) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let Known { queues, learnt } = &mut *known;
+        learnt.retain(|_, (_, as_of)| *as_of > applied);
+        // In order: a simulation must find the same queues in the same places.
+        let mut wanted: BTreeMap<u64, Vec<String>> =
+            peers.into_iter().map(|peer| (peer.id, peer.addresses)).collect();
+        wanted.extend(learnt.iter().map(|(id, (addresses, _))| (*id, addresses.clone())));
+        queues.retain(|id, known| wanted.get(id) == Some(&known.addresses));
+        for (id, addresses) in wanted {
+            queues.entry(id).or_insert_with(|| self.connect(PeerAddress { id, addresses }));
         }
+    }
+
+    /// A member says where it is as of an index, and this one has applied the log up to `applied`. It
+    /// is believed if it has applied more, and if there are not too many.
+    fn learn(&self, id: u64, addresses: Vec<String>, as_of: u64, applied: u64) {
+        if as_of <= applied || addresses.is_empty() {
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let Known { queues, learnt } = &mut *known;
+        let is_news = queues.get(&id).is_none_or(|known| known.addresses != addresses);
+        let has_room = learnt.len() < limits::PEERS_LEARNT_MAX || learnt.contains_key(&id);
+        if !is_news || !has_room {
+            return;
+        }
+        tracing::info!(peer = hex(id), ?addresses, as_of, applied, "learnt where a member is");
+        learnt.insert(id, (addresses.clone(), as_of));
+        queues.insert(id, self.connect(PeerAddress { id, addresses }));
+    }
+
+    /// Queues to a member, and the other ends to who runs them.
+    fn connect(&self, peer: PeerAddress) -> Queues {
+        let (small_sender, small) = mpsc::channel(limits::PEER_SMALL_QUEUE_MAX);
+        let (bulk_sender, bulk) = mpsc::channel(limits::PEER_BULK_QUEUE_MAX);
+        let (snapshot_sender, snapshots) = mpsc::channel(1);
+        let connected = Connected::default();
+        let queues = Queues {
+            addresses: peer.addresses.clone(),
+            small: small_sender,
+            bulk: bulk_sender,
+            bulk_room: Budget::new(limits::PEER_BULK_BYTES_MAX),
+            snapshots: snapshot_sender,
+            connected: connected.clone(),
+            heard: Mutex::default(),
+        };
+        // Nobody receives when the process ends, or in a test without a peer thread.
+        let _ = self.added.send(Receivers { peer, small, bulk, snapshots, connected });
+        queues
     }
 
     /// Whether this is one of the others.
@@ -203,18 +239,39 @@ impl Peers {
         self.with(member, |_| ()).is_some()
     }
 
-    /// Since when this member has a connection to that one; none if it has not.
-    pub fn connected_since(&self, member: u64) -> Option<Instant> {
-        self.with(member, |queues| queues.connected.get()).flatten()
+    /// Whether this member has a connection to that one.
+    pub fn is_connected(&self, member: u64) -> bool {
+        self.with(member, |queues| queues.connected.get().is_some()) == Some(true)
     }
 
-    /// What another carrier than the peer thread knows of its way to a member.
+    /// Since when this member has a connection to that one; none if it has not, or if nothing was heard
+    /// of the other's Raft for longer than `silence_max`.
+    pub fn connected_since(&self, member: u64, silence_max: Duration) -> Option<Instant> {
+        let heard_in_time = |queues: &Queues| {
+            let heard = *queues.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.is_some_and(|at| at.elapsed() <= silence_max)
+        };
+        let since = |queues: &Queues| queues.connected.get().filter(|_| heard_in_time(queues));
+        self.with(member, since).flatten()
+    }
+
+    /// A message of that member's Raft has come.
+    fn hear(&self, member: u64) {
+        self.with(member, |queues| {
+            *queues.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        });
+    }
+
+    /// What another carrier than the peer thread knows of its way to a member, told now and then.
     pub fn set_connected(&self, member: u64, is_up: bool) {
         self.with(member, |queues| {
             if queues.connected.get().is_some() != is_up {
                 queues.connected.set(is_up);
             }
         });
+        if is_up {
+            self.hear(member);
+        }
     }
 
     /// Queues a Raft message; false if it is dropped, because the queue is full or the member
@@ -270,8 +327,8 @@ impl Peers {
     }
 
     fn with<T>(&self, member: u64, work: impl FnOnce(&Queues) -> T) -> Option<T> {
-        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
-        queues.get(&member).map(work)
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.queues.get(&member).map(work)
     }
 }
 
@@ -351,12 +408,16 @@ fn node(id: u64) -> NodeId {
     NodeId(id)
 }
 
-/// Socket options of every peer connection.
-fn tune(stream: &tokio::net::TcpStream) {
+/// Socket options of every peer connection. What is sent into a network that was cut is sent again
+/// ever more rarely, half an hour long: that ends after `silence_max`, and dialling takes over. The
+/// kernel counts a receiver that has no room as silent, too.
+fn tune(stream: &tokio::net::TcpStream, silence_max: Duration) {
     // Messages are small and latency is what a commit waits for.
     let _ = stream.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(limits::PEER_KEEPALIVE)
         .with_interval(limits::PEER_KEEPALIVE);
-    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    let socket = socket2::SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(silence_max));
 }

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::frame::{self, FrameError, FrameKind, Hello, StreamKind};
 use super::stream::{self, PeerStream};
 use super::{Context, Outgoing, PeerAddress, Stream, hex, node};
+use crate::cluster::Cluster;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::raft::RaftInput;
@@ -112,15 +113,15 @@ pub(super) async fn connect(
     kind: StreamKind,
 ) -> Result<PeerStream, FrameError> {
     let mut failure = FrameError::malformed("a peer address", "none");
+    // Who receives files waits for its disk.
+    let silence_max = match kind {
+        StreamKind::Snapshot => limits::SNAPSHOT_STEP_TIMEOUT,
+        _ => limits::PEER_SILENCE_MAX,
+    };
     for address in &peer.addresses {
-        match stream::dial(address, context.tls.as_deref()).await {
+        match stream::dial(address, context.tls.as_deref(), silence_max).await {
             Ok(mut stream) => {
-                let hello = Hello {
-                    cluster_id: context.cluster.cluster_id,
-                    from: context.cluster.member_id,
-                    to: peer.id,
-                    stream: kind,
-                };
+                let hello = hello(context, peer.id, kind);
                 frame::write(&mut stream, FrameKind::Hello, &hello.encode()).await?;
                 return Ok(stream);
             }
@@ -128,6 +129,20 @@ pub(super) async fn connect(
         }
     }
     Err(failure)
+}
+
+/// Says who this member is and where, as far as it has applied its own membership.
+fn hello(context: &Context, to: u64, stream: StreamKind) -> Hello {
+    let Cluster { cluster_id, member_id: from, .. } = *context.cluster;
+    // The index first: what is read after it is as of there, or of later.
+    let as_of = context.cluster.applied();
+    // Who cannot read its own state has nothing to say.
+    let members = context.view.members().unwrap_or_default();
+    let own = members.into_iter().find(|member| member.id == from);
+    let urls = own.map(|member| member.peer_urls).unwrap_or_default().into_iter();
+    let urls = urls.filter(|url| url.len() <= limits::PEER_HELLO_URL_BYTES_MAX);
+    let urls = urls.take(limits::PEER_HELLO_URLS_MAX).collect();
+    Hello { cluster_id, from, to, stream, as_of, urls }
 }
 
 /// Writes queued frames until the stream fails (`Err`) or the queue's senders are gone (`Ok`).
@@ -164,7 +179,7 @@ async fn pump(
             // TLS keeps what the socket had no room for.
             writer.flush().await
         };
-        timeout(limits::PEER_WRITE_TIMEOUT, write)
+        timeout(limits::PEER_SILENCE_MAX, write)
             .await
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
         sent.inc_by(buffer.len() as u64);

@@ -61,7 +61,12 @@ impl Parts {
         stream: &mut PeerStream,
         missing: &[(u32, OfferedFile)],
     ) -> Result<Bytes, FrameError> {
-        let mut missing = missing.iter();
+        // Of a file without content no piece comes.
+        for (index, file) in missing.iter().filter(|(_, file)| file.bytes == 0) {
+            let empty = Part::create(&*self.disk, *index, file, self.dir.join("draft"))?;
+            self.finish(Some(empty)).await?;
+        }
+        let mut missing = missing.iter().filter(|(_, file)| file.bytes > 0);
         let mut open: Option<Part> = None;
         loop {
             let (kind, payload) = timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::read(stream))

@@ -11,6 +11,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -45,19 +46,33 @@ pub fn address_of(url: &str) -> Option<String> {
     })
 }
 
-/// Connects to an address within `limits::PEER_DIAL_TIMEOUT`.
+/// The addresses of peer URLs, without those that are none.
+pub fn addresses_of(urls: &[String]) -> Vec<String> {
+    urls.iter().filter_map(|url| address_of(url)).collect()
+}
+
+/// Connects to an address within `limits::PEER_DIAL_TIMEOUT`. What is sent and neither arrives nor is
+/// taken for `silence_max` ends the connection.
 ///
 /// # Errors
 /// Nobody is there, or somebody else.
-pub async fn dial(address: &str, tls: Option<&TlsSource>) -> io::Result<PeerStream> {
-    timeout(limits::PEER_DIAL_TIMEOUT, dial_unbounded(address, tls))
+pub async fn dial(
+    address: &str,
+    tls: Option<&TlsSource>,
+    silence_max: Duration,
+) -> io::Result<PeerStream> {
+    timeout(limits::PEER_DIAL_TIMEOUT, dial_unbounded(address, tls, silence_max))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-async fn dial_unbounded(address: &str, tls: Option<&TlsSource>) -> io::Result<PeerStream> {
+async fn dial_unbounded(
+    address: &str,
+    tls: Option<&TlsSource>,
+    silence_max: Duration,
+) -> io::Result<PeerStream> {
     let (scheme, place) = address.split_once("://").unwrap_or(("http", address));
-    let stream = open(scheme, place).await?;
+    let stream = open(scheme, place, silence_max).await?;
     if matches!(scheme, "http" | "unix") {
         return Ok(stream);
     }
@@ -75,12 +90,12 @@ async fn dial_unbounded(address: &str, tls: Option<&TlsSource>) -> io::Result<Pe
 ///
 /// # Errors
 /// Nobody is there.
-pub async fn open(scheme: &str, place: &str) -> io::Result<PeerStream> {
+pub async fn open(scheme: &str, place: &str, silence_max: Duration) -> io::Result<PeerStream> {
     if matches!(scheme, "unix" | "unixs") {
         return Ok(Box::new(UnixStream::connect(place).await?));
     }
     let stream = TcpStream::connect(place).await?;
-    tune(&stream);
+    tune(&stream, silence_max);
     Ok(Box::new(stream))
 }
 
@@ -107,7 +122,7 @@ pub async fn accept(
         AcceptedSocket::Unix(socket) => Box::new(UnixStream::from_std(socket)?),
         AcceptedSocket::Tcp(socket) => {
             let stream = TcpStream::from_std(socket)?;
-            tune(&stream);
+            tune(&stream, limits::PEER_SILENCE_MAX);
             Box::new(stream)
         }
     };

@@ -220,3 +220,47 @@ fn a_question_about_a_lease_is_answered_by_who_leads_and_by_nobody_else() {
         assert_eq!(ask(5, false).await, Answer::NotLeading);
     });
 }
+
+#[test]
+fn a_member_that_is_behind_believes_where_others_are_until_it_knows_better() {
+    let (peers, _queues) =
+        Peers::new(vec![unreachable(2), unreachable(3)], Metrics::new(Detail::Basic));
+    let places = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let known = |id| peers.with(id, |queues| queues.addresses.clone());
+    // It says nothing that this member could not know by itself.
+    peers.learn(4, places(&["d:1"]), 10, 10);
+    assert!(!peers.is_known(4));
+    peers.learn(4, places(&["d:1"]), 11, 10);
+    assert_eq!(known(4), Some(places(&["d:1"])));
+    // One that moved.
+    peers.learn(3, places(&["c:2"]), 20, 10);
+    assert_eq!(known(3), Some(places(&["c:2"])));
+    // A change in between does not undo it.
+    let at = |id, names: &[&str]| PeerAddress { id, addresses: places(names) };
+    peers.set_members(vec![at(3, &["c:1"])], 10);
+    assert_eq!(known(3), Some(places(&["c:2"])));
+    assert!(peers.is_known(4) && !peers.is_known(2));
+    // The own state has come as far as their words.
+    peers.set_members(vec![at(3, &["c:3"])], 20);
+    assert_eq!(known(3), Some(places(&["c:3"])));
+    assert!(!peers.is_known(4), "its state does not have it");
+    // Nobody fills the memory with members that there are not.
+    for id in 100..1_000 {
+        peers.learn(id, places(&["x:1"]), 1_000, 20);
+    }
+    let learnt = (100..1_000).filter(|id| peers.is_known(*id)).count();
+    assert_eq!(learnt, limits::PEERS_LEARNT_MAX);
+}
+
+#[test]
+fn who_is_connected_and_says_nothing_does_not_count_as_connected() {
+    let (peers, _queues) = Peers::new(vec![unreachable(2)], Metrics::new(Detail::Basic));
+    peers.with(2, |queues| queues.connected.set(true));
+    assert!(peers.connected_since(2, PATIENCE).is_none(), "nothing was heard");
+    peers.hear(2);
+    assert!(peers.connected_since(2, PATIENCE).is_some());
+    std::thread::sleep(Duration::from_millis(2));
+    assert!(peers.connected_since(2, Duration::from_millis(1)).is_none(), "silent for too long");
+    peers.with(2, |queues| queues.connected.set(false));
+    assert!(peers.connected_since(2, PATIENCE).is_none());
+}

@@ -65,11 +65,13 @@ pub enum RaftInput {
         change: MemberChange,
         /// For the state machine.
         command: Command,
+        /// The [`Outlook::changes`] with which it was judged: not proposed if there are more by now.
+        judged_after: u64,
         /// Whether it was proposed.
         taken: oneshot::Sender<Result<(), ProposeError>>,
     },
     /// How far the members are, if this node leads.
-    AskProgress(oneshot::Sender<Option<Vec<Progress>>>),
+    AskOutlook(oneshot::Sender<Option<Outlook>>),
     /// Hand leadership to this member; for who waits, the published leader tells the end.
     TransferTo(NodeId),
     /// The state machine is durable up to here.
@@ -90,6 +92,14 @@ pub enum RaftInput {
         /// When to stop at the latest.
         deadline: Instant,
     },
+}
+
+/// What a change of the membership is judged by.
+pub struct Outlook {
+    /// So many changes has the state machine confirmed since the start; it shows them before it does.
+    pub changes: u64,
+    /// How far the members are.
+    pub progress: Vec<Progress>,
 }
 
 impl RaftThread {
@@ -133,14 +143,19 @@ impl RaftThread {
                 turn.installing = false;
                 self.node.snapshot_installed(applied)?;
             }
-            RaftInput::Changed { index, is_accepted } => self.node.changed(index, is_accepted),
-            RaftInput::ProposeChange { change, command, taken } => {
-                self.offer(turn);
-                // A receiver that is gone has stopped waiting; the change goes its way.
-                let _ = taken.send(self.node.propose_change(change, encode_batch(&[command])));
+            RaftInput::Changed { index, is_accepted } => {
+                turn.changes += 1;
+                self.node.changed(index, is_accepted);
             }
-            RaftInput::AskProgress(answer) => {
-                let _ = answer.send(self.node.progress());
+            RaftInput::ProposeChange { change, command, judged_after, taken } => {
+                let outcome = self.propose_change(turn, change, command, judged_after);
+                // A receiver that is gone has stopped waiting; the change goes its way.
+                let _ = taken.send(outcome);
+            }
+            RaftInput::AskOutlook(answer) => {
+                let changes = turn.changes;
+                let progress = self.node.progress();
+                let _ = answer.send(progress.map(|progress| Outlook { changes, progress }));
             }
             RaftInput::TransferTo(to) => {
                 tracing::info!(to = hex(to), "leadership transfer starting");
@@ -159,6 +174,21 @@ impl RaftThread {
             }
         }
         Ok(())
+    }
+
+    /// Proposes a change, unless it was judged before the newest one.
+    fn propose_change(
+        &mut self,
+        turn: &mut Turn,
+        change: MemberChange,
+        command: Command,
+        judged_after: u64,
+    ) -> Result<(), ProposeError> {
+        self.offer(turn);
+        if judged_after != turn.changes {
+            return Err(ProposeError::ChangePending);
+        }
+        self.node.propose_change(change, encode_batch(&[command]))
     }
 
     /// A message from an ordinary stream. One that announces a snapshot comes with its files, on a

@@ -9,6 +9,8 @@
 
 mod judge;
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 use varve_api::etcdserverpb::{
@@ -27,7 +29,7 @@ use crate::config::url::Url;
 use crate::grpc::Router;
 use crate::limits;
 use crate::peer::call::{Call, CallAnswer};
-use crate::raft::RaftInput;
+use crate::raft::{Outlook, RaftInput};
 use crate::services::{Answer, Services};
 
 /// Registers the service.
@@ -252,13 +254,13 @@ async fn change_here(
 ) -> Result<u64, Status> {
     loop {
         // Judged again each time: an earlier change may have made it one too many.
-        let progress = progress(services).await?;
+        let Outlook { changes, progress } = outlook(services).await?;
         let standing = Standing {
             own: services.cluster.member_id,
             is_strict: services.limits.strict_reconfig_check,
             members: &services.view.members()?,
             progress: &progress,
-            connected_for: &|member| services.peers.connected_since(member).map(|at| at.elapsed()),
+            connected_for: &|member| connected_for(services, member),
         };
         judge(change, &standing)?;
         let is_own_end = *change == MemberChange::Remove { id: services.cluster.member_id };
@@ -266,7 +268,7 @@ async fn change_here(
             return Err(error::NOT_LEADER.into());
         }
         let is_done = match change.vote_change() {
-            Some(voted) => propose(services, voted, change, deadline).await?,
+            Some(voted) => propose(services, voted, change, changes, deadline).await?,
             None => {
                 services.propose(CommandKind::MemberChange, change.encode()).await?;
                 true
@@ -283,12 +285,19 @@ async fn change_here(
     }
 }
 
-/// Proposes a change of Raft's and waits for its reply; false if nothing was proposed, because an
-/// earlier one is not applied yet.
+/// For how long this member has been connected to another that is heard of; none if one is not so.
+fn connected_for(services: &Services, member: u64) -> Option<Duration> {
+    let silence_max = limits::PEER_SILENCE_MAX.max(services.limits.leaderless_max);
+    services.peers.connected_since(member, silence_max).map(|at| at.elapsed())
+}
+
+/// Proposes a change of Raft's that was judged after so many others, and waits for its reply; false if
+/// nothing was proposed, because there is another one by now.
 async fn propose(
     services: &Services,
     voted: VoteChange,
     change: &MemberChange,
+    judged_after: u64,
     deadline: Instant,
 ) -> Result<bool, Status> {
     let body = change.encode();
@@ -301,7 +310,7 @@ async fn propose(
     let kind = CommandKind::MemberChange;
     let command = Command { id: RequestId(ticket.id), kind, author: None, body };
     let (taken, is_taken) = oneshot::channel();
-    let input = RaftInput::ProposeChange { change, command, taken };
+    let input = RaftInput::ProposeChange { change, command, judged_after, taken };
     services.raft.try_send(input).map_err(|_| error::TOO_MANY_REQUESTS)?;
     match is_taken.await.map_err(|_| error::STOPPED)? {
         Ok(()) => {}
@@ -320,12 +329,12 @@ async fn propose(
     }
 }
 
-/// How far all members are, if this one leads.
-async fn progress(services: &Services) -> Result<Vec<Progress>, Status> {
-    let (answer, progress) = oneshot::channel();
-    services.raft.try_send(RaftInput::AskProgress(answer)).map_err(|_| error::TOO_MANY_REQUESTS)?;
-    let progress = progress.await.map_err(|_| error::STOPPED)?;
-    progress.ok_or_else(|| error::NOT_LEADER.into())
+/// What a change is judged by, if this member leads.
+async fn outlook(services: &Services) -> Result<Outlook, Status> {
+    let (answer, outlook) = oneshot::channel();
+    services.raft.try_send(RaftInput::AskOutlook(answer)).map_err(|_| error::TOO_MANY_REQUESTS)?;
+    let outlook = outlook.await.map_err(|_| error::STOPPED)?;
+    outlook.ok_or_else(|| error::NOT_LEADER.into())
 }
 
 /// A leader that is to be removed lets another lead first, so that nobody waits for an election.
@@ -354,6 +363,11 @@ pub async fn transfer(services: &Services, to: u64) -> bool {
 pub async fn make_sole(services: &Services) {
     let own = services.cluster.member_id;
     loop {
+        let Ok(Outlook { changes, .. }) = outlook(services).await else {
+            // Not the leader yet.
+            sleep(limits::READ_RETRY_PAUSE).await;
+            continue;
+        };
         let members = services.view.members().unwrap_or_default();
         let is_learner = members.iter().any(|member| member.id == own && member.is_learner);
         let other = members.iter().find(|member| member.id != own);
@@ -366,9 +380,8 @@ pub async fn make_sole(services: &Services) {
             None => return,
         };
         let deadline = Instant::now() + services.limits.request_timeout;
-        match propose(services, voted, &change, deadline).await {
+        match propose(services, voted, &change, changes, deadline).await {
             Ok(true) => tracing::info!(?change, "changed the members of the forced cluster"),
-            // Not the leader yet, most likely.
             Ok(false) | Err(_) => sleep(limits::READ_RETRY_PAUSE).await,
         }
     }

@@ -48,6 +48,11 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&length.to_le_bytes()[..], &[kind], &checksum.to_le_bytes(), payload].concat()
 }
 
+/// The beginning of a frame that is longer than any.
+fn oversize(kind: u8) -> Vec<u8> {
+    [&0x7fff_ffff_u32.to_le_bytes()[..], &[kind, 0, 0, 0, 0]].concat()
+}
+
 /// Who a member is.
 #[derive(Clone, Copy)]
 struct Ids {
@@ -69,11 +74,13 @@ fn ids(server: &Server) -> Ids {
 }
 
 fn hello(cluster: u64, from: u64, to: u64, stream: u8) -> Vec<u8> {
-    let mut payload = b"varvpeer\x01\x00".to_vec();
+    let mut payload = b"varvpeer\x02\x00".to_vec();
     for id in [cluster, from, to] {
         payload.extend(id.to_le_bytes());
     }
     payload.push(stream);
+    // Nothing applied, no URLs.
+    payload.extend([0; 9]);
     frame(HELLO, &payload)
 }
 
@@ -123,7 +130,6 @@ fn strangers_on_the_peer_port_are_closed_with_a_reason_and_the_member_stays_up()
     unknown_version[8] = 9;
     let mut wrong_magic = sound[9..].to_vec();
     wrong_magic[0] = b'V';
-    let oversize = [&0x7fff_ffff_u32.to_le_bytes()[..], &[HELLO, 0, 0, 0, 0]].concat();
     let cases: [(&str, Vec<u8>, String); 12] = [
         (
             "noise",
@@ -135,12 +141,13 @@ fn strangers_on_the_peer_port_are_closed_with_a_reason_and_the_member_stays_up()
             b"GET /version HTTP/1.1\r\n\r\n".to_vec(),
             "a frame kind from 1 to 15, found 47".into(),
         ),
-        ("an oversize frame", oversize, "expected a frame of at most 67108864 bytes".into()),
+        // Before anybody is known, little is read.
+        ("an oversize hello", oversize(HELLO), "expected a frame of at most 65536 bytes".into()),
         ("a wrong checksum", wrong_checksum, "expected checksum".into()),
         ("another frame first", frame(RAFT, b"x"), "expected Hello, found Raft".into()),
         ("an empty hello", frame(HELLO, b""), "expected a hello with 8 more bytes".into()),
         ("a wrong magic", frame(HELLO, &wrong_magic), "expected magic".into()),
-        ("a newer version", frame(HELLO, &unknown_version), "version 1, found 9".into()),
+        ("a newer version", frame(HELLO, &unknown_version), "version 2, found 9".into()),
         (
             "another cluster",
             hello(0xabc, peer.member, own.member, SMALL),
@@ -255,6 +262,7 @@ fn a_member_that_lies_after_its_hello_is_refused_and_the_group_goes_on() {
             greeting.clone(),
             "expected a frame of Raft, leases, hashes or calls, found Hello",
         ),
+        ("an oversize frame", oversize(RAFT), "expected a frame of at most 67108864 bytes"),
         ("a chunk on a small stream", frame(7, &[0; 40]), "found SnapshotChunk"),
         (
             "half a question",

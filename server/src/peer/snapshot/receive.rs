@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use varve_raftnode::Node;
 
 use super::offer::decode_offer;
+use super::send::write;
 use super::{Staged, Turn, blocking, check_sound, count, own_disk};
 use crate::limits;
 use crate::metrics::Held;
@@ -91,7 +92,7 @@ async fn receive_in_turn(
     let mut answer = BytesMut::new();
     answer.put_u32_le(missing.len() as u32);
     missing.iter().for_each(|(index, _)| answer.put_u32_le(*index));
-    frame::write(stream, FrameKind::SnapshotWanted, &answer).await?;
+    write(stream, FrameKind::SnapshotWanted, &answer).await?;
     tracing::info!(
         from = hex(from),
         files = of_files,
@@ -107,7 +108,7 @@ async fn receive_in_turn(
     let input = RaftInput::Snapshot { from: node(from), message, staged };
     let raft = context.raft.clone();
     let _ = tokio::task::spawn_blocking(move || raft.send(input)).await;
-    frame::write(stream, FrameKind::SnapshotDone, &[]).await?;
+    write(stream, FrameKind::SnapshotDone, &[]).await?;
     Ok(())
 }
 

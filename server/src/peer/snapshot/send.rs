@@ -109,7 +109,11 @@ async fn send_file(
 }
 
 /// Writes a frame; a peer that takes nothing for long has gone.
-async fn write(stream: &mut PeerStream, kind: FrameKind, payload: &[u8]) -> Result<(), FrameError> {
+pub(super) async fn write(
+    stream: &mut PeerStream,
+    kind: FrameKind,
+    payload: &[u8],
+) -> Result<(), FrameError> {
     timeout(limits::SNAPSHOT_STEP_TIMEOUT, frame::write(stream, kind, payload))
         .await
         .map_err(|_| FrameError::malformed("a peer that takes a snapshot", "silence"))??;

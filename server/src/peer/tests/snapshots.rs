@@ -244,3 +244,27 @@ fn a_snapshot_that_is_cut_off_or_garbled_anywhere_changes_nothing_and_the_next_o
         panic!("staged files are left: {:?}", to.disk.list(Path::new(INCOMING)));
     });
 }
+
+#[test]
+fn a_file_without_content_arrives_without_a_piece() {
+    run(async {
+        let side = side(2);
+        let parts = parts::Parts::new(&side.context.disk, Path::new(INCOMING));
+        let empty = snapshot::offer::OfferedFile {
+            name: "a0.kt".to_owned(),
+            digest: xxhash_rust::xxh3::xxh3_128(b""),
+            bytes: 0,
+        };
+        let lacking = [(7, empty)];
+        let missing = parts.missing(&lacking).unwrap();
+        let (mut near, far) = tokio::io::duplex(1 << 10);
+        frame::write(&mut near, FrameKind::SnapshotEnd, b"all").await.unwrap();
+        let mut far: stream::PeerStream = Box::new(far);
+        let received = timeout(PATIENCE, parts.receive(&mut far, &missing)).await.unwrap();
+        assert_eq!(received.unwrap().as_ref(), b"all");
+        let staged = Path::new(INCOMING).join("0");
+        side.disk.create_dir_all(&staged).unwrap();
+        parts.hand_over(&lacking, &staged).unwrap();
+        assert_eq!(side.disk.list(&staged).unwrap(), ["a0.kt"]);
+    });
+}

@@ -24,7 +24,7 @@ pub(super) struct Standing<'a> {
     pub(super) members: &'a [Member],
     /// How far each has the log.
     pub(super) progress: &'a [Progress],
-    /// For how long it has been connected to another; none if it is not.
+    /// For how long it has been connected to another that is heard of; none if one is not so.
     pub(super) connected_for: &'a dyn Fn(u64) -> Option<Duration>,
 }
 
