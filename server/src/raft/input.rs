@@ -152,11 +152,7 @@ impl RaftThread {
                 // A receiver that is gone has stopped waiting; the change goes its way.
                 let _ = taken.send(outcome);
             }
-            RaftInput::AskOutlook(answer) => {
-                let changes = turn.changes;
-                let progress = self.node.progress();
-                let _ = answer.send(progress.map(|progress| Outlook { changes, progress }));
-            }
+            RaftInput::AskOutlook(answer) => _ = answer.send(self.outlook(turn)),
             RaftInput::TransferTo(to) => {
                 tracing::info!(to = hex(to), "leadership transfer starting");
                 self.node.transfer_leadership(to);
@@ -174,6 +170,12 @@ impl RaftThread {
             }
         }
         Ok(())
+    }
+
+    /// None unless this node leads.
+    fn outlook(&self, turn: &Turn) -> Option<Outlook> {
+        let progress = self.node.progress()?;
+        Some(Outlook { changes: turn.changes, progress })
     }
 
     /// Proposes a change, unless it was judged before the newest one.
