@@ -110,7 +110,7 @@ pub struct Context {
 }
 
 /// Queues to every other member; cheap to clone, used from any thread. Members come and go
-/// ([`Peers::set_members`]), or say themselves where they are ([`Peers::learn`]); a message to an
+/// ([`Peers::set_members`]), or say themselves where they are (`Peers::learn`); a message to an
 /// unknown one is dropped.
 #[derive(Clone)]
 pub struct Peers {
