@@ -88,6 +88,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+mod carrier;
 mod change;
 mod codec;
 mod cycle;
@@ -95,7 +96,9 @@ mod entry;
 mod error;
 mod lease;
 mod node;
+mod open;
 mod read;
+mod report;
 mod snapshot;
 mod storage;
 mod terms;

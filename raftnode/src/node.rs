@@ -1,8 +1,9 @@
-//! A member of the group: its inputs and what it tells about itself.
+//! A member of the group: its inputs.
 //!
 //! Every input that reaches the `raft` crate ends in [`Node::settle`], which keeps our own parts
 //! in step with it: the seeded election timeout, and reads that must die with their leader.
-//! What comes out is in `cycle.rs`.
+//! How it begins is in `open.rs`, what comes out in `cycle.rs`, what it tells about itself in
+//! `report.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,25 +13,20 @@ use raft::eraftpb::{Entry, Message as RaftMessage, MessageType};
 use raft::{
     Progress as Follower, ProgressState, ProgressTracker, RawNode, SnapshotStatus, StateRole,
 };
-use varve_wal::{Wal, trial};
+use varve_wal::trial;
 
 use crate::change::{crate_form, entry_of};
 use crate::cycle::Cycle;
 use crate::lease::{Lease, Silence};
 use crate::read::{Contexts, Reads};
-use crate::snapshot::{mark_of, same_mark, snapshot_of};
+use crate::snapshot::same_mark;
 use crate::storage::LogStorage;
 use crate::timer::ElectionTimer;
 use crate::validate::{self, View};
-use crate::{
-    Applied, Config, Error, Index, MemberChange, Message, MessageClass, NodeId, Progress,
-    ProposeError, Result, Status, Term, codec,
-};
+use crate::{Applied, Error, Index, MemberChange, NodeId, ProposeError, Result, Term, codec};
 
 /// Bytes of the log up to which nothing is cut that comes behind a snapshot under way.
 const KEPT_BEHIND_SNAPSHOTS_BYTES_MAX: u64 = 1 << 30;
-/// Bytes of committed entries handed out at once; one entry may be larger.
-const COMMITTED_BYTES_MAX: u64 = 16 << 20;
 
 /// One member of the group: the `raft` crate, its storage over the log, and the rules between.
 /// Pure: no clock, thread, socket or randomness besides the seed.
@@ -45,7 +41,7 @@ pub struct Node {
     pub(crate) contexts: Contexts,
     pub(crate) reads: Reads,
     pub(crate) lease: Lease,
-    silence: Silence,
+    pub(crate) silence: Silence,
     /// Questions of followers that wait until this leader has committed in its term: at most the
     /// latest of each.
     pub(crate) held_reads: BTreeMap<u64, RaftMessage>,
@@ -55,57 +51,13 @@ pub struct Node {
     pub(crate) handed_out: u64,
     /// Changes of the membership given to the caller and not confirmed, by index.
     pub(crate) changes: VecDeque<(u64, MemberChange)>,
-    /// Changes up to here have no effect, see [`Config::ignores_changes_found`].
-    ignored_to: u64,
+    /// Changes up to here have no effect, see [`crate::Config::ignores_changes_found`].
+    pub(crate) ignored_to: u64,
     /// Who has been sent a snapshot, at which index, and has not said yet that it has it.
-    delivered: BTreeMap<u64, u64>,
+    pub(crate) delivered: BTreeMap<u64, u64>,
 }
 
 impl Node {
-    /// Makes a node from its recovered log and what its state machine has applied.
-    ///
-    /// A founder of a cluster passes `Applied { index: 1, term: 1, .. }` with an empty log; who
-    /// joins one passes index 0, term 0 and no members, and gets a snapshot.
-    /// A log that ends before `applied.index` (crash between installing a snapshot and resetting
-    /// the log) is reset to follow it. A sole voter campaigns at once.
-    ///
-    /// # Errors
-    /// A log that begins after `applied.index + 1`, that contradicts the state machine, or that
-    /// cannot be read; a configuration that cannot work.
-    pub fn open(config: Config, wal: Wal, applied: Applied) -> Result<Self> {
-        check_members(&applied)?;
-        let raft_config = raft_config(&config, &applied);
-        raft_config.validate().map_err(invalid)?;
-        let storage = LogStorage::open(wal, &applied, config.catch_up_bytes_max)?;
-        let ignored_to = if config.ignores_changes_found { storage.last() } else { 0 };
-        let silence_ticks = config.read_lease.map_or(0, |_| config.election_ticks);
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&raft_config, storage, &logger).map_err(invalid)?;
-        // A word of a leader is answered when its term is durable, and a founder's has none.
-        let has_followed = raw.raft.term > 1 && !trial::has_bug("silence-forgotten");
-        let mut node = Self {
-            id: config.id.0,
-            raw,
-            timer: ElectionTimer::new(config.seed, config.election_ticks),
-            contexts: Contexts::new(config.id.0, config.boot_nonce),
-            reads: Reads::new(config.election_ticks),
-            lease: Lease::new(config.read_lease),
-            silence: Silence::new(silence_ticks, has_followed),
-            held_reads: BTreeMap::new(),
-            cycle: None,
-            handed_out: applied.index.0,
-            changes: VecDeque::new(),
-            ignored_to,
-            delivered: BTreeMap::new(),
-        };
-        node.settle();
-        if applied.voters == [config.id] {
-            node.raw.campaign().map_err(invalid)?;
-            node.settle();
-        }
-        Ok(node)
-    }
-
     /// One tick of the logical clock passed. Time stands still while a snapshot is installed.
     pub fn tick(&mut self) {
         if self.is_closed_for_input() {
@@ -239,7 +191,7 @@ impl Node {
     }
 
     /// The time since a fixed moment, by a clock that does not stand still while the machine sleeps.
-    /// Of use before [`Node::begin`]; needed only with [`Config::read_lease`].
+    /// Of use before [`Node::begin`]; needed only with [`crate::Config::read_lease`].
     pub fn now(&mut self, now: Duration) {
         self.lease.now(now);
     }
@@ -323,59 +275,6 @@ impl Node {
         self.settle();
     }
 
-    /// A message of class [`crate::MessageClass::Snapshot`] rewritten to announce `mark`, the
-    /// state that was really sent (at or above the index that it asked for).
-    ///
-    /// # Errors
-    /// It is no such message, or the mark is below it.
-    pub fn snapshot_message(message: &Message, mark: &Applied) -> Result<Message> {
-        let mut rewritten = codec::decode(message.bytes.clone())?;
-        let asked = mark_of(rewritten.get_snapshot()).index;
-        if message.class != MessageClass::Snapshot || mark.index < asked {
-            return Err(Error::Malformed {
-                what: "snapshot message",
-                expected: format!("a mark at or above {asked:?} for class Snapshot"),
-                found: format!("{:?} for class {:?}", mark.index, message.class),
-            });
-        }
-        rewritten.set_snapshot(snapshot_of(mark));
-        let bytes = codec::encode(&rewritten).expect("snapshot messages travel");
-        Ok(Message { to: message.to, class: message.class, bytes })
-    }
-
-    /// The mark that a message announces, if it is well formed and announces a snapshot at all.
-    ///
-    /// A carrier steps such a message only together with the files that came before it, and keeps
-    /// files by their mark: [`crate::Output::install`] names one of them, not always the latest.
-    pub fn snapshot_mark(message: &Bytes) -> Option<Applied> {
-        if !codec::has_snapshot(message) {
-            return None;
-        }
-        let message = codec::decode(message.clone()).ok()?;
-        message.snapshot.as_ref().map(mark_of)
-    }
-
-    /// Whether a peer's bytes are a message at all, so that a carrier can end the stream of a peer
-    /// that sends others.
-    ///
-    /// # Errors
-    /// [`crate::Error`] with what was expected and found.
-    pub fn check_form(message: &Bytes) -> Result<()> {
-        codec::decode(message.clone()).map(drop)
-    }
-
-    /// The payloads that a well-formed message of a follower asks this node to propose.
-    ///
-    /// What is committed can be refused no more, so a carrier checks first that the state machine
-    /// will understand them.
-    pub fn proposed(message: &Bytes) -> Vec<Bytes> {
-        if !codec::is_proposal(message) {
-            return Vec::new();
-        }
-        let message = codec::decode(message.clone()).unwrap_or_default();
-        message.entries.iter().map(|entry| entry.data.clone()).collect()
-    }
-
     /// The carrier could not reach a node.
     pub fn unreachable(&mut self, node: NodeId) {
         self.delivered.remove(&node.0);
@@ -391,82 +290,6 @@ impl Node {
         }
         self.raw.transfer_leader(to.0);
         self.settle();
-    }
-
-    /// The follower that is furthest along, for a hand-over before stopping; none unless this
-    /// node leads and has heard from another voter lately.
-    pub fn best_transferee(&self) -> Option<NodeId> {
-        if self.raw.raft.state != StateRole::Leader {
-            return None;
-        }
-        let members = self.members();
-        let voters = members.conf().voters().ids();
-        let candidates = members.iter().filter(|(id, progress)| {
-            **id != self.id && voters.contains(**id) && progress.recent_active
-        });
-        // Of equals the one with the lowest id, so that equal inputs give equal outputs.
-        let best = candidates.max_by_key(|(id, progress)| (progress.matched, u64::MAX - **id));
-        best.map(|(id, _)| NodeId(*id))
-    }
-
-    /// How far every member is, if this node leads; itself included.
-    pub fn progress(&self) -> Option<Vec<Progress>> {
-        if self.raw.raft.state != StateRole::Leader {
-            return None;
-        }
-        let members = self.members();
-        let voters = members.conf().voters().ids();
-        let progress = members.iter().map(|(id, progress)| Progress {
-            id: NodeId(*id),
-            matched: Index(progress.matched),
-            is_voter: voters.contains(*id),
-            is_active: *id == self.id || progress.recent_active,
-        });
-        Some(progress.collect())
-    }
-
-    /// Whether this node belongs to the group's voters, as far as it knows.
-    pub fn is_voter(&self) -> bool {
-        self.members().conf().voters().contains(self.id)
-    }
-
-    /// Who votes and who learns, by the changes that have taken effect here; in rising order.
-    pub fn members_known(&self) -> (Vec<NodeId>, Vec<NodeId>) {
-        let known = self.members().conf().to_conf_state();
-        let sorted = |ids: &[u64]| {
-            let mut ids: Vec<NodeId> = ids.iter().map(|id| NodeId(*id)).collect();
-            ids.sort_unstable();
-            ids
-        };
-        (sorted(&known.voters), sorted(&known.learners))
-    }
-
-    /// What is known about the group now.
-    pub fn status(&self) -> Status {
-        let raft = &self.raw.raft;
-        let is_leader = raft.state == StateRole::Leader;
-        let leader = (raft.leader_id != raft::INVALID_ID).then_some(NodeId(raft.leader_id));
-        // After a restart a sole leader first applies what it acknowledged before.
-        let is_sole = self.members().is_singleton() && raft.apply_to_current_term();
-        Status {
-            term: Term(raft.term),
-            leader,
-            is_leader,
-            commit: Index(raft.raft_log.committed),
-            last: Index(raft.raft_log.last_index()),
-            is_sole_leader: is_leader && is_sole,
-            has_committed_in_term: is_leader && raft.commit_to_current_term(),
-        }
-    }
-
-    /// Bytes of the log on disk.
-    pub fn log_bytes(&self) -> u64 {
-        self.raw.store().disk_bytes()
-    }
-
-    /// Bytes written to the log since it was opened.
-    pub fn log_written_bytes(&self) -> u64 {
-        self.raw.store().written_bytes()
     }
 
     /// Follows what the crate did: whatever changed the term, the role or the leader.
@@ -510,7 +333,7 @@ impl Node {
         sent.chain(self.delivered.values().copied()).min().unwrap_or(u64::MAX)
     }
 
-    fn members(&self) -> &ProgressTracker {
+    pub(crate) fn members(&self) -> &ProgressTracker {
         self.raw.raft.prs()
     }
 
@@ -541,43 +364,3 @@ const _: () = {
     const fn is_send<T: Send>() {}
     is_send::<Node>();
 };
-
-/// The crate's configuration. Its defaults are not ours: no pre-vote, no check of the quorum, one
-/// entry per message, nothing bounded.
-fn raft_config(config: &Config, applied: &Applied) -> raft::Config {
-    raft::Config {
-        id: config.id.0,
-        election_tick: config.election_ticks,
-        heartbeat_tick: config.heartbeat_ticks,
-        applied: applied.index.0,
-        max_size_per_msg: config.message_bytes_max,
-        max_inflight_msgs: config.inflight_messages_max,
-        check_quorum: true,
-        pre_vote: config.pre_vote,
-        max_uncommitted_size: config.uncommitted_bytes_max,
-        max_committed_size_per_ready: COMMITTED_BYTES_MAX,
-        ..raft::Config::default()
-    }
-}
-
-fn invalid(error: raft::Error) -> Error {
-    Error::Config { reason: error.to_string() }
-}
-
-/// Members are named once, not 0, and there are voters as soon as there is anything applied.
-fn check_members(applied: &Applied) -> Result<()> {
-    let config = |reason: String| Err(Error::Config { reason });
-    let mut members: Vec<_> = applied.voters.iter().chain(&applied.learners).collect();
-    members.sort_unstable();
-    if members.first().is_some_and(|member| member.0 == 0) {
-        return config("0 is no member's id".to_string());
-    }
-    if let Some(pair) = members.windows(2).find(|pair| pair[0] == pair[1]) {
-        return config(format!("member {} is named twice", pair[0].0));
-    }
-    let joins = applied.index.0 == 0;
-    if joins != applied.voters.is_empty() || joins != (applied.term.0 == 0) {
-        return config(format!("an impossible start: {applied:?}"));
-    }
-    Ok(())
-}
