@@ -13,6 +13,8 @@
 
 pub mod frames;
 pub mod machine;
+mod membership;
+mod network;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -22,24 +24,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use varve_disk::sim::SimDisk;
 use varve_raftnode::{
-    Applied, Config, Index, MemberChange, Message, MessageClass, Node, NodeId, Output,
-    ProposeError, Status, Term,
+    Applied, Config, Index, MessageClass, Node, NodeId, Output, ProposeError, Status, Term,
 };
 use varve_wal::{Options, Wal};
 
-use frames::describe;
 use machine::Machine;
+pub use network::Envelope;
 
 pub const ELECTION_TICKS: usize = 10;
-
-/// A message on its way, with the state machine's content that goes before a snapshot.
-#[derive(Clone)]
-pub struct Envelope {
-    pub from: u64,
-    pub to: u64,
-    pub message: Message,
-    pub content: Option<Machine>,
-}
 
 /// One member: its disk and its state machine's durable part stay when it crashes.
 pub struct Member {
@@ -159,36 +151,6 @@ impl Cluster {
         self.member(id).node.as_mut().expect("the node runs")
     }
 
-    /// The highest id that anybody has had.
-    pub fn highest_id(&self) -> u64 {
-        self.highest_id
-    }
-
-    /// Whether it was a member as of any entry.
-    pub fn was_member(&self, id: u64) -> bool {
-        self.ever_members.contains(&id)
-    }
-
-    /// The members as of the newest entry that was applied anywhere.
-    pub fn configuration(&self) -> BTreeSet<u64> {
-        let (voters, learners) = self.newest_members();
-        voters.iter().chain(learners).map(|id| id.0).collect()
-    }
-
-    fn newest_members(&self) -> &(Vec<NodeId>, Vec<NodeId>) {
-        let machines = self.members.values().map(|member| &member.machine);
-        let newest = machines.max_by_key(|machine| machine.applied()).expect("a member");
-        &newest.members
-    }
-
-    /// Whether a voter that stays has applied the removal of this one: then it may be gone for
-    /// good, as it may be when whoever asked for its removal has the answer.
-    pub fn may_be_gone(&self, id: u64) -> bool {
-        let Some(removed_at) = self.removed_at.get(&id) else { return false };
-        let knows = |one: &NodeId| self.members[&one.0].machine.applied() >= *removed_at;
-        self.newest_members().0.iter().any(knows)
-    }
-
     /// Empties a member's disk and state, so that it starts like a founder.
     pub fn wipe(&mut self, id: u64) {
         self.crash(id);
@@ -276,22 +238,6 @@ impl Cluster {
         result
     }
 
-    pub fn change(&mut self, id: u64, change: MemberChange) -> Result<(), ProposeError> {
-        let result = self.node(id).propose_change(change, Bytes::from(format!("{change:?}")));
-        self.look(id);
-        result
-    }
-
-    /// Confirms what the machine of a node has judged so far.
-    pub fn confirm_changes(&mut self, id: u64) {
-        while let Some((index, is_accepted)) = self.member(id).unconfirmed.pop_front() {
-            self.node(id).changed(Index(index), is_accepted);
-        }
-        let applied = Index(self.members[&id].machine.applied());
-        self.node(id).applied(applied);
-        self.look(id);
-    }
-
     pub fn read(&mut self, id: u64, token: u64) {
         let floor = self.members.values().map(|member| member.machine.applied()).max();
         self.read_floors.insert(token, floor.unwrap_or(0));
@@ -347,38 +293,6 @@ impl Cluster {
         panic!("no end of messages:\n{}", self.trace[self.trace.len() - 40..].join("\n"));
     }
 
-    /// Delivers the message at `position` of the queue.
-    pub fn deliver(&mut self, position: usize) {
-        let envelope = self.queue.remove(position);
-        let (from, to) = (envelope.from, envelope.to);
-        let is_snapshot = envelope.message.class == MessageClass::Snapshot;
-        let mark = Node::snapshot_mark(&envelope.message.bytes);
-        assert_eq!(mark, envelope.content.as_ref().map(|content| content.flushed.clone()));
-        if !self.is_up(to) {
-            self.trace.push(format!("{} lost, {to} is down", describe(&envelope.message.bytes)));
-            self.report_snapshot(&envelope, false);
-            return;
-        }
-        if let Some(content) = &envelope.content {
-            let index = content.flushed.index.0;
-            self.member(to).staged.insert(index, content.clone());
-        }
-        let result = self.node(to).step(NodeId(from), &envelope.message.bytes);
-        if let Err(error) = result {
-            self.trace.push(format!("{to} says: {error}"));
-        }
-        if is_snapshot {
-            self.report_snapshot(&envelope, true);
-        }
-        self.look(to);
-    }
-
-    /// Loses the message at `position` of the queue.
-    pub fn lose(&mut self, position: usize) {
-        let envelope = self.queue.remove(position);
-        self.report_snapshot(&envelope, false);
-    }
-
     /// Installs the snapshot that a node asked its state machine to install.
     pub fn install(&mut self, id: u64) {
         self.confirm_changes(id);
@@ -417,17 +331,7 @@ impl Cluster {
                 let was_learner = machine.members.1.contains(&change.member());
                 let is_accepted = machine.change(change);
                 if is_new {
-                    let kind = match change {
-                        _ if !is_accepted => 3,
-                        MemberChange::Remove(_) => 2,
-                        MemberChange::AddVoter(_) if was_learner => 1,
-                        MemberChange::AddVoter(_) | MemberChange::AddLearner(_) => 0,
-                    };
-                    self.changes[kind] += 1;
-                    self.ever_members.insert(change.member().0);
-                    if is_accepted && matches!(change, MemberChange::Remove(_)) {
-                        self.removed_at.insert(change.member().0, index);
-                    }
+                    self.note_change(index, change, is_accepted, was_learner);
                 }
                 if !is_accepted {
                     self.trace.push(format!("{id} refuses {change:?}"));
@@ -458,32 +362,6 @@ impl Cluster {
             }
         }
         self.look(id);
-    }
-
-    fn send(&mut self, from: u64, message: Message) {
-        let to = message.to.0;
-        let mut envelope = Envelope { from, to, message, content: None };
-        if envelope.message.class == MessageClass::Snapshot {
-            let mut content = self.members[&from].machine.clone();
-            content.lose_volatile();
-            envelope.message = Node::snapshot_message(&envelope.message, &content.flushed)
-                .expect("the mark does not go back");
-            envelope.content = Some(content);
-        }
-        let text = describe(&envelope.message.bytes);
-        if self.cut.contains(&(from, to)) {
-            self.trace.push(format!("{text} lost"));
-            self.report_snapshot(&envelope, false);
-            return;
-        }
-        self.trace.push(text);
-        self.queue.push(envelope);
-    }
-
-    fn report_snapshot(&mut self, envelope: &Envelope, delivered: bool) {
-        if envelope.message.class == MessageClass::Snapshot && self.is_up(envelope.from) {
-            self.node(envelope.from).snapshot_sent(NodeId(envelope.to), delivered);
-        }
     }
 
     /// Compares a node's status with the one before.
