@@ -2,8 +2,7 @@
 //!
 //! It takes committed entries in order, applies each, and hands out what came of it: replies to
 //! the socket thread where the request waits, events to every socket thread (each owns its
-//! watchers), lease changes to the lessor. What belongs to one socket thread goes over in one
-//! piece per batch of entries.
+//! watchers), lease changes to the lessor (`apply/outbox.rs`).
 //!
 //! Invariants:
 //! - An entry's events are posted before its replies are: who has a reply in hand and then asks
@@ -14,21 +13,22 @@
 //!
 //! Its queue is bounded by `limits::APPLY_QUEUE_MAX`; the Raft thread keeps what has no room.
 
+mod outbox;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use varve_api::error::Status;
 use varve_api::mvccpb::Event;
 use varve_disk::trial;
-use varve_lsm::Brake;
 use varve_raftnode::{Applied, Committed, Index, MemberChange};
-use varve_store::{AlarmChange, LeaseChange, LeaseId, Member, Reply, RequestId, Store, VoteChange};
+use varve_store::{AlarmChange, LeaseChange, LeaseId, Member, Reply, Store, VoteChange};
 
+use self::outbox::WaitingRead;
+pub use self::outbox::{Outbox, ToWorker};
 use crate::auth::Authenticator;
 use crate::background::Background;
 use crate::cluster::Cluster;
@@ -37,13 +37,10 @@ use crate::lease::{Known, Lessor};
 use crate::limits;
 use crate::mailbox::Mailbox;
 use crate::metrics::{Held, Metrics};
-use crate::peer::call::{Call, CallAnswer};
-use crate::peer::frame::LeaseAnswer;
-use crate::peer::hash::HashAnswer;
 use crate::peer::snapshot::Staged;
 use crate::peer::{Peers, others};
 use crate::raft::RaftInput;
-use crate::request::{self, BootNonce, Budget, Share};
+use crate::request::BootNonce;
 use crate::watch::batch::EventBatch;
 
 /// What the apply thread is asked to do.
@@ -70,34 +67,6 @@ pub enum ApplyInput {
         /// Its files.
         staged: Staged,
     },
-}
-
-/// What a socket thread is told.
-pub enum ToWorker {
-    /// A request was applied.
-    Reply(RequestId, Result<Reply, Status>),
-    /// A read may go ahead.
-    ReadReady(u64),
-    /// A read must be tried again: leadership moved.
-    ReadFailed(u64),
-    /// Something changed. The share of what may wait for this thread goes back with it.
-    Events(Arc<EventBatch>, Share),
-    /// Events were skipped (no room, or a snapshot was installed): read the history from where
-    /// each watcher stands. Carries the current revision.
-    Resync(i64),
-    /// The leader's word on a lease.
-    Lease(LeaseAnswer),
-    /// A member's hash.
-    Hash(HashAnswer),
-    /// A member asks this one, as the leader, to change the membership.
-    Call {
-        /// Who asks.
-        from: u64,
-        /// What.
-        call: Call,
-    },
-    /// The leader's word on a change of the membership.
-    CallAnswer(CallAnswer),
 }
 
 /// How the apply thread is made.
@@ -128,54 +97,6 @@ pub struct ApplyThread {
     pub snapshot_count: u64,
     /// An entry that takes longer is logged.
     pub warning_duration: Duration,
-}
-
-/// A read that waits for an index. Ordered so that the heap's top is the smallest index.
-#[derive(PartialEq, Eq)]
-struct WaitingRead {
-    index: Index,
-    token: u64,
-}
-
-impl Ord for WaitingRead {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (other.index, other.token).cmp(&(self.index, self.token))
-    }
-}
-
-impl PartialOrd for WaitingRead {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// What waits to be handed out, between two inputs.
-pub struct Outbox {
-    replies: Vec<Vec<ToWorker>>,
-    reads: BinaryHeap<WaitingRead>,
-    /// Workers that must be told to resync before they get events again.
-    lost: Vec<bool>,
-    /// What events that wait for each worker may take of the memory.
-    event_room: Vec<Budget>,
-    frozen_at: u64,
-    brake: Brake,
-}
-
-impl Outbox {
-    fn new(thread: &ApplyThread) -> Self {
-        let workers = &thread.workers;
-        Self {
-            replies: workers.iter().map(|_| Vec::new()).collect(),
-            reads: BinaryHeap::new(),
-            lost: vec![false; workers.len()],
-            event_room: workers
-                .iter()
-                .map(|_| Budget::new(limits::MAILBOX_EVENT_BYTES_MAX))
-                .collect(),
-            frozen_at: thread.store.applied().index,
-            brake: Brake::default(),
-        }
-    }
 }
 
 impl ApplyThread {
@@ -238,13 +159,6 @@ impl ApplyThread {
             }
         }
         self.queue.recv().ok()
-    }
-
-    fn post_resync(&self, outbox: &mut Outbox) {
-        let revision = self.store.view().revision();
-        for (worker, lost) in self.workers.iter().zip(&mut outbox.lost) {
-            *lost = *lost && worker.post_one(ToWorker::Resync(revision)).is_err();
-        }
     }
 
     /// Slows down when background work cannot keep up, by pauses too short to be felt.
@@ -380,52 +294,6 @@ impl ApplyThread {
         let goes_on = trial::has_bug("removed-goes-on");
         if own.is_none() && !members.is_empty() && !goes_on {
             self.cluster.publish_removed();
-        }
-    }
-
-    /// Puts an answer into the bundle of the socket thread that waits for it; answers to requests
-    /// of other members, or of an earlier start, belong to nobody here.
-    fn reply(&self, outbox: &mut Outbox, id: u64, answer: ToWorker) {
-        if let Some(worker) = request::worker_of(id, self.boot_nonce, self.workers.len()) {
-            outbox.replies[worker].push(answer);
-        }
-    }
-
-    fn release_reads(&self, outbox: &mut Outbox) {
-        let applied = Index(self.cluster.applied());
-        while outbox.reads.peek().is_some_and(|read| read.index <= applied) {
-            let Some(read) = outbox.reads.pop() else { break };
-            self.reply(outbox, read.token, ToWorker::ReadReady(read.token));
-        }
-    }
-
-    fn post_replies(&self, outbox: &mut Outbox) {
-        for (worker, replies) in self.workers.iter().zip(&mut outbox.replies) {
-            if !replies.is_empty() {
-                // Requests in flight are bounded below the mailbox's size: see `limits`.
-                if let Err(rejected) = worker.post(std::mem::take(replies)) {
-                    tracing::error!(count = rejected.0.len(), "a socket thread's mailbox is full");
-                }
-            }
-        }
-    }
-
-    fn post_events(&self, outbox: &mut Outbox, batch: EventBatch) {
-        let (revision, bytes) = (batch.revision(), batch.bytes());
-        let batch = Arc::new(batch);
-        for (number, worker) in self.workers.iter().enumerate() {
-            let lost = &mut outbox.lost[number];
-            if *lost {
-                *lost = worker.post_one(ToWorker::Resync(revision)).is_err();
-                continue;
-            }
-            let share = outbox.event_room[number].take(bytes);
-            *lost = match share.filter(|_| worker.len() < limits::MAILBOX_EVENT_BATCHES_MAX) {
-                Some(share) => {
-                    worker.post_one(ToWorker::Events(Arc::clone(&batch), share)).is_err()
-                }
-                None => true,
-            };
         }
     }
 

@@ -11,12 +11,13 @@ use varve_disk::Disk;
 use varve_disk::sim::SimDisk;
 use varve_lsm::{Db, Options};
 use varve_raftnode::Term;
-use varve_store::{Command, CommandKind, Founding, Member, encode_batch};
+use varve_store::{Command, CommandKind, Founding, RequestId, encode_batch};
 
 use super::*;
 use crate::auth::{AuthOptions, TokenOptions};
 use crate::mailbox::{MailboxOwner, mailbox};
 use crate::metrics::Detail;
+use crate::request::Budget;
 
 const NONCE: BootNonce = BootNonce(9);
 const SNAPSHOT_COUNT: u64 = 1_000;
