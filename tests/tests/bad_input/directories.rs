@@ -143,7 +143,7 @@ fn a_file_where_a_directory_is_expected_is_refused_by_name() {
     std::fs::write(&options.data_directory, "not a directory").expect("a fresh directory");
     let path = options.data_directory.display().to_string();
     let mut server = Server::spawn(&Program::varve(), options);
-    assert_ends(&mut server, &[&path, "File exists"]);
+    assert_ends(&mut server, &[&path, "Not a directory"]);
     assert_eq!(std::fs::read_to_string(&path).expect("still there"), "not a directory");
     std::fs::remove_dir_all(parent).expect("the test's own directory");
 }
