@@ -236,9 +236,20 @@ impl World<'_> {
                 is_last && !has_leases && up.serves() && counted(up) == *self.roster.now()
             })
         });
-        let is_over = |node: &Node| node.up.is_none() || self.roster.now().has(node.id);
+        let is_over = |node: &Node| {
+            let is_one = self.roster.now().has(node.id);
+            node.up.as_ref().is_none_or(|up| is_one || self.is_forgotten(up))
+        };
         let is_removal_done = self.nodes.values().all(is_over);
         all_applied && is_removal_done && self.calls.is_empty() && !self.operator.is_waiting()
+    }
+
+    /// Whether nobody is left to tell a member that it was removed: none of those that it counts is a
+    /// member still. It serves nobody, and goes on asking for votes, as etcd does.
+    fn is_forgotten(&self, up: &Running) -> bool {
+        let Configuration { voters, learners } = counted(up);
+        let mut counts = voters.union(&learners);
+        !up.serves() && !counts.any(|id| self.roster.now().has(*id))
     }
 
     fn take_replicas(&mut self) {
