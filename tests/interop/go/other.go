@@ -68,7 +68,8 @@ func maintain(e *env) error {
 	if err != nil {
 		return err
 	}
-	second, err := e.client.HashKV(e.ctx, e.endpoint, 0)
+	// At its revision: a lease of an earlier case may end meanwhile.
+	second, err := e.client.HashKV(e.ctx, e.endpoint, first.HashRevision)
 	if err != nil {
 		return err
 	}
