@@ -94,6 +94,7 @@ pub const WORLD: &[&str] = &[
     "removed member ended",
     "removed member started again",
     "watch refused by a learner",
+    "believed where it is by a member that is behind",
     "core widened for a change of the members",
     "lost with a removed leader",
     "rot of the log",

@@ -8,7 +8,8 @@ use varve_raftnode::NodeId;
 use varve_server::config::bootstrap::{InitialCluster, assign_ids};
 use varve_server::data_dir::Identity;
 use varve_server::limits;
-use varve_server::peer::frame::FrameError;
+use varve_server::peer::frame::{FrameError, StreamKind};
+use varve_server::peer::{self, inbound};
 use varve_server::raft::RaftInput;
 use varve_server::rpc;
 use varve_store::Member;
@@ -72,25 +73,39 @@ impl World<'_> {
     }
 
     /// What a member's connections tell it: which of the others are there, and that it was removed.
+    /// Where it is not known it dials now and then, and says where it is, as members do.
     pub fn connect(&mut self, id: u64) {
         let runtime = self.runtime;
         let _inside = runtime.enter();
         let Some(up) = self.nodes.get(&id).and_then(|node| node.up.as_ref()) else { return };
-        let mut is_refused = false;
+        let mut strangers = Vec::new();
         for (other, node) in self.nodes.iter().filter(|(other, _)| **other != id) {
             let cut = &self.network.cut;
             let is_way = !cut.contains(&(id, *other)) && !cut.contains(&(*other, id));
             let there = node.up.as_ref().filter(|_| is_way);
             let is_known = there.is_some_and(|there| there.peers.is_known(id));
             up.peers.set_connected(*other, is_known);
-            let removes = |there: &Running| {
-                up.peers.is_known(*other)
-                    && there.context.view.is_removed_member(id).unwrap_or(false)
-            };
-            is_refused |= !is_known && there.is_some_and(removes);
+            if !is_known && up.peers.is_known(*other) {
+                strangers.extend(there.map(|there| (*other, there)));
+            }
         }
-        // A connection is opened now and then, not all the time.
-        if is_refused && self.random.one_in(10) {
+        if strangers.is_empty() || !self.random.one_in(10) {
+            return;
+        }
+        let mut is_refused = false;
+        let mut learnt = Vec::new();
+        for (other, there) in strangers {
+            let hello = peer::hello(&up.context, other, StreamKind::Small);
+            match inbound::admit(&there.context, &there.peers, &hello) {
+                Ok(()) => learnt.push(other),
+                Err(error) => is_refused |= matches!(error, FrameError::Removed),
+            }
+        }
+        for other in learnt {
+            self.count("believed where it is by a member that is behind");
+            self.schedule(other);
+        }
+        if is_refused {
             self.refused(id);
         }
     }

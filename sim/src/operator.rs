@@ -285,6 +285,11 @@ impl World<'_> {
         let is_later = asked.is_some_and(|asked| asked.term != term);
         let is_unasked = asked.is_none();
         match change {
+            // Its process has given up waiting for an answer that comes only now.
+            MemberChange::Add { id, .. } if self.is_ending => {
+                let id = *id;
+                self.after(SECOND, Event::Join(id));
+            }
             MemberChange::Promote { .. } if is_later => {
                 self.count("learner promoted while the leader changed");
             }

@@ -110,6 +110,15 @@ async fn greet(
     if hello.stream == StreamKind::Members {
         return Ok(hello);
     }
+    admit(context, peers, &hello)?;
+    Ok(hello)
+}
+
+/// Whether a stream that begins so may go on; who is ahead of this member is believed where it is.
+///
+/// # Errors
+/// It is for another cluster or another member, or its sender is none of the members or was removed.
+pub fn admit(context: &Context, peers: &Peers, hello: &Hello) -> Result<(), FrameError> {
     let cluster = &context.cluster;
     if hello.cluster_id != cluster.cluster_id {
         return Err(FrameError::malformed(
@@ -123,8 +132,7 @@ async fn greet(
             format!("a stream to member {:x}", hello.to),
         ));
     }
-    require_member_or_learn(context, peers, &hello)?;
-    Ok(hello)
+    require_member_or_learn(context, peers, hello)
 }
 
 /// Who dials may have been added, or have moved, by an entry that this member has not applied yet; and

@@ -47,6 +47,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::peer::call::{Call, CallAnswer};
 use crate::peer::frame::{FrameKind, LeaseQuestion, StreamKind};
+pub use crate::peer::outbound::hello;
 use crate::peer::rate::Rate;
 use crate::raft::RaftInput;
 use crate::request::{BootNonce, Budget, Share};

@@ -132,7 +132,7 @@ pub(super) async fn connect(
 }
 
 /// Says who this member is and where, as far as it has applied its own membership.
-fn hello(context: &Context, to: u64, stream: StreamKind) -> Hello {
+pub fn hello(context: &Context, to: u64, stream: StreamKind) -> Hello {
     let Cluster { cluster_id, member_id: from, .. } = *context.cluster;
     // The index first: what is read after it is as of there, or of later.
     let as_of = context.cluster.applied();
