@@ -16,11 +16,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::grpc;
-use crate::process::{self, Figures};
+use crate::process::Figures;
 
 mod member;
 
-use member::Member;
+pub use member::Member;
 
 /// File system type of tmpfs (statfs(2)).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -164,11 +164,23 @@ impl Server {
     /// # Errors
     /// A directory cannot be read.
     pub fn disk_bytes(&self) -> Result<u64, Error> {
-        let bytes = |member: &Member| {
-            let directory = member.data_directory();
-            process::disk_bytes(&directory).map_err(system(directory.display()))
-        };
-        self.members.iter().map(bytes).sum()
+        self.members.iter().map(Member::disk_bytes).sum()
+    }
+
+    /// What `/metrics` says of a name now, all series of all members together.
+    ///
+    /// # Errors
+    /// One does not answer.
+    pub fn metric(&self, name: &str) -> Result<f64, Error> {
+        self.members.iter().map(|member| member.metric(name)).sum()
+    }
+
+    /// A member that will join, once this cluster is told of it; its data are below this one's.
+    ///
+    /// # Errors
+    /// No directory or no port is to be had.
+    pub fn newcomer(&self, program: &Program) -> Result<Member, Error> {
+        Member::newcomer(program, &self.directory, &self.members)
     }
 
     /// Ends its processes at once (SIGKILL).

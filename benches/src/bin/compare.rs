@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! compare [floor] [put] [get] [long-reads] [million] [leases] [storm] [auth] [watch]
+//!         [join]                (only where it is named: a cluster of 5 GiB)
 //!                               (none: all of them)
 //!     [--varve target/release/varve] [--peer etcd]       (--peer none: varve alone)
 //!     [--members 1]             of each cluster, all on this machine; clients are spread over them
@@ -15,6 +16,7 @@
 //!     [--storm-leases 100000] [--storm-ttl 60]           storm, in one round
 //!     [--auth-clients 100]                               auth
 //!     [--watchers 100] [--watch-rate 500]                watch
+//!     [--join-keys 1310720] [--join-value-bytes 4096] [--join-rate 200]   join, in one round
 //! ```
 //!
 //! Tables go to standard output as Markdown, progress to standard error.
@@ -27,6 +29,7 @@ use varve_benches::arguments::Arguments;
 use varve_benches::load::{Operation, Reading};
 use varve_benches::scenario::auth::{self, Auth};
 use varve_benches::scenario::calls::{self, Calls};
+use varve_benches::scenario::join::{self, Join};
 use varve_benches::scenario::leases::{self, Leases};
 use varve_benches::scenario::long_reads::{self, LongReads};
 use varve_benches::scenario::million::{self, Million};
@@ -40,6 +43,8 @@ const EXIT_USAGE: u8 = 2;
 /// All scenarios, in the order in which they run.
 const SCENARIOS: [&str; 9] =
     ["floor", "put", "get", "long-reads", "million", "leases", "storm", "auth", "watch"];
+/// Takes tens of gigabytes of disk and a quarter of an hour, so nobody gets it without asking.
+const JOIN: &str = "join";
 
 /// What the command line asks for.
 struct Plan {
@@ -54,6 +59,7 @@ struct Plan {
     leases: Leases,
     auth: Auth,
     watch: Watch,
+    join: Join,
     /// Millions of anything take long: one round unless more are asked for.
     million_rounds: usize,
 }
@@ -79,8 +85,13 @@ fn main() -> ExitCode {
 fn parse() -> Result<Plan, String> {
     let mut arguments = Arguments::of_process()?;
     let mut scenarios = arguments.words().to_vec();
-    if let Some(unknown) = scenarios.iter().find(|name| !SCENARIOS.contains(&name.as_str())) {
-        return Err(format!("unknown scenario {unknown}, expected {}", SCENARIOS.join(", ")));
+    if let Some(unknown) =
+        scenarios.iter().find(|name| *name != JOIN && !SCENARIOS.contains(&name.as_str()))
+    {
+        return Err(format!(
+            "unknown scenario {unknown}, expected {}, {JOIN}",
+            SCENARIOS.join(", ")
+        ));
     }
     if scenarios.is_empty() {
         scenarios = SCENARIOS.map(str::to_owned).to_vec();
@@ -133,6 +144,11 @@ fn parse() -> Result<Plan, String> {
             watchers: arguments.value("watchers", 100)?,
             rate: arguments.value("watch-rate", 500.0)?,
             keys: key_space,
+        },
+        join: Join {
+            keys: arguments.value("join-keys", 1_310_720)?,
+            value_bytes: arguments.value("join-value-bytes", 4096)?,
+            rate: arguments.value("join-rate", 200.0)?,
         },
         million_rounds: rounds.unwrap_or(1),
     };
@@ -244,6 +260,15 @@ fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
             let Watch { watchers, rate, .. } = plan.watch;
             println!("\n### {watchers} watchers of all keys, {rate} puts/s, {rounds}\n");
             print!("{}", watch::run(settings, &plan.watch)?.markdown());
+        }
+        JOIN => {
+            let Join { keys, value_bytes, rate } = plan.join;
+            println!(
+                "\n### a member joins {keys} keys of {value_bytes} B, {rate} puts/s beside it\n"
+            );
+            let settings = Settings { rounds: plan.million_rounds, ..settings.clone() };
+            let (puts, transfers) = join::run(&settings, &plan.join)?;
+            print!("{}\n{}", puts.markdown(), transfers.markdown());
         }
         _ => unreachable!("scenarios were checked: {scenario}"),
     }

@@ -7,6 +7,7 @@
 pub mod auth;
 pub mod calls;
 pub mod floor;
+pub mod join;
 pub mod leases;
 pub mod long_reads;
 pub mod million;

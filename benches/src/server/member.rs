@@ -4,8 +4,8 @@
 //! measured; it is ready when the log says so and a linearizable get is answered.
 
 use std::fs::OpenOptions;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +16,7 @@ use varve_api::method::KV_RANGE;
 
 use super::{Error, Program, StartTimes, system};
 use crate::grpc::{self, Connection};
+use crate::process;
 
 /// How long a server may take until it serves.
 const READY_TIMEOUT: Duration = Duration::from_secs(600);
@@ -28,8 +29,8 @@ const READY_TEXT: &str = "ready to serve client requests";
 /// A quota that no comparison reaches; the default of etcd is smaller than a million objects.
 const QUOTA_BYTES: u64 = 16 << 30;
 
-/// A member of a cluster, running or not.
-pub(super) struct Member {
+/// A member of a cluster, running or not. One that is dropped does not run.
+pub struct Member {
     program: PathBuf,
     name: String,
     directory: PathBuf,
@@ -37,6 +38,8 @@ pub(super) struct Member {
     peer_port: u16,
     /// As the flag of that name has it.
     initial_cluster: String,
+    /// Whether it is added to a cluster that is there.
+    joins: bool,
     child: Option<Child>,
     /// When the process was started.
     started: Instant,
@@ -49,21 +52,7 @@ impl Member {
         directory: &Path,
         members: usize,
     ) -> Result<Vec<Self>, Error> {
-        let founder = |number: usize| {
-            let name = format!("m{number}");
-            let directory = directory.join(&name);
-            std::fs::create_dir_all(&directory).map_err(system(directory.display()))?;
-            Ok(Self {
-                program: program.path.clone(),
-                name,
-                directory,
-                client_port: free_port()?,
-                peer_port: free_port()?,
-                initial_cluster: String::new(),
-                child: None,
-                started: Instant::now(),
-            })
-        };
+        let founder = |number| Self::prepare(program, directory, number);
         let mut founders: Vec<Self> = (1..=members).map(founder).collect::<Result<_, Error>>()?;
         let urls: Vec<String> =
             founders.iter().map(|one| format!("{}={}", one.name, url(one.peer_port))).collect();
@@ -71,11 +60,49 @@ impl Member {
         Ok(founders)
     }
 
+    /// One that will join them, once they are told its URL.
+    pub(super) fn newcomer(
+        program: &Program,
+        directory: &Path,
+        founders: &[Self],
+    ) -> Result<Self, Error> {
+        let mut member = Self::prepare(program, directory, founders.len() + 1)?;
+        let known = founders.first().map_or("", |one| &one.initial_cluster);
+        member.initial_cluster = format!("{known},{}={}", member.name, member.peer_url());
+        member.joins = true;
+        Ok(member)
+    }
+
+    fn prepare(program: &Program, directory: &Path, number: usize) -> Result<Self, Error> {
+        let name = format!("m{number}");
+        let directory = directory.join(&name);
+        std::fs::create_dir_all(&directory).map_err(system(directory.display()))?;
+        Ok(Self {
+            program: program.path.clone(),
+            name,
+            directory,
+            client_port: free_port()?,
+            peer_port: free_port()?,
+            initial_cluster: String::new(),
+            joins: false,
+            child: None,
+            started: Instant::now(),
+        })
+    }
+
+    /// Where other members reach it.
+    pub fn peer_url(&self) -> String {
+        url(self.peer_port)
+    }
+
     /// Starts the process, and waits for nothing.
+    ///
+    /// # Errors
+    /// The system starts no process, or a file cannot be made.
     ///
     /// # Panics
     /// If it runs.
-    pub(super) fn spawn(&mut self) -> Result<(), Error> {
+    pub fn spawn(&mut self) -> Result<(), Error> {
         assert!(self.child.is_none(), "stop the server before it is started again");
         // A log of its own for each start: the ready line must be this one's.
         let log_path = self.directory.join("log");
@@ -105,7 +132,10 @@ impl Member {
     }
 
     /// Waits until it answers.
-    pub(super) fn wait(&mut self) -> Result<StartTimes, Error> {
+    ///
+    /// # Errors
+    /// It does not in time, or has ended.
+    pub fn wait(&mut self) -> Result<StartTimes, Error> {
         let ready = self.wait_until_ready()?;
         let first_get = self.wait_for_get()?;
         Ok(StartTimes { ready, first_get })
@@ -121,13 +151,41 @@ impl Member {
             ("--listen-peer-urls", peer.clone()),
             ("--initial-advertise-peer-urls", peer),
             ("--initial-cluster", self.initial_cluster.clone()),
+            ("--initial-cluster-state", if self.joins { "existing" } else { "new" }.to_owned()),
             ("--quota-backend-bytes", QUOTA_BYTES.to_string()),
         ];
         pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
-    pub(super) fn data_directory(&self) -> PathBuf {
+    fn data_directory(&self) -> PathBuf {
         self.directory.join("data")
+    }
+
+    /// Bytes that its data take on the disk.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn disk_bytes(&self) -> Result<u64, Error> {
+        let directory = self.data_directory();
+        process::disk_bytes(&directory).map_err(system(directory.display()))
+    }
+
+    /// What `/metrics` says of a name now, all its series together.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn metric(&self, name: &str) -> Result<f64, Error> {
+        let page = || {
+            let mut stream = TcpStream::connect(self.address())?;
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+            let mut page = String::new();
+            stream.read_to_string(&mut page)?;
+            Ok(page)
+        };
+        let page = page().map_err(system(format!("/metrics of {}", self.name)))?;
+        let series = page.lines().filter(|line| line.starts_with(name));
+        let values = series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum())
     }
 
     fn log(&self) -> String {
@@ -195,7 +253,13 @@ impl Member {
     }
 
     /// Asks the process to end (SIGTERM) and waits until it has; one that does not is killed.
-    pub(super) fn terminate(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// It did not end in time.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn terminate(&mut self) -> Result<(), Error> {
         let pid = libc::pid_t::try_from(self.pid()).expect("a process id fits pid_t");
         let asked = Instant::now();
         // SAFETY: kill(2) takes two integers and touches no memory of this process. The child was
@@ -211,6 +275,12 @@ impl Member {
         let error = self.not_ready();
         self.kill();
         Err(error)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
