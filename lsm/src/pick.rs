@@ -116,11 +116,9 @@ fn full_level0(shape: &Shape<'_>, pressure: &Pressure<'_>) -> Option<Choice> {
             && small.count() < pressure.level0_tables.max(2) * SMALL_TABLES_FACTOR
     };
     let tier = (1..=TIER_MAX).find(has_room);
-    trial::reach(match tier {
-        Some(1) => "merge of level 0 alone",
-        Some(_) => "merge of tiers",
-        None => "merge of full tiers into the bottom",
-    });
+    if let Some(tier) = tier {
+        trial::reach(if tier == 1 { "merge of level 0 alone" } else { "merge of tiers" });
+    }
     Some(tier.map_or(Choice::Upper(shape.keyspace), |tier| Choice::Tiers(shape.keyspace, tier - 1)))
 }
 

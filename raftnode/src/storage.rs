@@ -107,7 +107,8 @@ impl LogStorage {
         for entry in entries {
             batch.entry(entry.index, encode_entry(entry));
         }
-        if trial::has_bug("vote-forgotten") && entries.is_empty() {
+        let is_bug = trial::has_bug("vote-forgotten");
+        if is_bug && entries.is_empty() && state.commit == self.durable.commit {
             // Neither term nor vote.
         } else if *state != self.durable {
             batch.state(encode_state(state));
@@ -201,7 +202,6 @@ impl Storage for LogStorage {
         context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         if low <= self.terms.base() {
-            trial::reach("a follower needs what was cut");
             return Err(StorageError::Compacted.into());
         }
         assert!(high <= self.terms.last() + 1, "{low}..{high} asked of ..={}", self.terms.last());
@@ -250,6 +250,7 @@ impl Storage for LogStorage {
         if self.mark.index.0 == 0 || self.mark.index.0 < request_index || !knows_it {
             return Err(StorageError::SnapshotTemporarilyUnavailable.into());
         }
+        trial::reach("a follower needs what was cut");
         Ok(snapshot_of(&self.mark))
     }
 }

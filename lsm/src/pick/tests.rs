@@ -113,6 +113,18 @@ fn a_full_tier_is_merged_along_with_those_before_it() {
 }
 
 #[test]
+fn when_all_tiers_are_full_everything_goes_to_the_bottom() {
+    let bottom = [table(999, "a-z", 100_000, &[])];
+    let mut upper: Vec<_> = (0..4).map(|id| run(0, id, "c-f", 10)).collect();
+    let three_of = |tier: u8| (0..3).map(move |id| run(tier, 10 * u64::from(tier) + id, "c-f", 1));
+    upper.extend((1..=TIER_MAX).flat_map(three_of));
+    assert_eq!(choose(&upper, &bottom, 9, 0), Some(Choice::Upper(Keyspace::Kv)));
+    upper.pop();
+    let last = Choice::Tiers(Keyspace::Kv, TIER_MAX - 1);
+    assert_eq!(choose(&upper, &bottom, 9, 0), Some(last));
+}
+
+#[test]
 fn tables_of_a_tier_that_do_not_overlap_are_one_run() {
     let bottom = [table(99, "a-z", 100_000, &[])];
     let mut upper: Vec<_> = (0..4).map(|id| run(0, id, "c-f", 10)).collect();
