@@ -33,8 +33,6 @@ pub const REQUESTS: [&str; 11] = [
 pub struct Knowledge {
     /// Greatest revision that anybody was told.
     pub revision: i64,
-    /// Greatest revision that anybody asked to compact.
-    pub compacted: i64,
     /// Leases that were granted.
     pub leases: Vec<i64>,
 }
@@ -91,8 +89,10 @@ pub fn draw(plan: &Plan, random: &mut Random, known: &Knowledge, number: usize) 
         }
         8 if known.revision > 2 => {
             let behind = random.below(1 + known.revision.unsigned_abs() / 2) as i64;
+            // Sometimes further than there is anything.
+            let ahead = if random.one_in(20) { 50 + behind } else { 0 };
             Request::Compact(CompactionRequest {
-                revision: (known.revision - behind).max(1),
+                revision: (known.revision - behind + ahead).max(1),
                 physical: random.one_in(3),
             })
         }

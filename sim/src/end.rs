@@ -91,7 +91,8 @@ impl World<'_> {
             let there = voters.iter().filter(|id| core.contains(id)).count();
             let can_run = |id: &&u64| {
                 let node = self.nodes.get(id);
-                !core.contains(id) && node.map_or(self.roster.now().has(**id), |node| node.can_run)
+                let is_there = |node: &Node| node.can_run && !node.is_out;
+                !core.contains(id) && node.map_or(self.roster.now().has(**id), is_there)
             };
             let next = voters.iter().find(can_run);
             next.copied().filter(|_| there < configuration.quorum())

@@ -92,7 +92,8 @@ impl World<'_> {
         }
     }
 
-    fn any_leader(&self) -> Option<u64> {
+    /// Who leads and is awake, if anybody.
+    pub fn any_leader(&self) -> Option<u64> {
         let leads = self.nodes.values().find(|node| {
             let up = node.up.as_ref();
             node.paused_until <= self.now && up.is_some_and(|up| up.context.cluster.is_leader())
@@ -100,11 +101,12 @@ impl World<'_> {
         leads.map(|node| node.id)
     }
 
-    fn everybody_but(&self, id: u64) -> Vec<u64> {
+    pub fn everybody_but(&self, id: u64) -> Vec<u64> {
         self.nodes.keys().copied().filter(|other| *other != id).collect()
     }
 
-    fn cut_off(&mut self, leader: u64, other: u64) {
+    /// Cuts both directions.
+    pub fn cut_off(&mut self, leader: u64, other: u64) {
         self.cut(leader, other);
         self.cut(other, leader);
     }

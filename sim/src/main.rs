@@ -23,6 +23,7 @@ mod marks;
 mod members;
 #[cfg(test)]
 mod mutations;
+mod needed;
 mod node;
 mod operator;
 mod plan;

@@ -39,7 +39,6 @@ pub const CODE: &[&str] = &[
     "merge in several steps",
     "merge of level 0 alone",
     "merge of tiers",
-    "merge of full tiers into the bottom",
     "merge of bottom tables for their garbage",
     "merge of upper tables for their garbage",
     "value moved to another segment",
@@ -105,6 +104,9 @@ pub const WORLD: &[&str] = &[
     "stopped by rot",
     "rot did no harm",
     "rot found by a read",
+    "rotten member given up",
+    "rotten member removed",
+    "power loss behind a change",
 ];
 
 /// In what clients saw and what was agreed.

@@ -182,6 +182,32 @@ impl World<'_> {
         }
     }
 
+    /// A member that starts knows that the changes are committed that it has applied before: it would
+    /// ask for votes of members that were removed, who may be gone for good.
+    pub fn check_remembers(&mut self, id: u64) {
+        let node = &self.nodes[&id];
+        let Some(up) = &node.up else { return };
+        let (commit, changed) = (up.raft.node.status().commit.0, node.changed_ever);
+        if commit < changed && node.rot.is_empty() {
+            self.violations.push(format!(
+                "members: {id} has applied a change at {changed}, and now knows of {commit} only"
+            ));
+        }
+    }
+
+    /// Who has applied its own removal is about to end, and serves nobody.
+    pub fn check_ends(&mut self, id: u64) {
+        let Some(up) = self.nodes.get(&id).and_then(|node| node.up.as_ref()) else { return };
+        if up.is_removed() || !self.roster.removed().contains(&id) {
+            return;
+        }
+        let members = up.context.view.members().unwrap_or_default();
+        // One that has joined knows nobody before its snapshot.
+        if !members.is_empty() && members.iter().all(|member| member.id != id) {
+            self.violations.push(format!("members: {id} knows that it was removed, and goes on"));
+        }
+    }
+
     /// A learner answers nothing that needs a vote.
     pub fn check_learner(&mut self, id: u64, operation: usize) {
         let Some(up) = self.nodes.get(&id).and_then(|node| node.up.as_ref()) else { return };

@@ -136,6 +136,8 @@ pub struct Node {
     pub is_disk_faulty: bool,
     /// Highest index that it has applied in any of its starts.
     pub applied_ever: u64,
+    /// Highest index at which it has applied a change of who votes.
+    pub changed_ever: u64,
     /// Neither was its disk lost nor has it ended because it was removed.
     pub can_run: bool,
     /// Files of which a bit has flipped.
@@ -173,6 +175,7 @@ impl Node {
             slow_until: 0,
             is_disk_faulty: false,
             applied_ever: 0,
+            changed_ever: 0,
             can_run: true,
             rot: Vec::new(),
             is_out: false,

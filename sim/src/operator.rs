@@ -123,6 +123,10 @@ impl World<'_> {
             return;
         }
         let now = self.roster.now().clone();
+        // Whoever has rotted may be of no use any more, and the others must not become fewer.
+        if !self.rotten().is_empty() {
+            return;
+        }
         // What is lost goes before anything else is done.
         if let Some(lost) = self.operator.lost.iter().copied().find(|id| now.has(*id)) {
             return self.ask_change(MemberChange::Remove { id: lost });
@@ -181,19 +185,36 @@ impl World<'_> {
 
     /// A disk is lost, if then it is certain that the others make a quorum without it; whose.
     fn lose_a_disk(&mut self, now: &Configuration) -> Option<u64> {
-        if self.operator.is_waiting() || !self.operator.is_sure() || now.voters.len() < 3 {
-            return None;
-        }
         let voters: Vec<u64> = now.voters.iter().copied().collect();
         let id = voters[self.random.below(voters.len() as u64) as usize];
-        // Nor is it the only one that knows of the latest change.
+        if !self.can_do_without(id) {
+            return None;
+        }
+        self.give_up_disk(id);
+        self.count("disk lost");
+        self.tell(|| format!("{id} has lost its disk"), [14, id, 0]);
+        Some(id)
+    }
+
+    /// Whether it is certain that without this voter the others make a quorum, and that it is not the
+    /// only one that knows of the latest change.
+    pub fn can_do_without(&self, id: u64) -> bool {
+        let now = self.roster.now();
+        let is_settled = !self.operator.is_waiting() && self.operator.is_sure();
+        let is_lost = |id: &u64| self.operator.has_lost(*id);
+        if !is_settled || now.voters.len() < 3 || !now.voters.contains(&id) {
+            return false;
+        }
         let knows = |other: &u64| {
             let up = self.nodes.get(other).and_then(|node| node.up.as_ref());
             up.is_some_and(|up| counted(up) == *now)
         };
-        if !voters.iter().all(|other| *other == id || knows(other)) {
-            return None;
-        }
+        !now.voters.iter().any(is_lost)
+            && now.voters.iter().all(|other| *other == id || knows(other))
+    }
+
+    /// The disk of a member is lost; it is to be removed, and another one added.
+    pub fn give_up_disk(&mut self, id: u64) {
         self.operator.lost.insert(id);
         self.operator.owed += 1;
         let runtime = self.runtime;
@@ -201,9 +222,6 @@ impl World<'_> {
             node.kill(runtime);
             node.can_run = false;
         }
-        self.count("disk lost");
-        self.tell(|| format!("{id} has lost its disk"), [14, id, 0]);
-        Some(id)
     }
 
     fn ask_change(&mut self, change: MemberChange) {
@@ -274,8 +292,8 @@ impl World<'_> {
         }
     }
 
-    /// A change is agreed: what it means.
-    pub fn agreed_change(&mut self, index: u64, term: u64, step: &Step) {
+    /// A change is agreed, and this member was the first to apply it: what it means.
+    pub fn agreed_change(&mut self, first: u64, index: u64, term: u64, step: &Step) {
         self.tell(|| format!("members at {index}/{term}: {step:?}"), [17, index, term]);
         let change = match step {
             Step::Accepted(change) => change,
@@ -298,6 +316,12 @@ impl World<'_> {
             }
             _ => {}
         }
+        if let MemberChange::Remove { id } = change
+            && self.nodes.get(id).is_some_and(|node| !node.rot.is_empty())
+        {
+            self.count("rotten member removed");
+        }
+        self.stop_behind_a_change(first);
         if is_unasked {
             self.count("change agreed after the operator gave up");
         }

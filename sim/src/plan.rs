@@ -48,6 +48,8 @@ pub struct Plan {
     pub stream_bytes: usize,
     /// Mean delay of a message.
     pub delay: Micros,
+    /// Mean time until the apply thread takes what there is for it.
+    pub apply: Micros,
     /// Longest time of a sync of the log.
     pub sync: Micros,
     /// Messages lost.
@@ -85,7 +87,7 @@ pub struct Plan {
 }
 
 /// What may happen to a cluster.
-pub const TROUBLES: [&str; 17] = [
+pub const TROUBLES: [&str; 18] = [
     "kill",
     "power loss",
     "power loss at a disk call",
@@ -103,6 +105,7 @@ pub const TROUBLES: [&str; 17] = [
     "sleeping leader",
     "late leader",
     "restarted voters",
+    "needed member rots",
 ];
 
 impl Plan {
@@ -115,7 +118,7 @@ impl Plan {
     pub fn draw(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x706c_616e);
         let r = &mut random;
-        let members = [1, 3, 3, 3, 3, 5, 5][r.below(7) as usize];
+        let members = [1, 2, 3, 3, 3, 3, 5, 5][r.below(8) as usize];
         let mut weights = [0; TROUBLES.len()];
         for weight in &mut weights {
             *weight = if r.one_in(2) { 1 + r.below(8) } else { 0 };
@@ -123,24 +126,17 @@ impl Plan {
         // What is cut is healed sooner or later.
         weights[named("heal")] = 4 + r.below(8);
         // Who has rotted is of no use any more.
-        weights[named("bit flip")] *= u64::from(r.one_in(2));
+        let rots = u64::from(r.one_in(2));
+        weights[named("bit flip")] *= rots;
+        weights[named("needed member rots")] *= rots;
         let mut requests = [0; crate::client::REQUESTS.len()];
         for weight in &mut requests {
             *weight = if r.one_in(4) { 0 } else { 1 + r.below(10) };
         }
         requests[0] = 5 + r.below(20);
-        let mut trouble = [0, 20 * SECOND, 6 * SECOND, 2 * SECOND][r.below(4) as usize];
-        if members > 1 && r.one_in(6) {
-            // Nothing but leaders on their own, and who asks them.
-            weights = [0; TROUBLES.len()];
-            for name in ["heal", "sleeping leader", "late leader", "restarted voters"] {
-                weights[named(name)] = 1 + r.below(4);
-            }
-            trouble = 12 * SECOND;
-        }
         let operations = 550 + r.below(100) as usize;
         let clients = 2 + r.below(8) as usize;
-        Self {
+        let mut plan = Self {
             seed,
             members,
             clients,
@@ -161,12 +157,13 @@ impl Plan {
             catch_up_revisions: [1, 3, 20, 4096][r.below(4) as usize],
             stream_bytes: [200, 1000, 1 << 20][r.below(3) as usize],
             delay: [100, MILLISECOND, 20 * MILLISECOND][r.below(3) as usize],
+            apply: [20, 20, 5 * MILLISECOND, 50 * MILLISECOND][r.below(4) as usize],
             sync: [200, 2 * MILLISECOND, 30 * MILLISECOND][r.below(3) as usize],
             loss: [0, 0, 100, 10, 4][r.below(5) as usize],
             repeat: [0, 0, 50, 5][r.below(4) as usize],
             reorders: r.one_in(2),
             drift: [0, 1_000, 20_000][r.below(3) as usize],
-            trouble,
+            trouble: [0, 20 * SECOND, 6 * SECOND, 2 * SECOND][r.below(4) as usize],
             weights,
             snapshot_cut: [0, 3][r.below(2) as usize],
             ttl: [2, 5, 20][r.below(3) as usize],
@@ -178,8 +175,50 @@ impl Plan {
             left_out: LeftOut::default(),
             lease_reads: seed % 2 == 1,
             plant: None,
+        };
+        match r.below(6) {
+            0 if members > 1 => plan.narrow_to_leaders(r),
+            1 if members > 2 => plan.narrow_to_rot(r),
+            2 => plan.narrow_to_few_members(r),
+            _ => {}
+        }
+        plan
+    }
+
+    /// Nothing but leaders on their own, and who asks them.
+    fn narrow_to_leaders(&mut self, r: &mut Random) {
+        self.weights = only(r, &["heal", "sleeping leader", "late leader", "restarted voters"]);
+        self.trouble = 12 * SECOND;
+    }
+
+    /// Little but bits that turn over, in small files of large values, and clients who read.
+    fn narrow_to_rot(&mut self, r: &mut Random) {
+        self.weights = only(r, &["heal", "kill", "bit flip", "needed member rots"]);
+        self.trouble = 8 * SECOND;
+        self.change = [0, 0, 8 * SECOND][r.below(3) as usize];
+        self.snapshot_count = [10, 50, 1000][r.below(3) as usize];
+        self.engine.memtable_bytes = 8 << 10;
+        self.engine.table_bytes = [1 << 10, 4 << 10][r.below(2) as usize];
+        self.engine.inline_value_bytes_max = [0, 64][r.below(2) as usize];
+        self.value_bytes = [200, 3000][r.below(2) as usize];
+        for weight in &mut self.requests[1..=4] {
+            *weight = 5 + r.below(10);
         }
     }
+
+    /// Members that are added and removed, one or two at a time.
+    fn narrow_to_few_members(&mut self, r: &mut Random) {
+        self.members = 2;
+        self.trouble = [20 * SECOND, 6 * SECOND][r.below(2) as usize];
+        self.change = 8 * SECOND;
+        let usual = ["add a voter", "remove a member", "remove the leader"];
+        self.changes = CHANGES.map(|name| if usual.contains(&name) { 1 + r.below(4) } else { 0 });
+    }
+}
+
+/// Weights of these troubles, and of no others.
+fn only(r: &mut Random, names: &[&str]) -> [u64; TROUBLES.len()] {
+    TROUBLES.map(|name| if names.contains(&name) { 1 + r.below(4) } else { 0 })
 }
 
 /// The place of a trouble in [`TROUBLES`].

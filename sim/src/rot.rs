@@ -3,14 +3,18 @@
 //!
 //! One idea: what must hold is little and firm. The member answers nothing wrong, which the checkers
 //! of all answers see. If it stops, or does not start, it says which file it was. The others go on.
-//! As docs/OPERATIONS.md has it, such a member is not started again: its data is given up. One that
-//! noticed nothing is taken out when the seed ends, and looked at when all others are quiet: then it
-//! must refuse, or catch up and hold what they hold.
+//! As docs/OPERATIONS.md has it, such a member is not started again: its data is given up, and where the
+//! members change, the operator removes it and adds another. One that noticed nothing is taken out
+//! when the seed ends, and looked at when all others are quiet: then it must refuse, or catch up and
+//! hold what they hold.
 //!
 //! What it leaves alone: the newest frames of the log and the newer half of the manifest. Rot of what
 //! was written last looks like a write that a crash cut short, and is taken for one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+use varve_api::{Code, Status};
 
 use crate::plan::SECOND;
 use crate::world::World;
@@ -21,6 +25,8 @@ const BLOCK_BYTES: u64 = varve_wal::BLOCK_BYTES as u64;
 const NEWEST_BLOCKS: u64 = 8;
 /// How long a member with rot may take to refuse or to catch up, when all others are quiet.
 const LOOK_SECONDS: u64 = 60;
+/// How often a member is asked for everything after a bit has flipped.
+const READINGS: u64 = 8;
 
 /// A file that may rot: where, from its beginning, and the mark for it.
 struct Cold {
@@ -31,22 +37,40 @@ struct Cold {
 
 impl World<'_> {
     /// Flips a bit on a member, if so many may rot.
-    pub fn rot(&mut self, id: u64) {
-        let rotten = self.nodes.values().filter(|node| !node.rot.is_empty()).count() as u64;
-        // With what an operator takes away it could be more than a quorum can miss.
+    pub fn rot_somewhere(&mut self, id: u64) {
+        if !self.may_rot(id) || !self.rot(id, None) {
+            return;
+        }
+        // Much is read at a start only.
+        if !self.random.one_in(3) {
+            self.kill(id);
+        }
+        self.read_everything(id, READINGS);
+    }
+
+    /// Whether the others are enough without this one, and without those that have rotted already.
+    pub fn may_rot(&self, id: u64) -> bool {
+        let rotten = self.rotten();
+        if self.is_out(id) || !self.nodes[&id].can_run {
+            return false;
+        }
         if self.plan.change > 0 {
-            return;
+            // One at a time, or with what the operator takes away it could be more.
+            return rotten.iter().all(|other| *other == id) && self.can_do_without(id);
         }
-        let node = &self.nodes[&id];
-        let is_one_more = u64::from(node.rot.is_empty());
-        if node.is_out || 2 * (rotten + is_one_more) >= self.plan.members {
-            return;
-        }
-        let mut cold = cold_files(&node.disk);
-        let marks: Vec<&str> = cold.iter().map(|file| file.mark).collect();
-        let Some(any) = marks.len().checked_sub(1) else { return };
+        let is_one_more = u64::from(!rotten.contains(&id));
+        2 * (rotten.len() as u64 + is_one_more) < self.plan.members
+    }
+
+    /// Flips a bit in a cold file, of this kind if one is named; false if there is none.
+    pub fn rot(&mut self, id: u64, wanted: Option<&str>) -> bool {
+        let mut cold = cold_files(&self.nodes[&id].disk);
+        cold.retain(|file| wanted.is_none_or(|wanted| wanted == file.mark));
         // Each kind as likely as the others, however many files it has.
-        let mark = marks[self.random.below(any as u64 + 1) as usize];
+        let marks: BTreeSet<&str> = cold.iter().map(|file| file.mark).collect();
+        let Some(any) = marks.len().checked_sub(1) else { return false };
+        let mark =
+            *marks.iter().nth(self.random.below(any as u64 + 1) as usize).expect("one of them");
         cold.retain(|file| file.mark == mark);
         let Cold { path, bytes, mark } =
             cold.swap_remove(self.random.below(cold.len() as u64) as usize);
@@ -59,22 +83,40 @@ impl World<'_> {
         );
         self.nodes.get_mut(&id).expect("a member").rot.push(path);
         self.count(mark);
-        // Much is read at a start only.
-        if !self.random.one_in(3) {
-            self.kill(id);
-        }
+        true
     }
 
     /// Whether an error of a member names a file of its that has rotted; then it is out.
     pub fn stops_for_rot(&mut self, id: u64, error: &str, mark: &'static str) -> bool {
-        let node = &self.nodes[&id];
-        let is_named = node.rot.iter().filter_map(|path| path.file_name()?.to_str());
-        let is_named = is_named.into_iter().any(|name| error.contains(name));
+        let is_named = self.names_rot(id, error);
         if is_named {
             self.take_out(id);
             self.count(mark);
+            if self.plan.change > 0 {
+                self.give_up_disk(id);
+                self.count("rotten member given up");
+            }
         }
         is_named
+    }
+
+    /// A client is told that a member cannot read what it has: a file that has rotted is the reason and
+    /// named, or its disk is at fault.
+    pub fn check_damage_told(&mut self, id: u64, status: &Status) {
+        let node = &self.nodes[&id];
+        if status.code != Code::DataLoss {
+            return;
+        }
+        if self.names_rot(id, &status.message) {
+            self.count("rot found by a read");
+        } else if !node.is_disk_faulty && !node.disk.is_stopped() {
+            self.violations.push(format!("{id} cannot read what it has: {status:?}"));
+        }
+    }
+
+    fn names_rot(&self, id: u64, error: &str) -> bool {
+        let names = self.nodes[&id].rot.iter().filter_map(|path| path.file_name()?.to_str());
+        names.into_iter().any(|name| error.contains(name))
     }
 
     /// Whether it was given up.
@@ -94,9 +136,10 @@ impl World<'_> {
         self.rotten().into_iter().for_each(|id| self.take_out(id));
     }
 
-    fn rotten(&self) -> Vec<u64> {
+    /// Members with rot whose disks are not given up.
+    pub fn rotten(&self) -> Vec<u64> {
         let rotten = self.nodes.values().filter(|node| !node.rot.is_empty());
-        rotten.map(|node| node.id).collect()
+        rotten.map(|node| node.id).filter(|id| !self.operator.has_lost(*id)).collect()
     }
 
     /// What members with rot do when they are started once more: see the head of the file.
@@ -119,9 +162,13 @@ impl World<'_> {
                 ));
             }
             if self.violations.is_empty() && self.nodes[&id].up.is_some() {
-                let outcome = self.replica(id);
-                self.count(if outcome.is_ok() { "rot did no harm" } else { "rot found by a read" });
-                self.history.replicas.extend(outcome);
+                match self.replica(id) {
+                    Ok(replica) => {
+                        self.history.replicas.push(replica);
+                        self.count("rot did no harm");
+                    }
+                    Err(status) => self.check_damage_told(id, &status),
+                }
             }
             self.take_out(id);
         }

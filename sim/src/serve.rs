@@ -98,9 +98,6 @@ impl World<'_> {
         let number = self.history.operations.len();
         let request = draw(&self.plan, &mut self.random, &self.known, number);
         let member = self.any_machine();
-        if let Request::Compact(request) = &request {
-            self.known.compacted = self.known.compacted.max(request.revision);
-        }
         self.send_request(client, member, request);
     }
 
@@ -154,8 +151,9 @@ impl World<'_> {
         for (number, answer) in answers {
             let request = &self.history.operations[number].request;
             let answer = answer.map(|bytes| read_answer(request, bytes));
-            if answer.is_ok() {
-                self.check_learner(id, number);
+            match &answer {
+                Ok(_) => self.check_learner(id, number),
+                Err(status) => self.check_damage_told(id, status),
             }
             let Some(call) = self.calls.get_mut(&number) else { continue };
             call.answer = Some(answer);

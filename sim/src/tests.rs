@@ -6,6 +6,7 @@ use varve_store::MemberChange;
 
 use crate::history::{Outcome, Request, Response};
 use crate::node::Shared;
+use crate::operator::CHANGES;
 use crate::plan::{Plan, SECOND, TROUBLES};
 use crate::plant::Plant;
 use crate::seed::{Player, runtime};
@@ -60,6 +61,36 @@ fn rot_is_told_of_or_does_no_harm_and_the_others_go_on() {
         told += marks.iter().filter_map(|mark| report.counts.get(mark)).sum::<u64>();
     }
     assert_ne!(told, 0, "no member noticed anything");
+}
+
+#[test]
+fn a_rotten_member_is_removed_and_another_one_catches_up_in_its_place() {
+    let changes = CHANGES.map(|name| u64::from(name == "add a voter"));
+    let (snapshot_count, change) = (1_000, 5 * SECOND);
+    let plan = Plan { snapshot_count, change, changes, ..quiet(false) };
+    let (runtime, shared) = (runtime(), Shared::new());
+    started(plan, &runtime, &shared, |world| {
+        let rotten = 1 + leader(world, 1) % 3;
+        for _ in 0..40 {
+            let done = outcome_soon(world, leader(world, 1), put("k", "v"));
+            assert!(matches!(done, Outcome::Done(_)), "{done:?}");
+        }
+        for _ in 0..200 {
+            if !world.is_out(rotten) {
+                assert!(world.rot(rotten, Some("rot of the log")), "the log has old files");
+                world.nodes.get_mut(&rotten).expect("a member").kill(&runtime);
+                world.start(rotten);
+            }
+        }
+        assert!(world.is_out(rotten), "of 200 bits one counts");
+        let before = world.history.log.len() as u64;
+        world.change();
+        world.run_until(world.now + 40 * SECOND);
+        assert!(!voters(world).contains(&rotten), "{:?}", voters(world));
+        assert!(voters(world).contains(&4), "{:?}", voters(world));
+        let new = world.nodes[&4].up.as_ref().expect("it runs");
+        assert!(new.serves() && new.context.cluster.applied() > before);
+    });
 }
 
 #[test]

@@ -55,10 +55,11 @@ impl World<'_> {
             }
             "heal" => self.heal(),
             "leader transfer" => self.move_leader(id),
-            "bit flip" => self.rot(id),
+            "bit flip" => self.rot_somewhere(id),
             "sleeping leader" => self.sleep_as_leader(),
             "late leader" => self.hear_late(),
             "restarted voters" => self.restart_voters(),
+            "needed member rots" => self.rot_when_needed(),
             other => panic!("{other} is listed and nobody does it"),
         }
     }
@@ -75,6 +76,18 @@ impl World<'_> {
         self.nodes.get_mut(&id).expect("a member").lose_power(runtime);
         let delay = self.downtime();
         self.after(delay, Event::Start(id));
+    }
+
+    /// Whoever was first to apply a change of the members has no power any more at one of its next calls
+    /// of the disk: before its state machine's files have the change.
+    pub fn stop_behind_a_change(&mut self, id: u64) {
+        if self.is_ending || self.plan.trouble == 0 || !self.random.one_in(3) {
+            return;
+        }
+        let calls = self.random.below(8);
+        let disk = &self.nodes[&id].disk;
+        disk.stop_at_operation(disk.operations() + calls);
+        self.count("power loss behind a change");
     }
 
     /// Sometimes so short that nobody notices.

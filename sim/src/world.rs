@@ -20,6 +20,7 @@ use crate::carry::{Network, Packet};
 use crate::client::Knowledge;
 use crate::history::{Agreed, History};
 use crate::lone::Step;
+use crate::needed;
 use crate::node::{Node, Running, Shared};
 use crate::operator::Operator;
 use crate::plan::{MILLISECOND, Micros, Plan, SECOND};
@@ -75,6 +76,8 @@ pub enum Event {
     Leave(u64, u64),
     /// A trouble of a leader goes on.
     Lone(Step),
+    /// A trouble of a member that is needed goes on.
+    Needed(needed::Step),
     /// A member that was paused or slow goes on.
     Resume(u64),
 }
@@ -244,6 +247,7 @@ impl<'a> World<'a> {
             Event::Refused(id) => self.refused(id),
             Event::Leave(id, boot) => self.leave(id, boot),
             Event::Lone(step) => self.lone_step(step),
+            Event::Needed(step) => self.needed_step(step),
             Event::Resume(id) => self.schedule(id),
         }
     }
@@ -266,6 +270,7 @@ impl<'a> World<'a> {
             Ok(()) => {
                 let boot = node.boots;
                 self.tell(|| format!("{id} starts"), [1, id, boot]);
+                self.check_remembers(id);
                 self.after(0, Event::Tick(id, boot));
                 self.schedule(id);
             }
@@ -333,6 +338,7 @@ impl<'a> World<'a> {
         up.services.background.wake();
         self.connect(id);
         self.check_counted(id);
+        self.check_ends(id);
         self.schedule(id);
     }
 
@@ -362,7 +368,11 @@ impl<'a> World<'a> {
             }
         }
         for thread in due {
-            let mean = if thread == Thread::Background { MILLISECOND } else { 20 };
+            let mean = match thread {
+                Thread::Background => MILLISECOND,
+                Thread::Apply => self.plan.apply,
+                Thread::Raft | Thread::Sockets => 20,
+            };
             let mut delay = self.random.below(2 * mean);
             if self.random.one_in(100) {
                 delay += self.random.below(5 * MILLISECOND);
@@ -445,6 +455,10 @@ impl<'a> World<'a> {
         if let ApplyInput::Committed(entries) = &input {
             for entry in entries {
                 let (index, term) = (entry.index.0, entry.term.0);
+                if entry.change.is_some() {
+                    let node = self.nodes.get_mut(&id).expect("a member");
+                    node.changed_ever = node.changed_ever.max(index);
+                }
                 self.agree(id, index, term, entry.payload.clone());
             }
         }
@@ -456,8 +470,9 @@ impl<'a> World<'a> {
         }
         let up = self.nodes.get_mut(&id).and_then(|node| node.up.as_mut()).expect("awake");
         let input = up.spoil(id, input);
-        if let Err(error) = up.apply(input) {
-            self.stopped_by(id, "apply", &error.to_string());
+        match up.apply(input) {
+            Ok(()) => self.check_ends(id),
+            Err(error) => self.stopped_by(id, "apply", &error.to_string()),
         }
     }
 
@@ -473,7 +488,7 @@ impl<'a> World<'a> {
                 self.history.log.insert(index, agreed);
                 match self.roster.take(index, &payload) {
                     Ok(None) => {}
-                    Ok(Some(step)) => self.agreed_change(index, term, &step),
+                    Ok(Some(step)) => self.agreed_change(id, index, term, &step),
                     Err(wrong) => self.violations.push(format!("members: {wrong}")),
                 }
             }
