@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crate::queue::{Receiver, RecvError, Sender};
 use varve_api::mvccpb::Event;
 use varve_disk::trial;
 use varve_raftnode::{Applied, Committed, Index, MemberChange};
@@ -154,7 +154,7 @@ impl ApplyThread {
     fn next(&self, outbox: &mut Outbox) -> Option<ApplyInput> {
         while outbox.lost.contains(&true) {
             match self.queue.recv_timeout(limits::RESYNC_RETRY) {
-                Err(RecvTimeoutError::Timeout) => self.post_resync(outbox),
+                Err(RecvError::Timeout) => self.post_resync(outbox),
                 next => return next.ok(),
             }
         }

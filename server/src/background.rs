@@ -12,7 +12,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crate::queue::Sender;
 use varve_lsm::{Db, Pace, STEP_BYTES, Work};
 use varve_raftnode::{Applied, Index, NodeId, Term};
 use varve_store::{Configuration, Mark, Member, View};

@@ -30,6 +30,7 @@ pub mod memory_lock;
 pub mod metrics;
 pub mod peer;
 pub mod profile;
+pub mod queue;
 pub mod raft;
 pub mod random;
 pub mod read_pool;

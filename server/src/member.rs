@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crate::queue::{Sender, bounded};
 use varve_disk::Disk;
 use varve_lsm::Db;
 use varve_raftnode::{Applied, Node, NodeId};

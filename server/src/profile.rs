@@ -40,7 +40,7 @@ pub async fn record(duration: Duration) -> Result<Vec<u8>, String> {
     let turn = Turn::take().ok_or("another profile is under way")?;
     let (sender, receiver) = oneshot::channel();
     // Stopped when this future is done or dropped.
-    let (waits, stop) = crossbeam_channel::bounded::<()>(0);
+    let (waits, stop) = crate::queue::bounded::<()>(1);
     let work = move || {
         let builder = ProfilerGuardBuilder::default().frequency(SAMPLES_PER_SECOND);
         let guard = match builder.blocklist(&UNREADABLE).build() {

@@ -25,8 +25,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::queue::{Receiver, Sender};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender};
 use varve_disk::trial;
 use varve_raftnode::{Applied, Index, MessageClass, Node, NodeId, Output, ProposeError, Term};
 use varve_store::{Command, encode_batch};
@@ -147,7 +147,7 @@ impl RaftThread {
         first: Option<RaftInput>,
         is_tick_due: bool,
     ) -> varve_raftnode::Result<()> {
-        let more: Vec<_> = self.inbox.try_iter().take(limits::RAFT_INPUTS_PER_TURN).collect();
+        let more = self.inbox.take(limits::RAFT_INPUTS_PER_TURN);
         for input in first.into_iter().chain(more) {
             self.take(turn, input)?;
         }

@@ -7,7 +7,7 @@
 
 use std::any::Any;
 
-use crossbeam_channel::{Sender, bounded};
+use crate::queue::{Sender, bounded};
 use tokio::sync::oneshot;
 use varve_api::{Status, error};
 
@@ -41,7 +41,7 @@ impl ReadPool {
             let queue = queue.clone();
             std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
                 lower_priority();
-                for job in queue {
+                while let Ok(job) = queue.recv() {
                     job();
                 }
             })?;

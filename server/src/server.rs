@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, bounded};
+use crate::queue::{RecvError, Sender, bounded};
 use tokio::sync::watch;
 use varve_api::health::health_check_response::ServingStatus;
 use varve_disk::Disk;
@@ -108,7 +108,7 @@ impl Server {
         let workers = start_workers(&shared, &setup, &data_dir, &peers, owners, health, ready)?;
         // No timeout: without a quorum there is nothing to serve, and etcd waits as well. A member
         // that was removed will never have one.
-        while is_ready.recv_timeout(limits::APPLIED_POLL).is_err_and(|error| error.is_timeout()) {
+        while is_ready.recv_timeout(limits::APPLIED_POLL) == Err(RecvError::Timeout) {
             if *shared.cluster.removed().borrow() {
                 return Err(Error::Removed);
             }

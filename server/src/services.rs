@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::queue::{Sender, TrySendError};
 use bytes::Bytes;
-use crossbeam_channel::{Sender, TrySendError};
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use varve_api::etcdserverpb::alarm_request::AlarmAction;

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crate::queue::bounded;
 use prost::Message;
 use varve_api::etcdserverpb::PutRequest;
 use varve_disk::Disk;

@@ -29,8 +29,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::queue::Sender;
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use varve_disk::Disk;

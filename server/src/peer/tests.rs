@@ -5,7 +5,7 @@ mod snapshots;
 use std::path::Path;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crate::queue::{Receiver, bounded};
 use prost::Message as _;
 use tokio::time::timeout;
 use varve_api::etcdserverpb::PutRequest;

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use crossbeam_channel::{Sender, TrySendError};
+use crate::queue::{Sender, TrySendError};
 use varve_raftnode::Committed;
 
 use crate::apply::ApplyInput;
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_has_no_room_follows_in_order() {
-        let (apply, queue) = crossbeam_channel::bounded(1);
+        let (apply, queue) = crate::queue::bounded(1);
         let mut backlog = Backlog::new(apply);
         for index in 1..=3 {
             backlog.push(ApplyInput::Committed(vec![entry(index, 1)]));
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn entries_count_until_they_are_applied_wherever_they_wait() {
-        let (apply, _queue) = crossbeam_channel::bounded(8);
+        let (apply, _queue) = crate::queue::bounded(8);
         let mut backlog = Backlog::new(apply);
         let half = limits::APPLY_BACKLOG_BYTES_MAX / 2;
         backlog.push(ApplyInput::Committed(vec![entry(1, 1), entry(2, half)]));

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::bounded;
+use crate::queue::bounded;
 use varve_disk::sim::SimDisk;
 use varve_store::{CommandKind, RequestId, decode_batch};
 use varve_wal::Wal;
