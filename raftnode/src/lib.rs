@@ -45,8 +45,7 @@
 //! # Where to read
 //!
 //! `node.rs` inputs; `cycle.rs` outputs; `read.rs` linearizable reads; `lease.rs` reads without a
-//! round; `validate.rs` what a peer
-//! may not send; `snapshot.rs` the order of installing; `storage.rs` the log as the crate sees
+//! round; `leave.rs` the end of a removed leader; `validate.rs` what a peer may not send; `snapshot.rs` the order of installing; `storage.rs` the log as the crate sees
 //! it; `codec.rs` and `entry.rs` the formats (specified in `docs/FORMAT.md`, section 4).
 //!
 //! # Traps of the `raft` crate, and where each is closed
@@ -64,7 +63,7 @@
 //! | a committed change takes effect only when told to; forgotten, majorities differ | `Node::changed` |
 //! | a second change before the first is applied becomes an empty entry, without a word | `Node::propose_change` |
 //! | changes are parsed by a parser that hostile bytes exhaust | `change.rs`, `validate.rs` |
-//! | a removed leader goes on leading | `Node::changed` |
+//! | a removed leader goes on leading | `leave.rs` |
 //! | a snapshot of before a member was added is refused by it, for ever | `storage.rs`, `snapshot` |
 //! | a change that is confirmed late would undo the configuration of a snapshot | `Node::changed` |
 //! | a node campaigns over changes that it has committed and not applied | `Node::applied` |
@@ -95,6 +94,7 @@ mod cycle;
 mod entry;
 mod error;
 mod lease;
+mod leave;
 mod node;
 mod open;
 mod read;

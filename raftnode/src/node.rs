@@ -15,9 +15,10 @@ use raft::{
 };
 use varve_wal::trial;
 
-use crate::change::{crate_form, entry_of};
+use crate::change::entry_of;
 use crate::cycle::Cycle;
 use crate::lease::{Lease, Silence};
+use crate::leave::Leaving;
 use crate::read::{Contexts, Reads};
 use crate::snapshot::same_mark;
 use crate::storage::LogStorage;
@@ -55,6 +56,8 @@ pub struct Node {
     pub(crate) ignored_to: u64,
     /// Who has been sent a snapshot, at which index, and has not said yet that it has it.
     pub(crate) delivered: BTreeMap<u64, u64>,
+    /// This leader was removed, and tells the others.
+    pub(crate) leaving: Option<Leaving>,
 }
 
 impl Node {
@@ -71,6 +74,7 @@ impl Node {
         self.reads.tick();
         self.silence.tick();
         self.settle();
+        self.tick_leaving();
     }
 
     /// A message arrived from `from`.
@@ -98,6 +102,7 @@ impl Node {
         }
         let stepped = self.raw.step(message);
         self.settle();
+        self.leave_when_told();
         stepped.map_err(|error| match error {
             raft::Error::ProposalDropped => Error::NotNow { from, reason: error.to_string() },
             _ => Error::Refused { from, reason: error.to_string() },
@@ -130,7 +135,8 @@ impl Node {
         change: MemberChange,
         command: Bytes,
     ) -> std::result::Result<(), ProposeError> {
-        if self.is_closed_for_input() || self.raw.raft.state != StateRole::Leader {
+        let leads = self.raw.raft.state == StateRole::Leader && !self.is_leaving();
+        if self.is_closed_for_input() || !leads {
             return Err(ProposeError::NotLeader);
         }
         // No log may hold it: who read it back would end.
@@ -171,15 +177,7 @@ impl Node {
             return;
         }
         self.lease.end();
-        self.raw
-            .apply_conf_change(&crate_form(change))
-            .expect("the state machine keeps at least one voter");
-        let raft = &mut self.raw.raft;
-        if raft.state == StateRole::Leader && !raft.prs().conf().voters().contains(self.id) {
-            trial::reach("a leader that is no voter any more");
-            // It would go on leading a group of others, without a vote of its own.
-            raft.become_follower(raft.term, raft::INVALID_ID);
-        }
+        self.follow_change(index.0, change);
         self.settle();
     }
 
@@ -200,7 +198,8 @@ impl Node {
     /// after this. None unless this node leads, has committed in its term, and holds a lease.
     pub fn leased_read(&self) -> Option<(Index, Duration)> {
         let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader || !raft.commit_to_current_term() {
+        let leads = raft.state == StateRole::Leader && !self.is_leaving();
+        if !leads || !raft.commit_to_current_term() {
             return None;
         }
         let until = self.lease.until(Term(raft.term))?;
@@ -283,9 +282,11 @@ impl Node {
     }
 
     /// Starts handing leadership to another voter; nothing happens unless this node leads.
-    /// Given up after an election timeout. Proposals are refused meanwhile.
+    /// Given up after an election timeout. Proposals are refused meanwhile. A leader that was removed
+    /// hands over to nobody: who can elect without it does not listen to it any more.
     pub fn transfer_leadership(&mut self, to: NodeId) {
-        if self.is_closed_for_input() || self.raw.raft.state != StateRole::Leader {
+        let leads = self.raw.raft.state == StateRole::Leader && !self.is_leaving();
+        if self.is_closed_for_input() || !leads {
             return;
         }
         self.raw.transfer_leader(to.0);

@@ -54,6 +54,7 @@ impl Node {
             changes: VecDeque::new(),
             ignored_to,
             delivered: BTreeMap::new(),
+            leaving: None,
         };
         node.settle();
         if applied.voters == [config.id] {

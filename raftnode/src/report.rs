@@ -9,9 +9,9 @@ use crate::{Index, NodeId, Progress, Status, Term};
 
 impl Node {
     /// The follower that is furthest along, for a hand-over before stopping; none unless this
-    /// node leads and has heard from another voter lately.
+    /// node leads, stays a member, and has heard from another voter lately.
     pub fn best_transferee(&self) -> Option<NodeId> {
-        if self.raw.raft.state != StateRole::Leader {
+        if self.raw.raft.state != StateRole::Leader || self.is_leaving() {
             return None;
         }
         let members = self.members();

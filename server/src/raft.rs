@@ -328,9 +328,13 @@ impl RaftThread {
     }
 
     /// Whether it is time to end. A leader waits for its successor, and then a moment for what
-    /// others have still sent to it; all of it up to the deadline.
+    /// others have still sent to it; one that was removed, until they know; all of it up to the
+    /// deadline.
     fn stopped(&self, turn: &Turn) -> bool {
         let Some(deadline) = turn.stop else { return false };
+        if self.node.is_leaving() {
+            return self.clock.now() >= deadline;
+        }
         let Some(handed_over) = turn.handed_over else { return true };
         let has_successor = self.node.best_transferee().is_none()
             && self.node.status().leader.is_some()

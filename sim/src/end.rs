@@ -119,8 +119,8 @@ impl World<'_> {
         self.schedule(id);
     }
 
-    /// Whether nobody who is left can know of the latest change: a leader that was removed has ended
-    /// before the message arrived that told the rest, and too few of those are left who were members
+    /// Whether nobody who is left can know of the latest change: a leader that was removed was cut off or
+    /// killed for as long as it would have told the rest, and too few of those are left who were members
     /// before. etcd has this, too, where two members become one.
     fn is_lost_with_the_removed(&self) -> bool {
         let changed_at = self.roster.changed_at();

@@ -32,6 +32,7 @@ pub const CODE: &[&str] = &[
     "change refused: another is pending",
     "change judged again",
     "a leader that is no voter any more",
+    "a removed leader that told too few",
     "flushed while a snapshot is installed",
     "manifest rotated",
     "merge before a flush",
