@@ -45,7 +45,8 @@
 //! # Where to read
 //!
 //! `node.rs` inputs; `cycle.rs` outputs; `read.rs` linearizable reads; `lease.rs` reads without a
-//! round; `leave.rs` the end of a removed leader; `validate.rs` what a peer may not send; `snapshot.rs` the order of installing; `storage.rs` the log as the crate sees
+//! round; `leave.rs` the end of a removed leader; `validate.rs` what a peer may not send; `snapshot.rs` the order of installing; `lend.rs` snapshots that
+//! another member sends; `storage.rs` the log as the crate sees
 //! it; `codec.rs` and `entry.rs` the formats (specified in `docs/FORMAT.md`, section 4).
 //!
 //! # Traps of the `raft` crate, and where each is closed
@@ -95,6 +96,7 @@ mod entry;
 mod error;
 mod lease;
 mod leave;
+mod lend;
 mod node;
 mod open;
 mod read;

@@ -23,6 +23,7 @@
 //! | `wipe 1` | a crash after which nothing is left of 1's disk |
 //! | `partition 1 \| 2 3`, `heal` | the network |
 //! | `crash 1`, `restart 1`, `flush 1 [keep]` | the machine; `keep` entries stay in the log |
+//! | `lends 2` | 2 sends snapshots instead of the leader, if its own will do |
 //! | `installs by hand`, `install 1`, `confirm 1` | snapshots |
 //! | `inject 2->1 heartbeat term=3 commit=9` | a message that no correct node sends |
 //! | `show` | every node's standing |
@@ -126,6 +127,7 @@ impl Script {
             }
             ["flush", node] => cluster.flush(id(node), 0),
             ["flush", node, keep] => cluster.flush(id(node), id(keep)),
+            ["lends", node] => cluster.lender = Some(id(node)),
             ["installs", "by", "hand"] => cluster.installs_at_once = false,
             ["install", node] => cluster.install(id(node)),
             ["confirm", node] => cluster.confirm(id(node)),

@@ -269,6 +269,10 @@ pub const SNAPSHOT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 pub const PEER_KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long whole files of a transfer that broke off are kept for the next one.
 pub const SNAPSHOT_PARTS_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+/// How often a member says that a snapshot which the leader asked of it is under way.
+pub const SNAPSHOT_LENT_WORD: Duration = Duration::from_secs(2);
+/// Silence after which the leader sends such a snapshot itself.
+pub const SNAPSHOT_LENT_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Silence that ends a snapshot transfer.
 pub const SNAPSHOT_STEP_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -148,6 +148,7 @@ impl Member {
                 setup.election_ticks,
             ),
             catch_up_entries: setup.snapshot_catchup_entries,
+            snapshots_from_followers: setup.snapshots_from_followers,
             clock,
         };
         let apply = ApplyThread {

@@ -18,6 +18,7 @@
 
 mod backlog;
 mod input;
+mod lending;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ use varve_store::{Command, encode_batch};
 
 use self::backlog::Backlog;
 pub use self::input::{Outlook, RaftInput};
+use self::lending::Lending;
 use crate::apply::ApplyInput;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -61,6 +63,8 @@ pub struct RaftThread {
     pub ticks_advanced: usize,
     /// Entries kept in the log behind the flushed index, for slow followers.
     pub catch_up_entries: u64,
+    /// Whether other members are asked to send snapshots.
+    pub snapshots_from_followers: bool,
     /// What time it is.
     pub clock: Clock,
 }
@@ -83,6 +87,8 @@ pub struct Turn {
     staged: Option<(Applied, Staged)>,
     /// A snapshot is being installed: the node rests until the state machine confirms.
     installing: bool,
+    /// Snapshots that other members were asked to send.
+    lending: Vec<Lending>,
     /// When the last attempt to hand leadership over was started.
     handed_over: Option<Instant>,
     stop: Option<Instant>,
@@ -153,6 +159,7 @@ impl RaftThread {
         }
         if is_tick_due {
             self.node.tick();
+            self.end_lending(turn);
         }
         let applied = self.cluster.applied();
         turn.backlog.applied(applied);
@@ -283,13 +290,7 @@ impl RaftThread {
     fn carry_out(&mut self, turn: &mut Turn, output: Output) {
         for message in output.messages {
             match message.class {
-                MessageClass::Snapshot => {
-                    let to = message.to;
-                    if !self.peers.send_snapshot(message) {
-                        // Raft waits for a report on every snapshot.
-                        self.node.snapshot_sent(to, false);
-                    }
-                }
+                MessageClass::Snapshot => self.send_snapshot(turn, message),
                 MessageClass::Small => _ = self.peers.send(message),
                 MessageClass::Bulk => {
                     let to = message.to;
@@ -358,6 +359,7 @@ impl Turn {
             changes: 0,
             staged: None,
             installing: false,
+            lending: Vec::new(),
             handed_over: None,
             stop: None,
         }

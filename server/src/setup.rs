@@ -61,6 +61,8 @@ pub struct Setup {
     pub lease_reads: bool,
     /// `--experimental-varve-snapshot-bytes-per-second`; 0 for no bound.
     pub snapshot_bytes_per_second: u64,
+    /// `--experimental-varve-snapshots-from-followers`.
+    pub snapshots_from_followers: bool,
     /// Tokens and passwords.
     pub auth: AuthOptions,
     /// Limits of requests.

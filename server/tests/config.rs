@@ -254,6 +254,13 @@ fn snapshots_between_members_are_sent_at_a_rate() {
 }
 
 #[test]
+fn followers_send_snapshots_only_if_asked_for() {
+    assert!(!configured(&[], &[]).snapshots_from_followers);
+    let flag = "--experimental-varve-snapshots-from-followers";
+    assert!(configured(&[flag], &[]).snapshots_from_followers);
+}
+
+#[test]
 fn reads_by_lease_are_off_unless_asked_for() {
     assert!(!configured(&[], &[]).lease_reads);
     assert!(configured(&["--experimental-varve-lease-reads"], &[]).lease_reads);

@@ -15,6 +15,8 @@ use varve_raftnode::{Message, Node as RaftNode, NodeId};
 use varve_server::background::applied_at;
 use varve_server::peer::Carried;
 use varve_server::peer::frame::{FrameKind, StreamKind};
+use varve_server::peer::lend::{Lent, SnapshotJob};
+use varve_server::peer::snapshot::send::announce;
 use varve_server::peer::snapshot::{Staged, check_sound};
 use varve_server::raft::RaftInput;
 
@@ -70,6 +72,8 @@ enum Content {
 
 struct Transfer {
     announcement: Message,
+    /// Who asked the sender for it, if it is not its own Raft.
+    asker: Option<u64>,
     checkpoint: Checkpoint,
     /// Positions of the files that the receiver lacks.
     wanted: Vec<usize>,
@@ -83,7 +87,7 @@ impl World<'_> {
         for (to, carried) in up.outgoing() {
             match carried {
                 Carried::Frame(stream, kind, payload) => self.send(id, to, stream, kind, payload),
-                Carried::Snapshot(message) => self.offer(id, to, &message),
+                Carried::Snapshot(job) => self.offer(id, to, &job),
             }
         }
     }
@@ -113,26 +117,45 @@ impl World<'_> {
         }
     }
 
-    fn offer(&mut self, from: u64, to: u64, message: &Message) {
+    fn offer(&mut self, from: u64, to: u64, job: &SnapshotJob) {
         let up = self.nodes.get(&from).and_then(|node| node.up.as_ref()).expect("it sends");
         let checkpoint = up.context.db.checkpoint();
         let mark = applied_at(&checkpoint.mark, &up.context.view).expect("an own mark");
-        let announcement = RaftNode::snapshot_message(message, &mark).expect("it does not go back");
+        let asker = job.asker;
+        let announcement = match announce(&job.message, &mark) {
+            Ok(announcement) => announcement,
+            Err(error) => {
+                assert!(asker.is_some(), "an own snapshot does not go back: {error}");
+                self.count("snapshot declined by another member");
+                return self.report(from, to, asker, false);
+            }
+        };
         self.count("snapshot offered");
-        let transfer = Transfer { announcement, checkpoint, wanted: Vec::new(), receiver_boot: 0 };
+        let (wanted, receiver_boot) = (Vec::new(), 0);
+        let transfer = Transfer { announcement, asker, checkpoint, wanted, receiver_boot };
         if self.network.cut.contains(&(from, to)) {
-            return self.report(from, to, false);
+            return self.report(from, to, asker, false);
         }
         let delay = self.about(self.plan.delay);
         let content = Content::Offer(Box::new(transfer));
         self.after(delay, Event::Arrive(Packet { from, to, content }));
     }
 
-    /// Tells a sender what became of its snapshot; a failure after the pause that senders make.
-    fn report(&mut self, from: u64, to: u64, delivered: bool) {
+    /// Tells a sender what became of its snapshot, and by it who asked for it.
+    fn report(&mut self, from: u64, to: u64, asker: Option<u64>, delivered: bool) {
         if let Some(up) = self.nodes.get(&from).and_then(|node| node.up.as_ref()) {
-            // A full inbox would lose it, and is far larger than what one seed sends.
-            let _ = up.context.raft.try_send(RaftInput::SnapshotSent { to: NodeId(to), delivered });
+            match asker {
+                None => {
+                    // A full inbox would lose it, and is far larger than what one seed sends.
+                    let report = RaftInput::SnapshotSent { to: NodeId(to), delivered };
+                    let _ = up.context.raft.try_send(report);
+                }
+                Some(asker) => {
+                    let lent = if delivered { Lent::Delivered } else { Lent::Failed };
+                    up.peers.tell_snapshot(asker, to, lent);
+                    self.carry(from);
+                }
+            }
         }
         self.schedule(from);
     }
@@ -158,8 +181,8 @@ impl World<'_> {
                 self.carry(to);
                 self.schedule(to);
             }
-            Content::Offer(_) | Content::Files(_) if is_cut || !is_known => {
-                self.report(from, to, false);
+            Content::Offer(transfer) | Content::Files(transfer) if is_cut || !is_known => {
+                self.report(from, to, transfer.asker, false);
             }
             Content::Offer(mut transfer) => {
                 let up = self.nodes.get(&to).and_then(|node| node.up.as_ref());
@@ -184,7 +207,7 @@ impl World<'_> {
         let number = self.network.stagings;
         let up = self.nodes.get(&to).and_then(|node| node.up.as_ref()).expect("it is there");
         if up.boot != transfer.receiver_boot {
-            return self.report(from, to, false);
+            return self.report(from, to, transfer.asker, false);
         }
         let is_new = up.context.cluster.applied() == 0;
         let disk = Arc::clone(&up.context.disk);
@@ -202,7 +225,8 @@ impl World<'_> {
         };
         if outcome.is_ok() {
             let message = transfer.announcement.bytes.clone();
-            let input = RaftInput::Snapshot { from: NodeId(from), message, staged };
+            let leader = RaftNode::sender(&message).expect("it has one");
+            let input = RaftInput::Snapshot { from: leader, message, staged };
             let _ = up.context.raft.try_send(input);
         }
         let is_ok = outcome.is_ok();
@@ -212,7 +236,10 @@ impl World<'_> {
             let joins = ["snapshot to a joining member cut", "snapshot to a joining member"];
             self.count(joins[usize::from(is_ok)]);
         }
-        self.report(from, to, is_ok);
+        if is_ok && transfer.asker.is_some() {
+            self.count("snapshot delivered by another member");
+        }
+        self.report(from, to, transfer.asker, is_ok);
         self.schedule(to);
     }
 

@@ -468,6 +468,7 @@ fn setup(plan: &Plan, id: u64, identity: Identity) -> Setup {
         snapshot_catchup_entries: plan.catch_up_entries,
         lease_reads: plan.lease_reads,
         snapshot_bytes_per_second: 0,
+        snapshots_from_followers: plan.lends_snapshots,
         auth: auth_options(),
         requests: RequestLimits {
             txn_ops_max: 128,

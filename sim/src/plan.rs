@@ -82,6 +82,8 @@ pub struct Plan {
     pub left_out: LeftOut,
     /// Whether the leader answers reads by a lease.
     pub lease_reads: bool,
+    /// Whether the leader asks others to send snapshots.
+    pub lends_snapshots: bool,
     /// A bug that is planted.
     pub plant: Option<Plant>,
 }
@@ -174,6 +176,7 @@ impl Plan {
             is_strict: r.one_in(2),
             left_out: LeftOut::default(),
             lease_reads: seed % 2 == 1,
+            lends_snapshots: seed.is_multiple_of(3),
             plant: None,
         };
         match r.below(6) {

@@ -72,6 +72,8 @@ pub struct Cluster {
     pub trace: Vec<String>,
     /// Whether snapshots are installed as soon as they are announced.
     pub installs_at_once: bool,
+    /// Who sends snapshots instead of the leader.
+    pub lender: Option<u64>,
     /// Whether changes of the membership are confirmed as soon as they are applied.
     pub confirms_at_once: bool,
     pub seed: u64,
@@ -107,6 +109,7 @@ impl Cluster {
             failed_reads: Vec::new(),
             trace: Vec::new(),
             installs_at_once: true,
+            lender: None,
             confirms_at_once: true,
             seed,
             founders,

@@ -56,11 +56,7 @@ impl Cluster {
         let to = message.to.0;
         let mut envelope = Envelope { from, to, message, content: None };
         if envelope.message.class == MessageClass::Snapshot {
-            let mut content = self.members[&from].machine.clone();
-            content.lose_volatile();
-            envelope.message = Node::snapshot_message(&envelope.message, &content.flushed)
-                .expect("the mark does not go back");
-            envelope.content = Some(content);
+            self.fill_snapshot(&mut envelope);
         }
         let text = describe(&envelope.message.bytes);
         if self.cut.contains(&(from, to)) {
@@ -70,6 +66,31 @@ impl Cluster {
         }
         self.trace.push(text);
         self.queue.push(envelope);
+    }
+
+    /// What a snapshot contains: the state of who lends it, if that will do, or the leader's own.
+    fn fill_snapshot(&mut self, envelope: &mut Envelope) {
+        let durable = |cluster: &Self, id: u64| {
+            let mut content = cluster.members[&id].machine.clone();
+            content.lose_volatile();
+            content
+        };
+        if let Some(lender) = self.lender.filter(|lender| self.is_up(*lender)) {
+            let asked = self.node(envelope.from).snapshot_of_another(&envelope.message);
+            envelope.message = asked.expect("it has just become so");
+            let content = durable(self, lender);
+            match Node::snapshot_message(&envelope.message, &content.flushed) {
+                Ok(message) => {
+                    (envelope.message, envelope.content) = (message, Some(content));
+                    return;
+                }
+                Err(error) => self.trace.push(format!("{lender} declines: {error}")),
+            }
+        }
+        let content = durable(self, envelope.from);
+        envelope.message = Node::snapshot_message(&envelope.message, &content.flushed)
+            .expect("the mark does not go back");
+        envelope.content = Some(content);
     }
 
     fn report_snapshot(&mut self, envelope: &Envelope, delivered: bool) {

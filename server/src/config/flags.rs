@@ -268,6 +268,8 @@ pub const SECTIONS: &[Section] = &[
             "The leader answers linearizable reads without asking a majority each time; for all members or none."),
         works("experimental-varve-snapshot-bytes-per-second", Uint, "67108864",
             "How fast this member sends its files to members that need them, all together; 0 for no bound."),
+        works("experimental-varve-snapshots-from-followers", Bool, "false",
+            "While this member leads, it asks others to send files to members that need them."),
     ] },
     Section { title: "Invocation", flags: &[
         works("config-file", Text, "",

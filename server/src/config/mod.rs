@@ -63,6 +63,8 @@ pub struct Config {
     pub lease_reads: bool,
     /// `--experimental-varve-snapshot-bytes-per-second`; 0 for no bound.
     pub snapshot_bytes_per_second: u64,
+    /// `--experimental-varve-snapshots-from-followers`.
+    pub snapshots_from_followers: bool,
     /// `--heartbeat-interval`.
     pub heartbeat_interval: Duration,
     /// `--election-timeout`; at least five heartbeats, at most 50 s.

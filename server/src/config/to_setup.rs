@@ -45,11 +45,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         wal_dir: config.wal_dir.clone(),
         listen: listen(config)?,
         client_tls: client_tls(config, disk)?,
-        listen_peers: config
-            .listen_peer_urls
-            .iter()
-            .map(|url| Ok((url.listen_address()?, url.is_secure())))
-            .collect::<Result<_, String>>()?,
+        listen_peers: listen_peers(&config.listen_peer_urls)?,
         peer_tls,
         listen_options: ListenOptions { reuse_port: config.socket_reuse_port },
         advertise_client_urls: texts(&config.advertise_client_urls),
@@ -62,6 +58,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         snapshot_catchup_entries: config.snapshot_catchup_entries,
         lease_reads: config.lease_reads,
         snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+        snapshots_from_followers: config.snapshots_from_followers,
         log: log(config),
         auth: auth(config),
         requests: RequestLimits {
@@ -104,6 +101,11 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
         progress_interval: config.watch_progress_notify_interval,
         engine: engine(config),
     })
+}
+
+/// Where peers are listened for, and whether TLS is spoken there.
+fn listen_peers(urls: &[Url]) -> Result<Vec<(ListenAddress, bool)>, String> {
+    urls.iter().map(|url| Ok((url.listen_address()?, url.is_secure()))).collect()
 }
 
 fn engine(config: &Config) -> varve_lsm::Options {

@@ -47,13 +47,13 @@ pub(super) fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config
         wal_dir: values.path("wal-dir"),
         snapshot_count: values.unsigned("snapshot-count")?,
         snapshot_catchup_entries: values.unsigned("snapshot-catchup-entries")?,
-        log_backend: Backend::from_name(&values.text("experimental-varve-log-backend"))
-            .map_or(BackendChoice::Auto, BackendChoice::Only),
+        log_backend: log_backend(values),
         log_compress_bytes_min: log_compress_bytes_min(values)?,
         compress_cold_values: values.flag("experimental-varve-compress-cold-values"),
         lease_reads: values.flag("experimental-varve-lease-reads"),
         snapshot_bytes_per_second: values
             .unsigned("experimental-varve-snapshot-bytes-per-second")?,
+        snapshots_from_followers: values.flag("experimental-varve-snapshots-from-followers"),
         heartbeat_interval: values.millis("heartbeat-interval")?,
         election_timeout: values.millis("election-timeout")?,
         initial_election_tick_advance: values.flag("initial-election-tick-advance"),
@@ -107,6 +107,11 @@ pub(super) fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config
         shown: String::new(),
         notes: Vec::new(),
     })
+}
+
+fn log_backend(values: &Values<'_>) -> BackendChoice {
+    Backend::from_name(&values.text("experimental-varve-log-backend"))
+        .map_or(BackendChoice::Auto, BackendChoice::Only)
 }
 
 /// 0 is for none; a bound beyond any batch stays one beyond any batch.

@@ -52,6 +52,10 @@ pub enum FrameKind {
     HashQuestion = 14,
     /// The answer: [`super::hash::HashAnswer`].
     HashAnswer = 15,
+    /// The leader asks a member to send a snapshot in its name: `super::lend`.
+    SnapshotAsked = 16,
+    /// What has become of it.
+    SnapshotTold = 17,
 }
 
 impl FrameKind {
@@ -72,6 +76,8 @@ impl FrameKind {
             13 => Self::Members,
             14 => Self::HashQuestion,
             15 => Self::HashAnswer,
+            16 => Self::SnapshotAsked,
+            17 => Self::SnapshotTold,
             _ => return None,
         })
     }
@@ -202,7 +208,7 @@ async fn read_bounded(
     let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
     let crc = u32::from_le_bytes([header[5], header[6], header[7], header[8]]);
     let kind = FrameKind::from_byte(header[4])
-        .ok_or_else(|| FrameError::malformed("a frame kind from 1 to 15", header[4].to_string()))?;
+        .ok_or_else(|| FrameError::malformed("a frame kind from 1 to 17", header[4].to_string()))?;
     if length > bytes_max {
         return Err(FrameError::malformed(
             format!("a frame of at most {bytes_max} bytes"),

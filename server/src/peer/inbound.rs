@@ -15,7 +15,7 @@ use super::call::{Call, CallAnswer};
 use super::frame::{self, FrameError, FrameKind, Hello, LeaseAnswer, LeaseQuestion, StreamKind};
 use super::hash::{HashAnswer, HashQuestion};
 use super::stream::{self, PeerStream};
-use super::{Context, PeerListener, Peers, hex, node, snapshot};
+use super::{Context, PeerListener, Peers, hex, lend, node, snapshot};
 use crate::apply::ToWorker;
 use crate::grpc::PeerAddress as RemoteAddress;
 use crate::limits;
@@ -75,7 +75,7 @@ async fn serve(
             tell_members(context, &mut stream).await
         }
         Ok(hello) if hello.stream == StreamKind::Snapshot => {
-            snapshot::receive::receive(context, &mut stream, hello.from).await
+            snapshot::receive::receive(context, peers, &mut stream, hello.from).await
         }
         Ok(hello) => pump(context, peers, &mut stream, hello.from).await,
         Err(error) => Err(error),
@@ -258,9 +258,16 @@ pub fn take(
                 let _ = context.workers[worker].post_one(ToWorker::Lease(answer));
             }
         }
+        FrameKind::SnapshotAsked => peers.lend_snapshot(lend::decode_asked(from, &payload)?),
+        FrameKind::SnapshotTold => {
+            let (to, lent) = lend::decode_told(&payload)?;
+            // No room: the leader takes silence for a failure.
+            let told = RaftInput::SnapshotTold { by: node(from), to: node(to), lent };
+            let _ = context.raft.try_send(told);
+        }
         other => {
             return Err(FrameError::malformed(
-                "a frame of Raft, leases, hashes or calls",
+                "a frame of Raft, leases, hashes, calls or snapshots",
                 format!("{other:?}"),
             ));
         }

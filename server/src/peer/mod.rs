@@ -16,6 +16,7 @@ pub mod call;
 pub mod frame;
 pub mod hash;
 pub mod inbound;
+pub mod lend;
 mod outbound;
 mod parts;
 pub mod rate;
@@ -47,6 +48,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::Metrics;
 use crate::peer::call::{Call, CallAnswer};
 use crate::peer::frame::{FrameKind, LeaseQuestion, StreamKind};
+use crate::peer::lend::SnapshotJob;
 pub use crate::peer::outbound::hello;
 use crate::peer::rate::Rate;
 use crate::raft::RaftInput;
@@ -134,7 +136,7 @@ struct Queues {
     bulk: mpsc::Sender<Outgoing>,
     /// What waits in `bulk` may take of the memory.
     bulk_room: Budget,
-    snapshots: mpsc::Sender<Message>,
+    snapshots: mpsc::Sender<SnapshotJob>,
     connected: Connected,
     /// When its Raft last said something; a member that is frozen stays connected.
     heard: Mutex<Option<Instant>>,
@@ -161,7 +163,7 @@ struct Receivers {
     peer: PeerAddress,
     small: mpsc::Receiver<Outgoing>,
     bulk: mpsc::Receiver<Outgoing>,
-    snapshots: mpsc::Receiver<Message>,
+    snapshots: mpsc::Receiver<SnapshotJob>,
     connected: Connected,
 }
 
@@ -297,8 +299,12 @@ impl Peers {
 
     /// Starts sending a snapshot; false if one is under way to that member, or it is unknown.
     pub fn send_snapshot(&self, message: Message) -> bool {
-        let to = message.to.0;
-        self.with(to, |queues| queues.snapshots.try_send(message).is_ok()) == Some(true)
+        self.queue_snapshot(SnapshotJob { message, asker: None })
+    }
+
+    fn queue_snapshot(&self, job: SnapshotJob) -> bool {
+        let to = job.message.to.0;
+        self.with(to, |queues| queues.snapshots.try_send(job).is_ok()) == Some(true)
     }
 
     /// Asks a member about a lease; no answer comes when its queue is full.
@@ -321,10 +327,10 @@ impl Peers {
         self.send_frame(member, FrameKind::CallAnswer, answer.encode());
     }
 
-    fn send_frame(&self, member: u64, kind: FrameKind, payload: Bytes) {
-        self.with(member, |queues| {
-            let _ = queues.small.try_send((kind, payload, None));
-        });
+    /// False if its queue is full, or nobody has this id.
+    fn send_frame(&self, member: u64, kind: FrameKind, payload: Bytes) -> bool {
+        let send = |queues: &Queues| queues.small.try_send((kind, payload, None)).is_ok();
+        self.with(member, send) == Some(true)
     }
 
     fn with<T>(&self, member: u64, work: impl FnOnce(&Queues) -> T) -> Option<T> {
@@ -338,8 +344,8 @@ impl Peers {
 pub enum Carried {
     /// A frame of a stream.
     Frame(StreamKind, FrameKind, Bytes),
-    /// A snapshot is asked for; the carrier owes the Raft thread a report.
-    Snapshot(Message),
+    /// A snapshot is asked for; the carrier owes a report to the Raft thread, or to who asked.
+    Snapshot(SnapshotJob),
 }
 
 /// The queues of all members, for a carrier that is no peer thread: a simulated network.
@@ -363,8 +369,8 @@ impl Carrier {
             while let Ok((kind, payload, _share)) = receivers.bulk.try_recv() {
                 taken.push((to, Carried::Frame(StreamKind::Bulk, kind, payload)));
             }
-            while let Ok(message) = receivers.snapshots.try_recv() {
-                taken.push((to, Carried::Snapshot(message)));
+            while let Ok(job) = receivers.snapshots.try_recv() {
+                taken.push((to, Carried::Snapshot(job)));
             }
         }
         self.receivers.retain(|receivers| !receivers.small.is_closed());
@@ -387,7 +393,7 @@ impl PeerQueues {
                 Stream { kind: StreamKind::Bulk, connected: Connected::default(), queue: bulk };
             tokio::spawn(outbound::run(context(), peer.clone(), small));
             tokio::spawn(outbound::run(context(), peer.clone(), bulk));
-            tokio::spawn(snapshot::send::send_all(context(), peer, snapshots));
+            tokio::spawn(snapshot::send::send_all(context(), peers.clone(), peer, snapshots));
         }
     }
 }

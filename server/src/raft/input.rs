@@ -16,6 +16,7 @@ use varve_store::{Command, decode_batch, encode_batch};
 
 use super::{RaftThread, Turn, hex};
 use crate::limits;
+use crate::peer::lend::Lent;
 use crate::peer::snapshot::Staged;
 
 /// What the Raft thread is asked to do. Its inbox is bounded by `limits::RAFT_INBOX_MAX`; a full
@@ -82,6 +83,15 @@ pub enum RaftInput {
         to: NodeId,
         /// Whether it confirmed.
         delivered: bool,
+    },
+    /// A member that was asked to send a snapshot in this one's name says what has become of it.
+    SnapshotTold {
+        /// Who says so.
+        by: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// What has become of it.
+        lent: Lent,
     },
     /// A peer cannot be reached.
     Unreachable(NodeId),
@@ -162,6 +172,7 @@ impl RaftThread {
                 self.node.flushed(flushed, cut)?;
             }
             RaftInput::SnapshotSent { to, delivered } => self.node.snapshot_sent(to, delivered),
+            RaftInput::SnapshotTold { by, to, lent } => self.told_of_snapshot(turn, by, to, lent),
             RaftInput::Unreachable(peer) => self.node.unreachable(peer),
             RaftInput::HandOver => self.hand_over(turn),
             RaftInput::Stop { deadline } => {

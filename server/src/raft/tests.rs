@@ -62,6 +62,7 @@ fn start(queue_length: usize) -> Running {
         tick: Duration::from_millis(10),
         ticks_advanced: 0,
         catch_up_entries: 10,
+        snapshots_from_followers: false,
         clock: Clock::default(),
     };
     let thread = std::thread::spawn(move || thread.run());

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::{sleep, timeout};
-use varve_raftnode::Node;
+use varve_raftnode::{Node, NodeId};
 
 use super::offer::decode_offer;
 use super::send::write;
@@ -22,7 +22,7 @@ use crate::metrics::Held;
 use crate::peer::frame::{self, FrameError, FrameKind};
 use crate::peer::parts::Parts;
 use crate::peer::stream::PeerStream;
-use crate::peer::{Context, hex, node};
+use crate::peer::{Context, Peers, hex};
 use crate::raft::RaftInput;
 
 static NEXT_STAGING: AtomicU64 = AtomicU64::new(0);
@@ -30,12 +30,13 @@ static NEXT_STAGING: AtomicU64 = AtomicU64::new(0);
 /// Receives one snapshot and hands it to the Raft thread.
 pub(in crate::peer) async fn receive(
     context: &Arc<Context>,
+    peers: &Peers,
     stream: &mut PeerStream,
     from: u64,
 ) -> Result<(), FrameError> {
     let (started, metrics) = (Instant::now(), &context.metrics);
     let under_way = Held::new(&metrics.snapshots_in_receiving.with_label_values(&[&hex(from)]));
-    let outcome = receive_uncounted(context, stream, from).await;
+    let outcome = receive_uncounted(context, peers, stream, from).await;
     drop(under_way);
     let counters = [&metrics.snapshot_receive_success, &metrics.snapshot_receive_failures];
     let seconds = &metrics.snapshot_receive_seconds;
@@ -48,12 +49,13 @@ pub(in crate::peer) async fn receive(
 
 async fn receive_uncounted(
     context: &Arc<Context>,
+    peers: &Peers,
     stream: &mut PeerStream,
     from: u64,
 ) -> Result<(), FrameError> {
     let turn = Turn::take(&context.db)
         .ok_or_else(|| FrameError::malformed("one snapshot at a time", "a second one"))?;
-    let outcome = receive_in_turn(context, stream, from, turn).await;
+    let outcome = receive_in_turn(context, peers, stream, from, turn).await;
     if outcome.is_err() {
         tokio::spawn(let_go(Arc::clone(context), NEXT_STAGING.load(Ordering::Relaxed)));
     }
@@ -62,6 +64,7 @@ async fn receive_uncounted(
 
 async fn receive_in_turn(
     context: &Arc<Context>,
+    peers: &Peers,
     stream: &mut PeerStream,
     from: u64,
     turn: Turn,
@@ -105,7 +108,8 @@ async fn receive_in_turn(
     let dir = staged.dir.clone();
     blocking(move || parts.hand_over(&lacking, &dir)).await?.map_err(own_disk)?;
     let staged = check(context, staged, &message).await?;
-    let input = RaftInput::Snapshot { from: node(from), message, staged };
+    let from = leader(peers, from, &message)?;
+    let input = RaftInput::Snapshot { from, message, staged };
     let raft = context.raft.clone();
     let _ = tokio::task::spawn_blocking(move || raft.send(input)).await;
     write(stream, FrameKind::SnapshotDone, &[]).await?;
@@ -135,6 +139,16 @@ async fn let_go(context: Arc<Context>, next: u64) {
         let text = "cannot remove files of a snapshot that broke off; the next start will";
         tracing::warn!(error = %error, "{text}");
     }
+}
+
+/// In whose name it was sent: the leader's, who is answered; it may have asked another to send it.
+fn leader(peers: &Peers, from: u64, message: &Bytes) -> Result<NodeId, FrameError> {
+    let leader =
+        Node::sender(message).filter(|leader| leader.0 == from || peers.is_known(leader.0));
+    leader.ok_or_else(|| {
+        let found = format!("{:?}", Node::sender(message));
+        FrameError::malformed("a snapshot in the name of a member", found)
+    })
 }
 
 /// What was received is what was announced, and can be installed. Once it is with the Raft thread

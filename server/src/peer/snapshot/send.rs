@@ -1,18 +1,19 @@
 //! Sending: the engine's files as they are pinned, those that the receiver wants.
 //!
 //! One idea: one task a peer, one snapshot after the other; whatever comes of one is reported to
-//! Raft, which sends that peer nothing else before.
+//! Raft, which sends that peer nothing else before, or to the leader that asked for it.
 //!
 //! A file is read on another thread: it is mapped and may be cold. A peer that takes nothing, or
 //! answers nothing, for long has gone.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use varve_raftnode::{Message, Node};
+use varve_raftnode::{Applied, Message, Node};
 
 use super::offer::encode_offer;
 use super::{blocking, count, own_state};
@@ -20,26 +21,39 @@ use crate::background::applied_at;
 use crate::limits;
 use crate::metrics::Held;
 use crate::peer::frame::{self, Fields, FrameError, FrameKind, StreamKind};
+use crate::peer::lend::{Lent, SnapshotJob};
 use crate::peer::stream::PeerStream;
-use crate::peer::{Context, PeerAddress, hex, node, outbound};
+use crate::peer::{Context, PeerAddress, Peers, hex, node, outbound};
 use crate::raft::RaftInput;
 
 /// Sends snapshots to one peer, one after the other, for the life of the process.
 pub(in crate::peer) async fn send_all(
     context: Arc<Context>,
+    peers: Peers,
     peer: PeerAddress,
-    mut queue: mpsc::Receiver<Message>,
+    mut queue: mpsc::Receiver<SnapshotJob>,
 ) {
-    while let Some(message) = queue.recv().await {
+    while let Some(SnapshotJob { message, asker }) = queue.recv().await {
         let (started, to) = (Instant::now(), hex(peer.id));
         let metrics = &context.metrics;
         let under_way = Held::new(&metrics.snapshots_in_sending.with_label_values(&[&to]));
-        let outcome = send(&context, &peer, &message).await;
+        let work = send(&context, &peer, &message);
+        let outcome = match asker {
+            None => work.await,
+            Some(asker) => telling(|| peers.tell_snapshot(asker, peer.id, Lent::Going), work).await,
+        };
         drop(under_way);
         let counters = [&metrics.snapshot_send_success, &metrics.snapshot_send_failures];
         count(outcome.is_ok(), counters, &metrics.snapshot_send_seconds, &to, started);
         if let Err(error) = &outcome {
             tracing::warn!(to = hex(peer.id), error = %error, "failed to send database snapshot");
+        }
+        if let Some(asker) = asker {
+            let lent = if outcome.is_ok() { Lent::Delivered } else { Lent::Failed };
+            peers.tell_snapshot(asker, peer.id, lent);
+            continue;
+        }
+        if outcome.is_err() {
             // Raft asks again at once, and each attempt costs both sides.
             sleep(limits::SNAPSHOT_RETRY_PAUSE).await;
         }
@@ -50,6 +64,31 @@ pub(in crate::peer) async fn send_all(
     }
 }
 
+/// Does the work, and says now and then that it goes on.
+async fn telling<T>(say: impl Fn(), work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        match timeout(limits::SNAPSHOT_LENT_WORD, work.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) => say(),
+        }
+    }
+}
+
+/// The announcement of what is here, if that helps the receiver.
+///
+/// # Errors
+/// It is older than what is asked for, or the receiver is no member in it.
+pub fn announce(message: &Message, mark: &Applied) -> Result<Message, FrameError> {
+    if !mark.voters.contains(&message.to) && !mark.learners.contains(&message.to) {
+        return Err(FrameError::malformed(
+            format!("a state in which {} is a member", hex(message.to.0)),
+            format!("{mark:?}"),
+        ));
+    }
+    Node::snapshot_message(message, mark).map_err(own_state)
+}
+
 pub(in crate::peer) async fn send(
     context: &Context,
     peer: &PeerAddress,
@@ -57,7 +96,7 @@ pub(in crate::peer) async fn send(
 ) -> Result<u64, FrameError> {
     let checkpoint = context.db.checkpoint();
     let mark = applied_at(&checkpoint.mark, &context.view).map_err(own_state)?;
-    let message = Node::snapshot_message(message, &mark).map_err(own_state)?;
+    let message = announce(message, &mark)?;
     let mut stream = outbound::connect(context, peer, StreamKind::Snapshot).await?;
     let offer = encode_offer(&checkpoint);
     write(&mut stream, FrameKind::SnapshotOffer, &offer).await?;

@@ -13,10 +13,10 @@ use varve_store::Mark;
 use super::*;
 use crate::peer::frame::FrameError;
 
-/// Raft's word that member 2 needs a snapshot (docs/FORMAT.md, section 4).
-fn announcement(mark: Mark) -> Message {
+/// The leader's word that member 2 needs a snapshot (docs/FORMAT.md, section 4).
+fn announcement(leader: u64, mark: Mark) -> Message {
     let mut bytes = vec![1, 10, 2, 0];
-    let header = [2, 1, mark.term, 0, 0, 0, 0, 0, 0, 0];
+    let header = [2, leader, mark.term, 0, 0, 0, 0, 0, 0, 0];
     header.iter().for_each(|field: &u64| bytes.extend(field.to_le_bytes()));
     bytes.extend([0; 8]);
     [mark.index, mark.term].iter().for_each(|field| bytes.extend(field.to_le_bytes()));
@@ -78,7 +78,7 @@ async fn transfer(from: &Side, to: &str, harm: Harm) -> (Result<u64, FrameError>
         let passed = Arc::new(AtomicUsize::new(0));
         let address = proxy(to.to_owned(), harm, Arc::clone(&passed)).await;
         let peer = PeerAddress { id: 2, addresses: vec![address] };
-        let message = announcement(from.store.applied());
+        let message = announcement(1, from.store.applied());
         let sent = snapshot::send::send(&from.context, &peer, &message);
         let outcome = timeout(PATIENCE, sent).await.expect("a transfer ends, one way or another");
         match outcome {
@@ -242,6 +242,45 @@ fn a_snapshot_that_is_cut_off_or_garbled_anywhere_changes_nothing_and_the_next_o
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         panic!("staged files are left: {:?}", to.disk.list(Path::new(INCOMING)));
+    });
+}
+
+#[test]
+fn a_snapshot_is_taken_in_the_name_of_a_member_and_of_nobody_else() {
+    let _turn = RECEIVING.lock().unwrap_or_else(PoisonError::into_inner);
+    run(async {
+        let (from, to) = filled(50);
+        let known = vec![unreachable(1), unreachable(9)];
+        let (peers, _) = Peers::new(known, Arc::clone(&to.context.metrics));
+        let peer = PeerAddress { id: 2, addresses: vec![to.listen(peers)] };
+        let mark = from.store.applied();
+        let nobody = announcement(8, mark);
+        let error = snapshot::send::send(&from.context, &peer, &nobody).await;
+        let error = error.expect_err("8 is no member").to_string();
+        assert!(error.contains("a snapshot in the name of a member"), "{error}");
+        let leader = announcement(9, mark);
+        let ends_soon = async {
+            // The turn of the one before is over only when its files are gone.
+            while snapshot::send::send(&from.context, &peer, &leader).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(PATIENCE, ends_soon).await.expect("9 is one");
+        let handed_over = to.inbox.try_recv();
+        let is_leaders = matches!(&handed_over, Ok(RaftInput::Snapshot { from: NodeId(9), .. }));
+        assert!(is_leaders, "who is answered is the leader");
+
+        // What is older than what is asked for, or lacks the receiver, is declined.
+        let newer = Mark { index: mark.index + 1, ..mark };
+        let send = |message: Message| {
+            let (context, peer) = (Arc::clone(&from.context), peer.clone());
+            async move { snapshot::send::send(&context, &peer, &message).await }
+        };
+        let error = send(announcement(9, newer)).await.expect_err("older");
+        assert!(error.to_string().contains("a mark at or above"), "{error}");
+        let stranger = Message { to: NodeId(7), ..announcement(9, mark) };
+        let error = send(stranger).await.expect_err("it is no member");
+        assert!(error.to_string().contains("a state in which 7 is a member"), "{error}");
     });
 }
 
