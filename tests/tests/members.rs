@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use varve_api::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
     MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse,
-    MoveLeaderRequest, MoveLeaderResponse, PutRequest, RangeRequest,
+    MemberUpdateRequest, MemberUpdateResponse, MoveLeaderRequest, MoveLeaderResponse, PutRequest,
+    RangeRequest,
 };
 use varve_api::method;
 use varve_api::mvccpb::KeyValue;
@@ -207,4 +208,36 @@ fn a_member_that_was_away_comes_back_though_all_others_are_new() {
         run(async { client(&away).put(put).await })
     });
     assert_eq!(everything(&away), everything(&fourth));
+}
+
+/// It knows the other only where that was, and nobody else is there to tell it.
+#[test]
+fn a_member_that_was_away_finds_one_that_moved_meanwhile() {
+    let mut cluster = Cluster::start(&Program::varve(), 3, &[]);
+    let mut away = cluster.servers.pop().expect("three members");
+    let mut moving = cluster.servers.pop().expect("three members");
+    let stays = &mut cluster.servers[0];
+    let id = id_of(&moving, stays);
+    away.kill();
+
+    let elsewhere = Options::single("moved");
+    let mut options = moving.options().clone();
+    (options.peer_port, options.data_directory) = (elsewhere.peer_port, elsewhere.data_directory);
+    let peer_urls = vec![peer_url(&options)];
+    let _: MemberUpdateResponse = until_done(|| {
+        let request = MemberUpdateRequest { id, peer_urls: peer_urls.clone() };
+        run(async { client(stays).unary(&method::CLUSTER_MEMBER_UPDATE, request).await })
+    });
+    moving.kill();
+    std::fs::rename(&moving.options().data_directory, &options.data_directory).expect("it moves");
+    let moved = Server::start_with(&Program::varve(), options).expect("it serves where it is now");
+    assert_eq!(id_of(&moved, stays), id);
+
+    stays.kill();
+    away.restart();
+    until_done(|| {
+        let put = PutRequest { key: b"back".as_slice().into(), ..PutRequest::default() };
+        run(async { client(&away).put(put).await })
+    });
+    assert_eq!(everything(&away), everything(&moved));
 }
