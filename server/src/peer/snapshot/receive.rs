@@ -105,6 +105,8 @@ async fn receive_in_turn(
     );
 
     let message = parts.receive(stream, &missing).await?;
+    let received = context.metrics.peer_received_bytes.with_label_values(&[&hex(from)]);
+    received.inc_by(missing.iter().map(|(_, file)| file.bytes).sum());
     let dir = staged.dir.clone();
     blocking(move || parts.hand_over(&lacking, &dir)).await?.map_err(own_disk)?;
     let staged = check(context, staged, &message).await?;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use varve_raftnode::{Applied, Message, Node};
@@ -102,6 +103,7 @@ pub(in crate::peer) async fn send(
     write(&mut stream, FrameKind::SnapshotOffer, &offer).await?;
     let wanted = answer(&mut stream, FrameKind::SnapshotWanted, "an answer to a snapshot offer");
     let wanted = wanted.await?;
+    let sent = context.metrics.peer_sent_bytes.with_label_values(&[&hex(peer.id)]);
     let mut sent_bytes = 0;
     let mut fields = Fields::new("a list of wanted files", &wanted);
     for _ in 0..fields.u32()? {
@@ -112,7 +114,7 @@ pub(in crate::peer) async fn send(
                 index.to_string(),
             )
         })?;
-        sent_bytes += send_file(context, &mut stream, index, &file.content).await?;
+        sent_bytes += send_file(context, &mut stream, index, &file.content, &sent).await?;
     }
     write(&mut stream, FrameKind::SnapshotEnd, &message.bytes).await?;
     answer(&mut stream, FrameKind::SnapshotDone, "a confirmed snapshot").await?;
@@ -126,6 +128,7 @@ async fn send_file(
     stream: &mut PeerStream,
     index: u32,
     content: &Bytes,
+    sent: &IntCounter,
 ) -> Result<u64, FrameError> {
     let mut offset = 0;
     while offset < content.len() {
@@ -141,7 +144,9 @@ async fn send_file(
             payload.put_slice(&chunk);
             payload
         });
-        write(stream, FrameKind::SnapshotChunk, &payload.await?).await?;
+        let payload = payload.await?;
+        write(stream, FrameKind::SnapshotChunk, &payload).await?;
+        sent.inc_by(payload.len() as u64);
         offset = end;
     }
     Ok(content.len() as u64)

@@ -126,6 +126,10 @@ fn a_member_that_missed_a_tenth_gets_less_than_a_quarter() {
         let address = to.listen(peers);
         let sent = install(&from, &mut to, &address).await;
         assert_eq!(sent, from.snapshot_bytes(), "it had nothing");
+        let told = from.context.metrics.peer_sent_bytes.with_label_values(&["2"]).get();
+        assert!(told >= sent, "files count among what was sent: {told} of {sent}");
+        let told = to.context.metrics.peer_received_bytes.with_label_values(&["1"]).get();
+        assert!(told >= sent, "and among what was received: {told} of {sent}");
 
         // A tenth of all keys, old and new ones, from everywhere.
         (0..100).for_each(|number| from.put(number * 11, 4 << 10));
