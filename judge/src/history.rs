@@ -227,4 +227,7 @@ pub struct History {
     pub replicas: Vec<Replica>,
     /// How far clocks go wrong, in parts per million.
     pub drift: u64,
+    /// How far a member's clock may lag behind the time at which things happen: simulated ones move in
+    /// steps.
+    pub clock_step: Micros,
 }

@@ -2,7 +2,7 @@
 //!
 //! One idea: a client that was told of a grant or a renewal may count its time from when it *asked*.
 //! A revocation that no client asked for must be agreed later than that, shortened by how fast a clock
-//! may be.
+//! may be and by how far behind it may be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +38,8 @@ pub fn check(history: &History, model: &Model, found: &mut Vec<String>) {
             }
             _ => continue,
         };
-        let ends = operation.invoked + shortest(ttl, history.drift);
+        let ends =
+            operation.invoked + shortest(ttl, history.drift).saturating_sub(history.clock_step);
         if let Some(revoked) = model.revoked.get(&lease)
             && *revoked < ends
             && !asked_for.contains(&lease)

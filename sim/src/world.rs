@@ -139,7 +139,8 @@ impl<'a> World<'a> {
     pub fn new(plan: Plan, runtime: &'a Runtime, shared: &'a Shared, prints: bool) -> Self {
         let mut random = Random::new(plan.seed);
         let nodes = (1..=plan.members).map(|id| (id, Node::new(&plan, id, &mut random))).collect();
-        let history = History { drift: 2 * plan.drift, ..History::default() };
+        let history =
+            History { drift: 2 * plan.drift, clock_step: MILLISECOND, ..History::default() };
         Self {
             random,
             now: 0,

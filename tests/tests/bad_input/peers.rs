@@ -134,12 +134,12 @@ fn strangers_on_the_peer_port_are_closed_with_a_reason_and_the_member_stays_up()
         (
             "noise",
             (1..200).map(|n| n | 0x80).collect(),
-            "expected a frame kind from 1 to 15".into(),
+            "expected a frame kind from 1 to 17".into(),
         ),
         (
             "an HTTP request",
             b"GET /version HTTP/1.1\r\n\r\n".to_vec(),
-            "a frame kind from 1 to 15, found 47".into(),
+            "a frame kind from 1 to 17, found 47".into(),
         ),
         // Before anybody is known, little is read.
         ("an oversize hello", oversize(HELLO), "expected a frame of at most 65536 bytes".into()),
@@ -260,7 +260,7 @@ fn a_member_that_lies_after_its_hello_is_refused_and_the_group_goes_on() {
         (
             "a second hello",
             greeting.clone(),
-            "expected a frame of Raft, leases, hashes or calls, found Hello",
+            "expected a frame of Raft, leases, hashes, calls or snapshots, found Hello",
         ),
         ("an oversize frame", oversize(RAFT), "expected a frame of at most 67108864 bytes"),
         ("a chunk on a small stream", frame(7, &[0; 40]), "found SnapshotChunk"),
