@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use prost::Message;
+use varve_api::Status;
 use varve_api::mvccpb::Event;
 use varve_api::mvccpb::event::EventType;
 use varve_store::View;
@@ -90,18 +91,18 @@ impl WatchEvent {
     }
 
     /// The same with the value that the change replaced, as far as it is not compacted.
-    pub fn encoded_with_previous(&self, view: &View) -> &Bytes {
-        self.with_previous.get_or_init(|| {
-            // A previous value that cannot be read is left out, as etcd does after a compaction.
-            let previous = view.previous(self.key(), self.revision()).unwrap_or_else(|status| {
-                tracing::warn!(error = %status, "cannot read a previous value");
-                None
-            });
-            match previous {
-                None => self.encoded().clone(),
-                previous => encode(&Event { prev_kv: previous, ..self.event.clone() }),
-            }
-        })
+    ///
+    /// # Errors
+    /// It is there and cannot be read. Etcd leaves it out then, and nobody learns that it was there.
+    pub fn encoded_with_previous(&self, view: &View) -> Result<&Bytes, Status> {
+        if let Some(encoded) = self.with_previous.get() {
+            return Ok(encoded);
+        }
+        let encoded = match view.previous(self.key(), self.revision())? {
+            None => self.encoded().clone(),
+            previous => encode(&Event { prev_kv: previous, ..self.event.clone() }),
+        };
+        Ok(self.with_previous.get_or_init(|| encoded))
     }
 }
 

@@ -98,7 +98,7 @@ fn step(
         bytes += event.encoded().len();
         piece.push(event);
     }
-    Ok(stream.send_history(watcher, &piece, through))
+    stream.send_history(watcher, &piece, through).map_err(unreadable)
 }
 
 fn unreadable(status: Status) -> Status {

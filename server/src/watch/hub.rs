@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use varve_api::Status;
 use varve_api::etcdserverpb::WatchResponse;
 use varve_store::View;
 
@@ -212,13 +213,13 @@ impl StreamHandle {
     /// if that is as far as this thread is.
     ///
     /// # Errors
-    /// There was no room.
+    /// A previous value cannot be read; and within, there was no room.
     pub fn send_history(
         &self,
         watcher: usize,
         events: &[WatchEvent],
         through: i64,
-    ) -> Result<(), NoRoom> {
+    ) -> Result<Result<(), NoRoom>, Status> {
         let mut table = self.hub.table.borrow_mut();
         let sent = table.send_history(watcher, events, through, &self.hub.view);
         drop(table);

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use varve_api::Status;
 use varve_api::etcdserverpb::WatchResponse;
 use varve_disk::trial;
 use varve_store::View;
@@ -246,17 +247,21 @@ impl Table {
         events: &[WatchEvent],
         through: i64,
         view: &View,
-    ) -> Result<(), NoRoom> {
-        let Some(watcher) = self.watchers.get_mut(&key) else { return Ok(()) };
-        let Some(stream) = self.streams.get(&watcher.stream) else { return Ok(()) };
+    ) -> Result<Result<(), NoRoom>, Status> {
+        let Some(watcher) = self.watchers.get_mut(&key) else { return Ok(Ok(())) };
+        let Some(stream) = self.streams.get(&watcher.stream) else { return Ok(Ok(())) };
         assert!(!watcher.synced, "history for a watcher that takes events from batches");
         let wanted = events.iter().filter(|event| watcher.wants(event));
-        let encoded: Vec<Bytes> = wanted.map(|event| watcher.encode(event, view)).collect();
+        let encoded: Vec<Bytes> =
+            wanted.map(|event| watcher.encode(event, view)).collect::<Result<_, _>>()?;
         if !encoded.is_empty() {
             let bytes_max =
                 response::piece_bytes_max(watcher.spec.fragment, self.fragment_bytes_max);
             let pieces = response::fragments(&encoded, bytes_max);
-            send_pieces(&self.cluster, &stream.outgoing, watcher.id, through, &pieces)?;
+            let sent = send_pieces(&self.cluster, &stream.outgoing, watcher.id, through, &pieces);
+            if let Err(no_room) = sent {
+                return Ok(Err(no_room));
+            }
             watcher.idle = false;
         }
         // A watcher of the future stays one: what is behind it is not its past.
@@ -266,7 +271,7 @@ impl Table {
         } else {
             trial::reach("watcher behind after a piece of history");
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// From now on the watcher takes events from batches.
@@ -337,12 +342,10 @@ impl Watcher {
             && !(if event.is_delete() { self.spec.no_delete } else { self.spec.no_put })
     }
 
-    fn encode(&self, event: &WatchEvent, view: &View) -> Bytes {
-        if self.spec.prev_kv {
-            event.encoded_with_previous(view).clone()
-        } else {
-            event.encoded().clone()
-        }
+    fn encode(&self, event: &WatchEvent, view: &View) -> Result<Bytes, Status> {
+        let encoded =
+            if self.spec.prev_kv { event.encoded_with_previous(view)? } else { event.encoded() };
+        Ok(encoded.clone())
     }
 
     /// Whether its client may be told that it has got everything up to `revision`.

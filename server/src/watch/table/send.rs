@@ -4,6 +4,7 @@
 //! who watch the same thing follow each other.
 
 use bytes::Bytes;
+use varve_api::Status;
 use varve_store::View;
 
 use super::Table;
@@ -76,10 +77,11 @@ impl Table {
         let sent = if let Some(shared) = same {
             stream.outgoing.try_send(shared.response.clone()).is_ok()
         } else {
-            let events: Vec<Bytes> = matched
-                .iter()
-                .map(|position| watcher.encode(&batch.events()[*position], view))
-                .collect();
+            let events = matched.iter().map(|at| watcher.encode(&batch.events()[*at], view));
+            let Ok(events) = events.collect::<Result<Vec<Bytes>, Status>>() else {
+                // Its history says why to the client.
+                return self.fall_behind(key);
+            };
             let pieces = response::fragments(&events, bytes_max);
             if pieces.len() > 1 {
                 let revision = batch.revision();

@@ -1,6 +1,14 @@
 //! What goes wrong easily, one sentence each.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use varve_api::Code;
+use varve_disk::Disk;
+use varve_disk::sim::SimDisk;
+
 use super::world::{World, delete, put, put_all, run, spec};
+use crate::watch::batch::WatchEvent;
 use crate::watch::hub::{IdTaken, WatchSpec};
 
 #[test]
@@ -22,6 +30,30 @@ fn a_watcher_created_while_batches_wait_gets_neither_too_much_nor_too_little() {
         assert_eq!(world.received(stream, past), [2, 3, 4]);
         assert_eq!(world.received(stream, last), [3, 4]);
     });
+}
+
+#[test]
+fn an_event_whose_previous_value_is_damaged_is_not_encoded_without_it() {
+    let disk = Arc::new(SimDisk::new(1));
+    let mut world = World::on(Arc::clone(&disk));
+    world.put("a", &"x".repeat(4096));
+    world.work();
+    world.put("a", "2");
+    world.work();
+    let directory = Path::new("/engine");
+    let names = disk.list(directory).unwrap();
+    let segment = names.iter().find(|name| name.ends_with(".vs")).expect("values of 4 KiB");
+    disk.flip_bit(&directory.join(segment), 2048, 0).unwrap();
+    drop(world);
+
+    let world = World::on(disk);
+    let view = world.store.view();
+    let mut history = view.history(&"a".into(), &"".into(), 3, 3).unwrap();
+    let event = WatchEvent::new(history.next().expect("the second put").unwrap());
+    for _ in 0..2 {
+        let status = event.encoded_with_previous(&view).expect_err("it was there");
+        assert_eq!(status.code, Code::DataLoss, "{status:?}");
+    }
 }
 
 #[test]

@@ -83,7 +83,11 @@ impl Drop for Stream {
 
 impl World {
     pub fn new(seed: u64) -> Self {
-        let disk = Arc::new(SimDisk::new(seed));
+        Self::on(Arc::new(SimDisk::new(seed)))
+    }
+
+    /// What is on this disk, or nothing yet.
+    pub fn on(disk: Arc<SimDisk>) -> Self {
         let (db, writer) = Db::open(disk, Path::new("/engine"), Options::default()).unwrap();
         let member = Member {
             id: 1,
