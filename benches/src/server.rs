@@ -167,6 +167,15 @@ impl Server {
         self.members.iter().map(Member::disk_bytes).sum()
     }
 
+    /// Takes its last member away, running.
+    ///
+    /// # Panics
+    /// If it has no other.
+    pub fn split_off(&mut self) -> Member {
+        assert!(self.members.len() > 1, "a cluster of one");
+        self.members.pop().expect("there are several")
+    }
+
     /// What `/metrics` says of a name now, all series of all members together.
     ///
     /// # Errors

@@ -36,6 +36,10 @@ pub const PREFACE_BYTES: u64 = 24;
 pub const HTTP1_HEADER_TIMEOUT: Duration = Duration::from_secs(120);
 /// Bytes of an HTTP/1 request header.
 pub const HTTP1_HEADER_BYTES_MAX: usize = 64 * 1024;
+/// What is read of a request's body that nobody looks at, before it is answered; as much as Go reads.
+pub const UNREAD_BODY_BYTES_MAX: usize = 256 * 1024;
+/// And for how long.
+pub const UNREAD_BODY_TIME_MAX: Duration = Duration::from_millis(500);
 /// TCP keep-alive: idle time before the first probe, and between probes.
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long open calls may go on after the server was told to stop.

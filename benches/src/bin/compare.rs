@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! compare [floor] [put] [get] [long-reads] [million] [leases] [storm] [auth] [watch]
-//!         [join]                (only where it is named: a cluster of 5 GiB)
+//!         [join] [behind]       (only where they are named: they take tens of gigabytes)
 //!                               (none: all of them)
 //!     [--varve target/release/varve] [--peer etcd]       (--peer none: varve alone)
 //!     [--members 1]             of each cluster, all on this machine; clients are spread over them
@@ -17,6 +17,7 @@
 //!     [--auth-clients 100]                               auth
 //!     [--watchers 100] [--watch-rate 500]                watch
 //!     [--join-keys 1310720] [--join-value-bytes 4096] [--join-rate 200]   join, in one round
+//!     [--behind-entries 100000] [--behind-value-bytes 1048576]            behind, in one round
 //! ```
 //!
 //! Tables go to standard output as Markdown, progress to standard error.
@@ -28,6 +29,7 @@ use std::time::Duration;
 use varve_benches::arguments::Arguments;
 use varve_benches::load::{Operation, Reading};
 use varve_benches::scenario::auth::{self, Auth};
+use varve_benches::scenario::behind::{self, Behind};
 use varve_benches::scenario::calls::{self, Calls};
 use varve_benches::scenario::join::{self, Join};
 use varve_benches::scenario::leases::{self, Leases};
@@ -43,8 +45,8 @@ const EXIT_USAGE: u8 = 2;
 /// All scenarios, in the order in which they run.
 const SCENARIOS: [&str; 9] =
     ["floor", "put", "get", "long-reads", "million", "leases", "storm", "auth", "watch"];
-/// Takes tens of gigabytes of disk and a quarter of an hour, so nobody gets it without asking.
-const JOIN: &str = "join";
+/// These take tens of gigabytes of disk and a quarter of an hour: nobody gets them without asking.
+const LARGE: [&str; 2] = ["join", "behind"];
 
 /// What the command line asks for.
 struct Plan {
@@ -60,6 +62,7 @@ struct Plan {
     auth: Auth,
     watch: Watch,
     join: Join,
+    behind: Behind,
     /// Millions of anything take long: one round unless more are asked for.
     million_rounds: usize,
 }
@@ -85,13 +88,9 @@ fn main() -> ExitCode {
 fn parse() -> Result<Plan, String> {
     let mut arguments = Arguments::of_process()?;
     let mut scenarios = arguments.words().to_vec();
-    if let Some(unknown) =
-        scenarios.iter().find(|name| *name != JOIN && !SCENARIOS.contains(&name.as_str()))
-    {
-        return Err(format!(
-            "unknown scenario {unknown}, expected {}, {JOIN}",
-            SCENARIOS.join(", ")
-        ));
+    let known = [&SCENARIOS[..], &LARGE].concat();
+    if let Some(unknown) = scenarios.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("unknown scenario {unknown}, expected {}", known.join(", ")));
     }
     if scenarios.is_empty() {
         scenarios = SCENARIOS.map(str::to_owned).to_vec();
@@ -149,6 +148,10 @@ fn parse() -> Result<Plan, String> {
             keys: arguments.value("join-keys", 1_310_720)?,
             value_bytes: arguments.value("join-value-bytes", 4096)?,
             rate: arguments.value("join-rate", 200.0)?,
+        },
+        behind: Behind {
+            entries: arguments.value("behind-entries", 100_000)?,
+            value_bytes: arguments.value("behind-value-bytes", 1 << 20)?,
         },
         million_rounds: rounds.unwrap_or(1),
     };
@@ -261,7 +264,7 @@ fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
             println!("\n### {watchers} watchers of all keys, {rate} puts/s, {rounds}\n");
             print!("{}", watch::run(settings, &plan.watch)?.markdown());
         }
-        JOIN => {
+        "join" => {
             let Join { keys, value_bytes, rate } = plan.join;
             println!(
                 "\n### a member joins {keys} keys of {value_bytes} B, {rate} puts/s beside it\n"
@@ -269,6 +272,12 @@ fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
             let settings = Settings { rounds: plan.million_rounds, ..settings.clone() };
             let (puts, transfers) = join::run(&settings, &plan.join)?;
             print!("{}\n{}", puts.markdown(), transfers.markdown());
+        }
+        "behind" => {
+            let Behind { entries, value_bytes } = plan.behind;
+            println!("\n### {entries} puts of {value_bytes} B while a member is down\n");
+            let settings = Settings { rounds: plan.million_rounds, ..settings.clone() };
+            print!("{}", behind::run(&settings, &plan.behind)?.markdown());
         }
         _ => unreachable!("scenarios were checked: {scenario}"),
     }

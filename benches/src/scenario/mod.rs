@@ -5,6 +5,7 @@
 //! rounds go to standard error, where their spread is seen.
 
 pub mod auth;
+pub mod behind;
 pub mod calls;
 pub mod floor;
 pub mod join;

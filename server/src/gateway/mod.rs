@@ -32,6 +32,7 @@ use self::request::Messages;
 use crate::grpc::router::Dispatch;
 use crate::grpc::status::{Code, Status, parse_timeout};
 use crate::grpc::{Caller, RequestBody, RequestMeta, ResponseBody, Router};
+use crate::http::unread::read_away;
 
 /// Bytes of JSON as they come in; an error is a client that went away.
 type JsonBody = Pin<Box<dyn Body<Data = Bytes, Error = Gone>>>;
@@ -66,9 +67,12 @@ pub async fn answer(
         return websocket::answer(request, method, caller, router);
     }
     let (head, body) = request.into_parts();
-    match call(method, &head.method, &head.headers, from_http(body), caller, router) {
-        Ok(call) => call.answer().await,
-        Err(status) => response::error(&status),
+    match meta(method, &head.method, &head.headers, caller) {
+        Ok(meta) => call(meta, from_http(body), router).answer().await,
+        Err(status) => {
+            read_away(body).await;
+            response::error(&status)
+        }
     }
 }
 
@@ -85,26 +89,29 @@ impl Call {
     }
 }
 
-/// Starts the call that a request means.
+/// Which call a request means.
 ///
 /// # Errors
 /// There is no such path, or it is not called so, or its headers are wrong.
-fn call(
+fn meta(
     method: Option<&'static Method>,
     verb: &Verb,
     headers: &HeaderMap,
-    body: JsonBody,
     caller: &Rc<Caller>,
-    router: &Router,
-) -> Result<Call, Status> {
+) -> Result<RequestMeta, Status> {
     let method = method.ok_or_else(|| Status::new(Code::NotFound, "Not Found"))?;
     if verb != Verb::POST {
         return Err(Status::new(Code::Unimplemented, "Method Not Allowed"));
     }
-    let meta = RequestMeta::new(method, metadata(headers)?, Rc::clone(caller))?;
+    RequestMeta::new(method, metadata(headers)?, Rc::clone(caller))
+}
+
+/// Starts it.
+fn call(meta: RequestMeta, body: JsonBody, router: &Router) -> Call {
+    let method = meta.method();
     let messages = Messages::new(method, body, router.message_bytes_max());
     let body = RequestBody::Translated(Box::pin(messages));
-    Ok(Call { method, dispatch: router.call(meta, body, false) })
+    Call { method, dispatch: router.call(meta, body, false) }
 }
 
 /// The metadata of a call: what the headers of HTTP mean.

@@ -34,7 +34,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use varve_api::method::Method;
 
 use super::request::json_bytes_max;
-use super::{Gone, call, response};
+use super::{Gone, call, meta, response};
 use crate::grpc::status::{Code, Status};
 use crate::grpc::{Caller, ResponseBody, Router};
 
@@ -68,7 +68,8 @@ pub fn answer(
     let bytes_max = json_bytes_max(router.message_bytes_max());
     let (requests, body) = mpsc::channel(REQUESTS_QUEUED_MAX);
     let body = Box::pin(Requests(body));
-    let call = call(method, &Verb::POST, &headers, body, caller, router);
+    let meta = meta(method, &Verb::POST, &headers, caller);
+    let call = meta.map(|meta| call(meta, body, router));
     caller.successor.set(async move {
         let answer = async {
             match call {

@@ -16,8 +16,10 @@ use varve_api::error::Status;
 
 mod pprof;
 mod query;
+pub mod unread;
 
 use query::Query;
+use unread::read_away;
 
 use crate::gateway;
 use crate::grpc::router::ResponseFuture;
@@ -151,6 +153,7 @@ impl<H: Health> Inner<H> {
         router: &Rc<Router>,
     ) -> Reply {
         if let Some(refusal) = self.refuse(&request, caller) {
+            read_away(request.into_body()).await;
             return refusal;
         }
         let access = &self.options.access;
@@ -160,13 +163,17 @@ impl<H: Health> Inner<H> {
         } else {
             allows(&access.origins, &origin).then_some(origin.as_str())
         };
-        let mut response = if request.method() == Method::OPTIONS {
-            Response::new(ResponseBody::empty())
-        } else if self.is_gateway(request.uri()) {
+        let is_asking = request.method() == Method::OPTIONS;
+        let mut response = if self.is_gateway(request.uri()) && !is_asking {
             gateway::answer(request, caller, router).await
         } else {
-            // The body of a request is not looked at.
-            self.answer(request.method(), request.uri(), Origin::Client).await
+            let (head, body) = request.into_parts();
+            read_away(body).await;
+            if is_asking {
+                Response::new(ResponseBody::empty())
+            } else {
+                self.answer(&head.method, &head.uri, Origin::Client).await
+            }
         };
         if let Some(allowed) = allowed {
             add_cors(response.headers_mut(), allowed);

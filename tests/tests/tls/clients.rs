@@ -184,10 +184,12 @@ fn the_common_name_of_a_certificate_is_the_user() {
         let pair = files.authority.sign(&Wanted { common_name, ..CLIENT });
         let (cert, key) = pair.write(&files.directory, "gateway");
         let mut command = std::process::Command::new(&curl);
-        command.args(["-s", "--max-time", "20", "--cacert", &files.ca, "-w", " %{http_code}"]);
+        command.args(["-sS", "--max-time", "20", "--cacert", &files.ca, "-w", " %{http_code}"]);
         command.arg("--cert").arg(cert).arg("--key").arg(key).args(["-d", "{\"key\":\"YQ==\"}"]);
         let output = command.arg(format!("https://{}/v3/kv/range", server.client_address()));
-        String::from_utf8_lossy(&output.output().expect("curl runs").stdout).into_owned()
+        let output = output.output().expect("curl runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said + &String::from_utf8_lossy(&output.stdout)
     };
     let text = "CommonName of client sending a request against gateway will be ignored and not \
                 used as expected\n 400";

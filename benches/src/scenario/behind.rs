@@ -1,0 +1,87 @@
+//! What a follower that is down costs the others in memory, while clients write large values.
+//!
+//! One idea: the figures are of the members that stay, before the first put and after the last, and the
+//! most that they ever had; what they must keep for the one that is down grows with every put, and
+//! their memory must not. Then it comes back, under the same load.
+
+use std::time::Duration;
+
+use super::{Settings, checked, say, side_by_side};
+use crate::load::{self, Limit, Operation, Report};
+use crate::process::Figures;
+use crate::server::{Error, Program, Server};
+use crate::table::Cell;
+use crate::table::Table;
+use crate::workload::{Order, ValueSizes};
+
+/// Puts in flight.
+const WRITERS: usize = 16;
+/// Different keys: nearly every put replaces a value.
+const KEYS: u64 = 64;
+
+/// What is written meanwhile.
+#[derive(Clone, Debug)]
+pub struct Behind {
+    /// Puts while a member is down.
+    pub entries: u64,
+    /// Bytes of their values.
+    pub value_bytes: usize,
+}
+
+struct Measured {
+    puts: Report,
+    before: Figures,
+    after: Figures,
+    back: Duration,
+    after_return: Figures,
+}
+
+/// Measures and makes the table.
+///
+/// # Errors
+/// A server does not serve, or a call failed.
+///
+/// # Panics
+/// If clusters have one member.
+pub fn run(settings: &Settings, scenario: &Behind) -> Result<Table, Error> {
+    let measured =
+        settings.interleave(|program, server| measure(settings, scenario, program, server))?;
+    let columns = measured.iter().filter_map(|rounds| Some(column(rounds.last()?))).collect();
+    Ok(side_by_side(settings, columns))
+}
+
+fn column(measured: &Measured) -> Vec<(&'static str, Cell)> {
+    let Measured { puts, before, after, back, after_return } = measured;
+    let mebibytes = |bytes: u64| Cell::mebibytes(bytes);
+    vec![
+        ("puts/s", Cell::count(puts.calls_per_second())),
+        ("memory without files before, MiB", mebibytes(before.anonymous_bytes)),
+        ("memory without files after, MiB", mebibytes(after.anonymous_bytes)),
+        ("most memory, files included, MiB", mebibytes(after.resident_bytes_max)),
+        ("until it was back, s", Cell::Number(back.as_secs_f64(), "", 1)),
+        ("memory without files then, MiB", mebibytes(after_return.anonymous_bytes)),
+    ]
+}
+
+fn measure(
+    settings: &Settings,
+    scenario: &Behind,
+    program: &Program,
+    server: &mut Server,
+) -> Result<Measured, Error> {
+    let mut away = server.split_off();
+    away.terminate()?;
+    let sizes = ValueSizes::Fixed(scenario.value_bytes);
+    let workload = settings.workload(KEYS, Order::Random, sizes);
+    let mut spec = settings.spec(server, Operation::Put, WRITERS, &workload);
+    spec.limit = Limit::Calls(scenario.entries);
+    let before = server.figures()?;
+    let puts = checked(load::run(&spec)?)?;
+    say(&format!("{}: puts without a member", program.label), &puts);
+    let after = server.figures()?;
+    away.spawn()?;
+    let back = away.wait()?.first_get;
+    let after_return = server.figures()?;
+    eprintln!("  {}: {before:?}, {after:?}, back in {back:?}", program.label);
+    Ok(Measured { puts, before, after, back, after_return })
+}
