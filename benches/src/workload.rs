@@ -21,7 +21,7 @@ const LOG_NORMAL_BYTES_MEDIAN: f64 = 1100.0;
 /// Standard deviation of the logarithm of a size.
 const LOG_NORMAL_SIGMA: f64 = 0.75;
 /// Values are slices of a buffer of this size.
-const POOL_BYTES: usize = 1 << 20;
+const POOL_BYTES: usize = 4 << 20;
 
 /// Well-mixed bits of a number (splitmix64's finalizer).
 pub fn mix(number: u64) -> u64 {

@@ -146,12 +146,12 @@ fn parse() -> Result<Plan, String> {
         },
         join: Join {
             keys: arguments.value("join-keys", 1_310_720)?,
-            value_bytes: arguments.value("join-value-bytes", 4096)?,
+            value_sizes: arguments.value("join-value-bytes", ValueSizes::Fixed(4096))?,
             rate: arguments.value("join-rate", 200.0)?,
         },
         behind: Behind {
             entries: arguments.value("behind-entries", 100_000)?,
-            value_bytes: arguments.value("behind-value-bytes", 1 << 20)?,
+            value_sizes: arguments.value("behind-value-bytes", ValueSizes::Fixed(1 << 20))?,
         },
         million_rounds: rounds.unwrap_or(1),
     };
@@ -265,17 +265,17 @@ fn run(plan: &Plan, scenario: &str) -> Result<(), Error> {
             print!("{}", watch::run(settings, &plan.watch)?.markdown());
         }
         "join" => {
-            let Join { keys, value_bytes, rate } = plan.join;
+            let Join { keys, value_sizes, rate } = plan.join;
             println!(
-                "\n### a member joins {keys} keys of {value_bytes} B, {rate} puts/s beside it\n"
+                "\n### a member joins {keys} keys of {value_sizes}, {rate} puts/s beside it\n"
             );
             let settings = Settings { rounds: plan.million_rounds, ..settings.clone() };
             let (puts, transfers) = join::run(&settings, &plan.join)?;
             print!("{}\n{}", puts.markdown(), transfers.markdown());
         }
         "behind" => {
-            let Behind { entries, value_bytes } = plan.behind;
-            println!("\n### {entries} puts of {value_bytes} B while a member is down\n");
+            let Behind { entries, value_sizes } = plan.behind;
+            println!("\n### {entries} puts of {value_sizes} while a member is down\n");
             let settings = Settings { rounds: plan.million_rounds, ..settings.clone() };
             print!("{}", behind::run(&settings, &plan.behind)?.markdown());
         }

@@ -2,11 +2,12 @@
 //!
 //! One idea: the figures are of the members that stay, before the first put and after the last, and the
 //! most that they ever had; what they must keep for the one that is down grows with every put, and
-//! their memory must not. Then it comes back, under the same load.
+//! their memory must not. Then it comes back. A member that applies more slowly than it is written to
+//! refuses requests; these are told, and no failure.
 
 use std::time::Duration;
 
-use super::{Settings, checked, say, side_by_side};
+use super::{Settings, say, side_by_side};
 use crate::load::{self, Limit, Operation, Report};
 use crate::process::Figures;
 use crate::server::{Error, Program, Server};
@@ -24,8 +25,8 @@ const KEYS: u64 = 64;
 pub struct Behind {
     /// Puts while a member is down.
     pub entries: u64,
-    /// Bytes of their values.
-    pub value_bytes: usize,
+    /// How long their values are.
+    pub value_sizes: ValueSizes,
 }
 
 struct Measured {
@@ -55,6 +56,7 @@ fn column(measured: &Measured) -> Vec<(&'static str, Cell)> {
     let mebibytes = |bytes: u64| Cell::mebibytes(bytes);
     vec![
         ("puts/s", Cell::count(puts.calls_per_second())),
+        ("puts refused, too many requests", Cell::count(puts.failed as f64)),
         ("memory without files before, MiB", mebibytes(before.anonymous_bytes)),
         ("memory without files after, MiB", mebibytes(after.anonymous_bytes)),
         ("most memory, files included, MiB", mebibytes(after.resident_bytes_max)),
@@ -71,12 +73,11 @@ fn measure(
 ) -> Result<Measured, Error> {
     let mut away = server.split_off();
     away.terminate()?;
-    let sizes = ValueSizes::Fixed(scenario.value_bytes);
-    let workload = settings.workload(KEYS, Order::Random, sizes);
+    let workload = settings.workload(KEYS, Order::Random, scenario.value_sizes);
     let mut spec = settings.spec(server, Operation::Put, WRITERS, &workload);
     spec.limit = Limit::Calls(scenario.entries);
     let before = server.figures()?;
-    let puts = checked(load::run(&spec)?)?;
+    let puts = load::run(&spec)?;
     say(&format!("{}: puts without a member", program.label), &puts);
     let after = server.figures()?;
     away.spawn()?;

@@ -30,8 +30,8 @@ const SENT_BYTES: &str = "etcd_network_peer_sent_bytes_total{";
 pub struct Join {
     /// Keys in the cluster.
     pub keys: u64,
-    /// Bytes of their values.
-    pub value_bytes: usize,
+    /// How long their values are.
+    pub value_sizes: ValueSizes,
     /// Puts a second, of random keys.
     pub rate: f64,
 }
@@ -97,8 +97,7 @@ fn measure(
     program: &Program,
     server: &mut Server,
 ) -> Result<Measured, Error> {
-    let sizes = ValueSizes::Fixed(scenario.value_bytes);
-    let workload = settings.workload(scenario.keys, Order::Random, sizes);
+    let workload = settings.workload(scenario.keys, Order::Random, scenario.value_sizes);
     let filled = fill(settings, server, &workload)?;
     say(&format!("{}: filled", program.label), &filled);
     let mut puts = settings.spec(server, Operation::Put, WRITERS, &workload);
