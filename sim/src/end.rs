@@ -246,11 +246,11 @@ impl World<'_> {
     }
 
     /// Whether nobody is left to tell a member that it was removed: none of those that it counts is a
-    /// member still. It has no leader, and goes on asking for votes, as etcd does.
+    /// member still, with its disk. It has no leader, and goes on asking for votes, as etcd does.
     fn is_forgotten(&self, up: &Running) -> bool {
         let Configuration { voters, learners } = counted(up);
         let mut counts = voters.union(&learners);
-        up.context.cluster.leader() == 0 && !counts.any(|id| self.roster.now().has(*id))
+        up.context.cluster.leader() == 0 && !counts.any(|id| self.remaining().any(|one| one == *id))
     }
 
     fn take_replicas(&mut self) {
