@@ -59,6 +59,15 @@ fn until_done<T>(mut attempt: impl FnMut() -> Result<T, tonic::Status>) -> T {
     }
 }
 
+/// That it takes writes again and has everything that the other has.
+fn assert_back(away: &Server, other: &Server) {
+    until_done(|| {
+        let put = PutRequest { key: b"back".as_slice().into(), ..PutRequest::default() };
+        run(async { client(away).put(put).await })
+    });
+    assert_eq!(everything(away), everything(other));
+}
+
 /// Adds a learner to these, starts it, and promotes it when it has caught up.
 fn grow(running: &[&Server], name: &str) -> Server {
     let first = running[0];
@@ -203,11 +212,7 @@ fn a_member_that_was_away_comes_back_though_all_others_are_new() {
     away.restart();
     // Of three members two are a majority: it counts.
     fifth.kill();
-    until_done(|| {
-        let put = PutRequest { key: b"back".as_slice().into(), ..PutRequest::default() };
-        run(async { client(&away).put(put).await })
-    });
-    assert_eq!(everything(&away), everything(&fourth));
+    assert_back(&away, &fourth);
 }
 
 /// It knows the other only where that was, and nobody else is there to tell it.
@@ -235,9 +240,5 @@ fn a_member_that_was_away_finds_one_that_moved_meanwhile() {
 
     stays.kill();
     away.restart();
-    until_done(|| {
-        let put = PutRequest { key: b"back".as_slice().into(), ..PutRequest::default() };
-        run(async { client(&away).put(put).await })
-    });
-    assert_eq!(everything(&away), everything(&moved));
+    assert_back(&away, &moved);
 }
