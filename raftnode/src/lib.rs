@@ -45,9 +45,10 @@
 //! # Where to read
 //!
 //! `node.rs` inputs; `cycle.rs` outputs; `read.rs` linearizable reads; `lease.rs` reads without a
-//! round; `leave.rs` the end of a removed leader; `validate.rs` what a peer may not send; `snapshot.rs` the order of installing; `lend.rs` snapshots that
-//! another member sends; `storage.rs` the log as the crate sees
-//! it; `codec.rs` and `entry.rs` the formats (specified in `docs/FORMAT.md`, section 4).
+//! round; `leave.rs` the end of a removed leader; `validate.rs` what a peer may not send;
+//! `snapshot.rs` the order of installing; `lend.rs` snapshots that another member sends;
+//! `storage.rs` the log as the crate sees it; `codec.rs` and `entry.rs` the formats (specified in
+//! `docs/FORMAT.md`, section 4).
 //!
 //! # Traps of the `raft` crate, and where each is closed
 //!

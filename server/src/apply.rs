@@ -21,7 +21,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::queue::{Receiver, RecvError, Sender};
 use varve_api::mvccpb::Event;
 use varve_disk::trial;
 use varve_raftnode::{Applied, Committed, Index, MemberChange};
@@ -39,6 +38,7 @@ use crate::mailbox::Mailbox;
 use crate::metrics::{Held, Metrics};
 use crate::peer::snapshot::Staged;
 use crate::peer::{Peers, others};
+use crate::queue::{Receiver, RecvError, Sender};
 use crate::raft::RaftInput;
 use crate::request::BootNonce;
 use crate::watch::batch::EventBatch;

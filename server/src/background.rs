@@ -12,7 +12,6 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::queue::Sender;
 use varve_lsm::{Db, Pace, STEP_BYTES, Work};
 use varve_raftnode::{Applied, Index, NodeId, Term};
 use varve_store::{Configuration, Mark, Member, View};
@@ -20,6 +19,7 @@ use varve_store::{Configuration, Mark, Member, View};
 use crate::error::Error;
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::queue::Sender;
 use crate::raft::RaftInput;
 
 /// Where the background thread and those who wake or await it meet.

@@ -9,7 +9,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::queue::{Sender, bounded};
 use varve_disk::Disk;
 use varve_lsm::Db;
 use varve_raftnode::{Applied, Node, NodeId};
@@ -29,6 +28,7 @@ use crate::mailbox::{Mailbox, MailboxOwner, mailbox};
 use crate::metrics::Metrics;
 use crate::metrics::requests::RequestMetrics;
 use crate::peer::{self, PeerAddress, PeerQueues, Peers, others};
+use crate::queue::{Sender, bounded};
 use crate::raft::{RaftInput, RaftThread};
 use crate::read_pool::ReadPool;
 use crate::request::{BootNonce, Budget, Waiting};

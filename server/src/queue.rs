@@ -3,7 +3,8 @@
 //! One idea: a mutex, a ring and two condition variables, so that a thread with nothing to do is
 //! asleep at once. Channels that are lock-free yield the processor a few times first. Where another
 //! process is busy each yield lasts a whole slice of its time, milliseconds, and a put meets half a
-//! dozen such waits: beside a compiler on two cores three members took puts at a fifth of the rate.
+//! dozen such waits: beside compilers on two cores three members took one client's puts at a third to a
+//! fifth of the rate.
 //!
 //! Wakes are counted: a sleeper is woken once, however much arrives before it runs.
 //!

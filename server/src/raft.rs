@@ -26,7 +26,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::queue::{Receiver, Sender};
 use bytes::Bytes;
 use varve_disk::trial;
 use varve_raftnode::{Applied, Index, MessageClass, Node, NodeId, Output, ProposeError, Term};
@@ -42,6 +41,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::peer::Peers;
 use crate::peer::snapshot::Staged;
+use crate::queue::{Receiver, Sender};
 
 /// How the Raft thread is made.
 pub struct RaftThread {

@@ -7,11 +7,11 @@
 
 use std::any::Any;
 
-use crate::queue::{Sender, bounded};
 use tokio::sync::oneshot;
 use varve_api::{Status, error};
 
 use crate::limits;
+use crate::queue::{Sender, bounded};
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -31,7 +31,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::queue::{RecvError, Sender, bounded};
 use tokio::sync::watch;
 use varve_api::health::health_check_response::ServingStatus;
 use varve_disk::Disk;
@@ -55,6 +54,7 @@ use crate::mailbox::MailboxOwner;
 use crate::member::{self, Member, Shared, Surroundings};
 use crate::metrics::Metrics;
 use crate::peer::{self, PeerListener, Peers};
+use crate::queue::{RecvError, Sender, bounded};
 use crate::raft::{RaftInput, RaftThread};
 use crate::random;
 use crate::read_pool::{ReadPool, lower_priority};

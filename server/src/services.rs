@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::queue::{Sender, TrySendError};
 use bytes::Bytes;
 use prost::Message;
 use tokio::time::{Instant, timeout_at};
@@ -34,6 +33,7 @@ use crate::peer::Peers;
 use crate::peer::call::CallAnswer;
 use crate::peer::frame::LeaseAnswer;
 use crate::peer::hash::HashAnswer;
+use crate::queue::{Sender, TrySendError};
 use crate::raft::RaftInput;
 use crate::read_pool::ReadPool;
 use crate::request::{Budget, Waiting};

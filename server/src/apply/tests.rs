@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::queue::bounded;
 use prost::Message;
 use varve_api::etcdserverpb::PutRequest;
 use varve_disk::Disk;
@@ -17,6 +16,7 @@ use super::*;
 use crate::auth::{AuthOptions, TokenOptions};
 use crate::mailbox::{MailboxOwner, mailbox};
 use crate::metrics::Detail;
+use crate::queue::bounded;
 use crate::request::Budget;
 
 const NONCE: BootNonce = BootNonce(9);

@@ -30,7 +30,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::queue::Sender;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -51,6 +50,7 @@ use crate::peer::frame::{FrameKind, LeaseQuestion, StreamKind};
 use crate::peer::lend::SnapshotJob;
 pub use crate::peer::outbound::hello;
 use crate::peer::rate::Rate;
+use crate::queue::Sender;
 use crate::raft::RaftInput;
 use crate::request::{BootNonce, Budget, Share};
 use crate::tls::TlsSource;

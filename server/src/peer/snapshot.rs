@@ -6,7 +6,8 @@
 //! file as it arrives and makes it durable (`parts.rs`), puts all of them into a staging directory, has
 //! the engine check the whole, and only then hands it to the Raft thread. Until the state machine has
 //! installed it, nothing of the old state is touched. A transfer that breaks off leaves its whole files
-//! to the next one. Who sends may do so in the name of the leader that asked for it. The sender sends no faster than its [`Rate`](super::rate::Rate).
+//! to the next one. Who sends may do so in the name of the leader that asked for it, and sends no faster
+//! than its [`Rate`](super::rate::Rate).
 //!
 //! Here is what was received, [`Staged`], and the right to receive.
 //!

@@ -5,7 +5,6 @@ mod snapshots;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::queue::{Receiver, bounded};
 use prost::Message as _;
 use tokio::time::timeout;
 use varve_api::etcdserverpb::PutRequest;
@@ -20,6 +19,7 @@ use crate::listener::{self, ListenAddress, ListenOptions};
 use crate::mailbox::{MailboxOwner, mailbox};
 use crate::metrics::Detail;
 use crate::peer::snapshot::Staged;
+use crate::queue::{Receiver, bounded};
 
 const CLUSTER: u64 = 0xc1;
 const INCOMING: &str = "/incoming";

@@ -10,11 +10,11 @@
 
 use std::collections::VecDeque;
 
-use crate::queue::{Sender, TrySendError};
 use varve_raftnode::Committed;
 
 use crate::apply::ApplyInput;
 use crate::limits;
+use crate::queue::{Sender, TrySendError};
 
 /// See the head of the file.
 pub(super) struct Backlog {

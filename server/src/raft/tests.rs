@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use crate::queue::bounded;
 use varve_disk::sim::SimDisk;
 use varve_store::{CommandKind, RequestId, decode_batch};
 use varve_wal::Wal;
 
 use super::*;
 use crate::metrics::{Detail, Metrics};
+use crate::queue::bounded;
 
 const MEMBER: u64 = 7;
 const PATIENCE: Duration = Duration::from_secs(20);
