@@ -186,7 +186,11 @@ impl Part {
         let write = move || {
             self.digest.update(&bytes);
             self.written = end;
-            self.file.write_at(offset, &bytes).map(|()| self)
+            self.file.write_at(offset, &bytes)?;
+            // On its way at once: what waits for a sync of this file is small, and so is what the
+            // log's syncs beside it have to wait for.
+            self.file.begin_write_out(offset, bytes.len() as u64);
+            Ok(self)
         };
         blocking(write).await?.map_err(own_disk)
     }
