@@ -2,12 +2,13 @@
 //!
 //! One idea: the figures are of the members that stay, before the first put and after the last, and the
 //! most that they ever had; what they must keep for the one that is down grows with every put, and
-//! their memory must not. Then it comes back. A member that applies more slowly than it is written to
-//! refuses requests; these are told, and no failure.
+//! their memory must not. History is compacted now and then, as everywhere, so that the disk suffices.
+//! Then it comes back. A member that applies more slowly than it is written to refuses requests; these
+//! are told, and no failure.
 
 use std::time::Duration;
 
-use super::{Settings, say, side_by_side};
+use super::{Settings, block_on, compact, say, side_by_side};
 use crate::load::{self, Limit, Operation, Report};
 use crate::process::Figures;
 use crate::server::{Error, Program, Server};
@@ -19,6 +20,9 @@ use crate::workload::{Order, ValueSizes};
 const WRITERS: usize = 16;
 /// Different keys: nearly every put replaces a value.
 const KEYS: u64 = 64;
+
+/// Puts between two compactions.
+const KEPT: u64 = 2_000;
 
 /// What is written meanwhile.
 #[derive(Clone, Debug)]
@@ -33,6 +37,7 @@ struct Measured {
     puts: Report,
     before: Figures,
     after: Figures,
+    anonymous_bytes_max: u64,
     back: Duration,
     after_return: Figures,
 }
@@ -52,13 +57,14 @@ pub fn run(settings: &Settings, scenario: &Behind) -> Result<Table, Error> {
 }
 
 fn column(measured: &Measured) -> Vec<(&'static str, Cell)> {
-    let Measured { puts, before, after, back, after_return } = measured;
+    let Measured { puts, before, after, anonymous_bytes_max, back, after_return } = measured;
     let mebibytes = |bytes: u64| Cell::mebibytes(bytes);
     vec![
         ("puts/s", Cell::count(puts.calls_per_second())),
         ("puts refused, too many requests", Cell::count(puts.failed as f64)),
         ("memory without files before, MiB", mebibytes(before.anonymous_bytes)),
         ("memory without files after, MiB", mebibytes(after.anonymous_bytes)),
+        ("most of it between compactions, MiB", mebibytes(*anonymous_bytes_max)),
         ("most memory, files included, MiB", mebibytes(after.resident_bytes_max)),
         ("until it was back, s", Cell::Number(back.as_secs_f64(), "", 1)),
         ("memory without files then, MiB", mebibytes(after_return.anonymous_bytes)),
@@ -75,14 +81,19 @@ fn measure(
     away.terminate()?;
     let workload = settings.workload(KEYS, Order::Random, scenario.value_sizes);
     let mut spec = settings.spec(server, Operation::Put, WRITERS, &workload);
-    spec.limit = Limit::Calls(scenario.entries);
     let before = server.figures()?;
-    let puts = load::run(&spec)?;
+    let (mut puts, mut after, mut anonymous_bytes_max) = (Report::default(), before, 0);
+    for done in (0..scenario.entries).step_by(KEPT as usize) {
+        spec.limit = Limit::Calls(KEPT.min(scenario.entries - done));
+        puts.add(&load::run(&spec)?);
+        after = server.figures()?;
+        anonymous_bytes_max = after.anonymous_bytes.max(anonymous_bytes_max);
+        block_on(compact(server))?;
+    }
     say(&format!("{}: puts without a member", program.label), &puts);
-    let after = server.figures()?;
     away.spawn()?;
     let back = away.wait()?.first_get;
     let after_return = server.figures()?;
     eprintln!("  {}: {before:?}, {after:?}, back in {back:?}", program.label);
-    Ok(Measured { puts, before, after, back, after_return })
+    Ok(Measured { puts, before, after, anonymous_bytes_max, back, after_return })
 }

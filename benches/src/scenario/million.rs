@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use varve_api::etcdserverpb::{
-    CompactionRequest, CompactionResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
-};
-use varve_api::method::{KV_COMPACT, KV_PUT, KV_RANGE};
+use varve_api::etcdserverpb::{RangeRequest, RangeResponse};
+use varve_api::method::KV_RANGE;
 
-use super::{Settings, block_on, checked, fill, say, side_by_side, sum};
+use super::{Settings, block_on, checked, compact, fill, say, side_by_side, sum};
 use crate::grpc::{Connection, Error as CallError};
 use crate::load::{self, Limit, Operation, Report};
 use crate::process::Figures;
@@ -179,18 +177,4 @@ async fn count(server: &Server) -> Result<(Duration, Duration, u64), CallError> 
     }
     let mean = begun.elapsed() / COUNTS as u32;
     Ok((first, mean, u64::try_from(response.count).unwrap_or(0)))
-}
-
-/// Compacts at the current revision; how long until the server said that it is done physically.
-async fn compact(server: &Server) -> Result<Duration, CallError> {
-    let connection = Connection::open(server.addresses()[0]).await?;
-    // A put tells the current revision. Its key is outside of what is counted.
-    let put = PutRequest { key: "compact".into(), ..Default::default() };
-    let put: PutResponse = connection.unary(&connection.target(&KV_PUT), &put).await?;
-    let revision = put.header.map_or(0, |header| header.revision);
-    let request = CompactionRequest { revision, physical: true };
-    let begun = Instant::now();
-    let target = connection.target(&KV_COMPACT);
-    let _: CompactionResponse = connection.unary(&target, &request).await?;
-    Ok(begun.elapsed())
 }

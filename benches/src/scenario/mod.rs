@@ -16,9 +16,12 @@ pub mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::grpc;
+use varve_api::etcdserverpb::{CompactionRequest, CompactionResponse, PutRequest, PutResponse};
+use varve_api::method::{KV_COMPACT, KV_PUT};
+
+use crate::grpc::{self, Connection};
 use crate::load::{self, Limit, Operation, Report, Spec};
 use crate::server::{Error, Program, Server};
 use crate::table::{Cell, Table, maybe};
@@ -198,6 +201,20 @@ pub fn cells(report: &Report) -> Vec<Cell> {
         Cell::micros(report.client_cpu_per_call()),
         maybe(report.server, |figures| Cell::mebibytes(figures.resident_bytes)),
     ]
+}
+
+/// Compacts at the current revision; how long until the server said that it is done physically.
+pub async fn compact(server: &Server) -> Result<Duration, grpc::Error> {
+    let connection = Connection::open(server.addresses()[0]).await?;
+    // A put tells the current revision. Its key is outside of what is counted.
+    let put = PutRequest { key: "compact".into(), ..Default::default() };
+    let put: PutResponse = connection.unary(&connection.target(&KV_PUT), &put).await?;
+    let revision = put.header.map_or(0, |header| header.revision);
+    let request = CompactionRequest { revision, physical: true };
+    let begun = Instant::now();
+    let target = connection.target(&KV_COMPACT);
+    let _: CompactionResponse = connection.unary(&target, &request).await?;
+    Ok(begun.elapsed())
 }
 
 /// One line for the eyes while a comparison runs.
