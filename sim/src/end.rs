@@ -119,19 +119,22 @@ impl World<'_> {
         self.schedule(id);
     }
 
-    /// Whether nobody who is left can know of the latest change: a leader that was removed was cut off or
+    /// Whether nobody who is left can tell of the latest change: a leader that was removed was cut off or
     /// killed for as long as it would have told the rest, and too few of those are left who were members
-    /// before. etcd has this, too, where two members become one.
+    /// before. A learner that was told cannot pass it on, for it is never elected. etcd has this, too, where
+    /// two members become one.
     fn is_lost_with_the_removed(&self) -> bool {
         let changed_at = self.roster.changed_at();
-        let knows =
-            |id: u64| self.nodes.get(&id).is_some_and(|node| node.applied_ever >= changed_at);
+        let tells = |id: u64| {
+            let knows = self.nodes.get(&id).is_some_and(|node| node.applied_ever >= changed_at);
+            knows && self.roster.now().voters.contains(&id)
+        };
         let before = self.roster.since(changed_at.saturating_sub(1)).next();
         let is_short = before.is_some_and(|before| {
             let can_run = |id: &&u64| self.nodes.get(id).is_some_and(|node| node.can_run);
             before.voters.iter().filter(can_run).count() < before.quorum()
         });
-        is_short && !self.remaining().any(knows)
+        is_short && !self.remaining().any(tells)
     }
 
     /// A write is answered within the bound; false if none can be.
