@@ -296,6 +296,7 @@ async fn ask(services: &Services, member: u64, revision: i64) -> Option<Result<K
     };
     let deadline = Instant::now() + limits::HASH_ANSWER_TIMEOUT;
     let answer = tokio::select! {
+        biased;
         answer = timeout_at(deadline, ticket.answer()) => answer,
         () = gone => return None,
     };

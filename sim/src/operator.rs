@@ -49,6 +49,8 @@ pub struct Operator {
     /// Under way, by number.
     calls: BTreeMap<u64, Asked>,
     sent: u64,
+    /// What was agreed, in order.
+    agreed: Vec<MemberChange>,
     /// Changes drawn so far.
     drawn: u64,
     next_id: u64,
@@ -283,7 +285,12 @@ impl World<'_> {
         let change = asked.change;
         self.tell(|| format!("operator: {change:?}: {outcome:?}"), [16, number, 0]);
         match outcome {
-            Some(Ok(())) => self.count("change done"),
+            Some(Ok(())) if self.operator.agreed.contains(&change) => self.count("change done"),
+            Some(Ok(())) => {
+                let violation =
+                    format!("members: {change:?} is acknowledged, and nobody agreed to it");
+                self.violations.push(violation);
+            }
             Some(Err(status)) if is_certain(&status) => self.count("change refused"),
             _ => {
                 self.operator.unsure_until = Some(self.now + UNSURE);
@@ -299,6 +306,7 @@ impl World<'_> {
             Step::Accepted(change) => change,
             Step::Refused => return self.count("change refused when it was applied"),
         };
+        self.operator.agreed.push(change.clone());
         let asked = self.operator.calls.values().find(|asked| asked.change == *change);
         let is_later = asked.is_some_and(|asked| asked.term != term);
         let is_unasked = asked.is_none();

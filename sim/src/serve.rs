@@ -142,8 +142,11 @@ impl World<'_> {
     /// Takes what handlers have answered.
     pub fn collect_answers(&mut self, id: u64) {
         let Some(up) = self.nodes.get(&id).and_then(|node| node.up.as_ref()) else { return };
-        let answers = std::mem::take(&mut *up.replies.borrow_mut());
-        let outcomes = std::mem::take(&mut *up.outcomes.borrow_mut());
+        let mut answers = std::mem::take(&mut *up.replies.borrow_mut());
+        let mut outcomes = std::mem::take(&mut *up.outcomes.borrow_mut());
+        // Of handlers that wait for the same event tokio wakes any one first.
+        answers.sort_by_key(|(number, _)| *number);
+        outcomes.sort_by_key(|(number, _)| *number);
         for (number, outcome) in outcomes {
             let delay = 10 + self.about(self.plan.delay);
             self.after(delay, Event::Changed(number, Some(outcome)));

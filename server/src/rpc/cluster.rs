@@ -201,9 +201,15 @@ async fn ask_leader(
     services.peers.call(leader, &call);
     let mut removed = services.cluster.removed();
     let answer = tokio::select! {
+        biased;
         answer = timeout_at(deadline, ticket.answer()) => answer,
-        // Its own removal: the leader does not know this member any more and answers nobody.
-        _ = removed.wait_for(|removed| *removed) => return Ok(services.cluster.applied()),
+        // The leader does not know this member any more and answers it nothing. If that is what was
+        // asked for, it is done; what becomes of anything else nobody says here.
+        _ = removed.wait_for(|removed| *removed) => {
+            let is_own_end = *change == MemberChange::Remove { id: services.cluster.member_id };
+            let outcome = is_own_end.then(|| services.cluster.applied());
+            return outcome.ok_or_else(|| error::STOPPED.into());
+        }
     };
     match answer {
         Ok(Some(Answer::Call(answer))) => answer.outcome,

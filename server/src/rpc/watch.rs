@@ -72,8 +72,9 @@ pub async fn leader_lost(services: &Services, meta: &RequestMeta) -> Status {
             continue;
         }
         tokio::select! {
-            () = sleep(services.limits.leaderless_max) => return error::NO_LEADER.into(),
+            biased;
             _changed = leader.changed() => {}
+            () = sleep(services.limits.leaderless_max) => return error::NO_LEADER.into(),
         }
     }
 }
