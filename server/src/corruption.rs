@@ -282,12 +282,15 @@ async fn ask_all(
     Ok(heard)
 }
 
-/// Asks a member, and waits as long as it may need to read everything, unless it has gone.
+/// Asks a member, and waits as long as it may need to read everything, unless it has gone. Asks again
+/// now and then: a question is lost with its connection, and perhaps the member is back on another.
+/// While it computes an answer it does not listen to further questions.
 async fn ask(services: &Services, member: u64, revision: i64) -> Option<Result<KvHash, NoHash>> {
     let mut ticket = services.waiting.take()?;
-    services.peers.ask_for_hash(member, &HashQuestion { request: ticket.id, revision });
+    let question = HashQuestion { request: ticket.id, revision };
     let gone = async {
         loop {
+            services.peers.ask_for_hash(member, &question);
             sleep(services.limits.request_timeout).await;
             if !services.peers.is_connected(member) {
                 return;

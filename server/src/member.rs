@@ -33,6 +33,7 @@ use crate::raft::{RaftInput, RaftThread};
 use crate::read_pool::ReadPool;
 use crate::request::{BootNonce, Budget, Waiting};
 use crate::rounds;
+use crate::rpc::told_hashes::ToldHashes;
 use crate::services::{self, Services};
 use crate::setup::Setup;
 use crate::watch::hub::Hub;
@@ -94,6 +95,8 @@ pub struct Shared {
     pub in_flight: Budget,
     /// Tokens and passwords.
     pub auth: Arc<Authenticator>,
+    /// What `HashKV` has told.
+    pub told_hashes: Arc<ToldHashes>,
     /// The Raft thread's inbox.
     pub raft: Sender<RaftInput>,
     /// The socket threads' mailboxes.
@@ -128,6 +131,7 @@ impl Member {
             boot_nonce: BootNonce(random() as u16),
             in_flight: Budget::new(limits::PROPOSAL_BYTES_IN_FLIGHT_MAX),
             auth,
+            told_hashes: Arc::default(),
             raft,
             workers,
         };
@@ -196,6 +200,7 @@ impl Shared {
             key_waiters: KeyWaiters::default(),
             read_pool,
             auth: Arc::clone(&self.auth),
+            told_hashes: Arc::clone(&self.told_hashes),
             limits: setup.requests.clone(),
             requests: RequestMetrics::new(&self.metrics),
             metrics: Arc::clone(&self.metrics),

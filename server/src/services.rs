@@ -38,6 +38,7 @@ use crate::raft::RaftInput;
 use crate::read_pool::ReadPool;
 use crate::request::{Budget, Waiting};
 use crate::rpc;
+use crate::rpc::told_hashes::ToldHashes;
 use crate::watch::catch_up::Bounds;
 use crate::watch::hub::Hub;
 
@@ -96,6 +97,8 @@ pub struct Inner {
     pub read_pool: ReadPool,
     /// Tokens and passwords.
     pub auth: Arc<Authenticator>,
+    /// What `HashKV` has told, by any thread.
+    pub told_hashes: Arc<ToldHashes>,
     /// From flags.
     pub limits: RequestLimits,
     /// Counters of this thread's requests.

@@ -120,6 +120,23 @@ fn a_member_that_differs_does_not_serve_if_it_looks_first() {
 }
 
 #[test]
+fn a_member_that_looks_first_serves_though_one_that_it_asks_is_restarted_meanwhile() {
+    let flags = ["--feature-gates=InitialCorruptCheck=true"];
+    let mut cluster = Cluster::start(&Program::varve(), 3, &flags);
+    let [first, _, last] = &mut cluster.servers[..] else { panic!("there are three") };
+    first.kill();
+    // It takes the question, and will never answer it.
+    last.pause();
+    first.restart_unawaited();
+    let has_asked = first.wait_for_log("starting initial corruption check", FIND_TIMEOUT);
+    assert!(has_asked, "{}", first.log());
+    last.kill();
+    last.restart_unawaited();
+    first.wait_ready();
+    last.wait_ready();
+}
+
+#[test]
 fn a_member_that_differs_is_told_by_an_alarm() {
     for flags in [
         &["--corrupt-check-time=500ms"][..],

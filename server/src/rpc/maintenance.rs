@@ -12,7 +12,7 @@ use varve_api::etcdserverpb::{
     StatusRequest, StatusResponse,
 };
 use varve_api::{Code, Status, error, method};
-use varve_store::{Alarm, CommandKind, Downgrade, Release, Reply};
+use varve_store::{Alarm, CommandKind, Downgrade, KvHash, Release, Reply};
 
 use super::kv::unexpected;
 use crate::grpc::{Encoded, Outgoing, Router};
@@ -114,10 +114,18 @@ async fn hash(services: Services, _: HashRequest) -> Result<HashResponse, Status
 }
 
 async fn hash_kv(services: Services, request: HashKvRequest) -> Result<HashKvResponse, Status> {
-    let view = services.view.clone();
-    let timer = services.metrics.hash_rev_seconds.start_timer();
-    let hash = services.read_pool.run(move || view.hash_kv(request.revision)).await??;
-    timer.observe_duration();
+    let (view, revision) = (services.view.clone(), request.revision);
+    let told = services.told_hashes.before_compaction(revision, view.compacted());
+    let hash = match told {
+        Some(told) => KvHash { current_revision: view.revision(), ..told },
+        None => {
+            let timer = services.metrics.hash_rev_seconds.start_timer();
+            let hash = services.read_pool.run(move || view.hash_kv(revision)).await??;
+            timer.observe_duration();
+            services.told_hashes.remember(hash);
+            hash
+        }
+    };
     Ok(HashKvResponse {
         header: Some(services.cluster.header(hash.current_revision)),
         hash: hash.hash,

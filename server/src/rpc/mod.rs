@@ -13,6 +13,7 @@ pub mod lease;
 pub mod lock;
 pub mod maintenance;
 pub mod stats;
+pub mod told_hashes;
 pub mod watch;
 
 use varve_api::method::{self, Method};

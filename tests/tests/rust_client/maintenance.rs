@@ -194,6 +194,36 @@ fn hashes_are_those_etcd_computes() {
     });
 }
 
+/// So etcd 3.7.1 has it, with these numbers, whether or not anybody asked before.
+#[test]
+fn a_hash_that_was_told_is_told_again_when_its_revision_is_compacted() {
+    if !Program::varve().is_varve() {
+        return;
+    }
+    run(async {
+        let mut session = Session::start(&[]);
+        let client = session.client.clone();
+        for value in ["1", "2", "3"] {
+            client.put(put_request("a", value)).await.expect("a put");
+        }
+        let hash = async |revision: i64| {
+            let told = hash_kv(&client, revision).await.expect("a hash");
+            let header = told.header.expect("a header");
+            (told.hash, told.compact_revision, told.hash_revision, header.revision)
+        };
+        let before = hash(3).await;
+        assert_eq!(before, (535_221_974, -1, 3, 4));
+        let compact = CompactionRequest { revision: 3, physical: true };
+        let _: CompactionResponse =
+            client.unary(&method::KV_COMPACT, compact).await.expect("a compaction");
+        client.put(put_request("a", "4")).await.expect("a put");
+        assert_eq!(hash(3).await, (before.0, -1, 3, 5), "as before, and the newest revision");
+        session.server.kill();
+        session.server.restart();
+        assert_eq!(hash(3).await, (1_483_641_527, 3, 3, 5), "what is there now");
+    });
+}
+
 #[test]
 fn members_have_equal_hashes_and_share_alarms() {
     run(async {
