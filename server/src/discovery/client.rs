@@ -1,18 +1,14 @@
 //! A client of a meeting place: single calls of gRPC, to one of several endpoints.
 //!
 //! One idea: one connection at a time, to the first endpoint that takes one; an error of it means
-//! the next call dials again. What is on the wire is shared with the server: frames, statuses,
-//! methods, connections of members.
+//! the next call dials again. What is on the wire is shared with the server (`grpc/client.rs`), and
+//! so are connections with those of members.
 //!
 //! What it does not do: streams; spreading calls over endpoints.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http2::{SendRequest, handshake};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -23,8 +19,7 @@ use varve_api::method::{self, Method};
 use varve_api::{Code, Status, error};
 
 use super::DiscoveryOptions;
-use crate::grpc::frame::{Decoder, Encoded, decode};
-use crate::grpc::status;
+use crate::grpc::client::{self, Connection, unavailable};
 use crate::limits;
 use crate::peer::stream::{self, PeerStream};
 use crate::tls::source::Use;
@@ -46,7 +41,7 @@ pub(super) struct Client<'a> {
     tls: Arc<ClientConfig>,
     /// Whether endpoints without a scheme are spoken to with TLS.
     prefers_tls: bool,
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<Connection>,
     token: Option<HeaderValue>,
 }
 
@@ -130,29 +125,19 @@ impl<'a> Client<'a> {
             Some(connection) if connection.is_ready() => connection,
             _ => self.connect().await?,
         };
-        let body: Vec<u8> =
-            Encoded::message(request).into_parts().flat_map(|part| part.to_vec()).collect();
-        let mut request = Request::post(format!("http://discovery{}", method.path))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::new(Bytes::from(body)))
-            .expect("paths of methods are paths");
+        let mut metadata = HeaderMap::new();
         if let Some(token) = &self.token {
-            request.headers_mut().insert("token", token.clone());
+            metadata.insert("token", token.clone());
         }
-        let answer = async {
-            connection.ready().await.map_err(|error| unavailable(&error))?;
-            let response = connection.send_request(request).await;
-            read(response.map_err(|error| unavailable(&error))?).await
-        };
+        let answer = client::unary(&mut connection, "discovery", method.path, metadata, request);
         let answer = timeout(self.options.request_timeout, answer);
         let answer = answer.await.map_err(|_| unavailable(&"context deadline exceeded"))??;
         self.connection = Some(connection);
-        decode(answer)
+        Ok(answer)
     }
 
     /// Dials one endpoint after the other.
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Status> {
+    async fn connect(&self) -> Result<Connection, Status> {
         let mut why = unavailable(&"no endpoint is given");
         for endpoint in &self.options.endpoints {
             let dialled = timeout(self.options.dial_timeout, self.dial(endpoint)).await;
@@ -164,7 +149,7 @@ impl<'a> Client<'a> {
         Err(why)
     }
 
-    async fn dial(&self, endpoint: &str) -> Result<SendRequest<Full<Bytes>>, String> {
+    async fn dial(&self, endpoint: &str) -> Result<Connection, String> {
         let (scheme, place) = endpoint.split_once("://").unwrap_or(("", endpoint));
         let stream =
             stream::open(scheme, place.trim_end_matches('/'), limits::PEER_SILENCE_MAX).await;
@@ -175,11 +160,7 @@ impl<'a> Client<'a> {
             let secured = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await;
             stream = Box::new(secured.map_err(|error| error.to_string())?);
         }
-        let made = handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-        let (connection, driver) = made.map_err(|error| error.to_string())?;
-        // It ends with the connection; calls are told of its errors.
-        tokio::spawn(driver);
-        Ok(connection)
+        client::connect(stream).await.map_err(|error| error.to_string())
     }
 }
 
@@ -189,28 +170,6 @@ fn is_secure(endpoint: &str, prefers_tls: bool) -> bool {
         Some((scheme, _)) => matches!(scheme, "https" | "unixs"),
         None => prefers_tls,
     }
-}
-
-/// The message of an answer, or what went wrong.
-async fn read(response: http::Response<hyper::body::Incoming>) -> Result<Bytes, Status> {
-    if response.status() != StatusCode::OK {
-        return Err(unavailable(&format!("unexpected HTTP status {}", response.status())));
-    }
-    if let Some(outcome) = status::read(response.headers()) {
-        outcome?;
-    }
-    let body = Limited::new(response.into_body(), limits::REQUEST_BYTES_MAX).collect().await;
-    let body = body.map_err(|error| unavailable(&error))?;
-    if let Some(outcome) = body.trailers().and_then(status::read) {
-        outcome?;
-    }
-    let mut frames = Decoder::new(limits::REQUEST_BYTES_MAX, false);
-    frames.push(body.to_bytes());
-    frames.next_message()?.ok_or_else(|| unavailable(&"an answer without a message"))
-}
-
-fn unavailable(reason: &dyn std::fmt::Display) -> Status {
-    Status::new(Code::Unavailable, reason.to_string())
 }
 
 #[cfg(test)]

@@ -14,12 +14,14 @@
 //! - [`counters`]: what was called and how it ended;
 //! - [`call`]: what a call goes through before and after its handler;
 //! - `transport`: what makes a request of HTTP one of gRPC, and refusals of others;
-//! - [`router`]: methods to handlers.
+//! - [`router`]: methods to handlers;
+//! - [`client`]: the other side of a call, for what the server itself asks of others.
 //!
 //! What it does not do: compression other than gzip, retries, load balancing.
 
 pub mod body;
 pub mod call;
+pub mod client;
 pub mod counters;
 pub mod frame;
 mod gzip;
