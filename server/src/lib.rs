@@ -43,6 +43,7 @@ pub mod setup;
 pub mod snapshot;
 pub mod socket;
 pub mod tls;
+pub mod trace;
 pub mod version;
 pub mod watch;
 pub mod worker;

@@ -288,3 +288,25 @@ const _: () = assert!(
         && PEER_HELLO_URL_BYTES_MAX <= u16::MAX as usize,
     "what a member says of itself fits its hello"
 );
+
+// --- Traces ------------------------------------------------------------------------------------------
+
+/// Spans that wait for the collector; more are dropped and counted. OpenTelemetry's number, as are the
+/// next two.
+pub const TRACE_SPANS_WAITING_MAX: usize = 2_048;
+/// Spans that are sent together.
+pub const TRACE_BATCH_SPANS_MAX: usize = 512;
+/// Time after which what waits is sent, though it is no whole batch.
+pub const TRACE_PERIOD: Duration = Duration::from_secs(5);
+/// Inner spans that one call has at once (watchers of a stream); more are dropped and counted.
+pub const TRACE_SPANS_OPEN_MAX: usize = 1_024;
+/// Bytes of a key that a span shows.
+pub const TRACE_TEXT_BYTES_MAX: usize = 1_024;
+/// Time for a batch, with the connection to the collector.
+pub const TRACE_EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long batches are tried again when the collector is away.
+pub const TRACE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// What a stopping server gives to the spans that still wait.
+pub const TRACE_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(TRACE_BATCH_SPANS_MAX < TRACE_SPANS_WAITING_MAX);

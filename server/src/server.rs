@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! bind every address                              (a taken port is known before anything is written)
+//! traces thread, if it is wanted
 //! lock and identify the data directory
 //! engine -> state machine -> log -> node          (all recovery happens here)
 //! give IDENTITY its name                          (a founded member; nothing is acknowledged before)
@@ -23,6 +24,7 @@
 //! | socket-N | its connections, watchers, waiting requests | mailbox, `MAILBOX_ITEMS_MAX` |
 //! | read-N | long reads | `READ_QUEUE_MAX` |
 //! | password-N | bcrypt | `PASSWORD_QUEUE_MAX` |
+//! | traces | the way to a collector, if there is one | `TRACE_SPANS_WAITING_MAX` |
 //! | acceptor | listening sockets | - |
 
 mod gauges;
@@ -62,6 +64,7 @@ use crate::rpc;
 use crate::services::Services;
 use crate::setup::{Listen, Setup, Speaks};
 use crate::socket::{Role, Security};
+use crate::trace::{Exporting, Tracer};
 use crate::worker::{self, WorkerHandle};
 
 /// A running server.
@@ -73,6 +76,7 @@ pub struct Server {
     background: Arc<Background>,
     cluster: Arc<Cluster>,
     serving: watch::Sender<ServingStatus>,
+    traces: Option<Exporting>,
     listened_at: Vec<ListenAddress>,
     _data_dir: DataDir,
 }
@@ -89,6 +93,8 @@ impl Server {
         let peer_listeners = bind_peers(&setup)?;
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
         let authenticator = Arc::new(Authenticator::start(&setup.auth, disk.as_ref())?);
+        let traces = setup.trace.as_ref().map(|options| Exporting::start(options, &metrics));
+        let (tracer, traces) = traces.transpose()?.unzip();
         let surroundings = Surroundings {
             disk,
             auth: authenticator,
@@ -105,7 +111,8 @@ impl Server {
 
         let (serving, health) = watch::channel(ServingStatus::NotServing);
         let (ready, is_ready) = bounded(1);
-        let workers = start_workers(&shared, &setup, &data_dir, &peers, owners, health, ready)?;
+        let first = (Publishing::new(&setup, &data_dir), ready);
+        let workers = start_workers(&shared, &setup, &peers, owners, health, first, tracer)?;
         // No timeout: without a quorum there is nothing to serve, and etcd waits as well. A member
         // that was removed will never have one.
         while is_ready.recv_timeout(limits::APPLIED_POLL) == Err(RecvError::Timeout) {
@@ -129,6 +136,7 @@ impl Server {
             background: shared.background,
             cluster: shared.cluster,
             serving,
+            traces,
             listened_at,
             _data_dir: data_dir,
         })
@@ -154,11 +162,17 @@ impl Server {
         for worker in self.workers.drain(..) {
             worker.join();
         }
+        if let Some(traces) = &self.traces {
+            traces.begin_stop();
+        }
         let deadline = Instant::now() + limits::LEADER_TRANSFER_TIMEOUT;
         let _ = self.raft.send(RaftInput::Stop { deadline });
         self.background.stop();
         if self.raft_thread.join().is_err() {
             tracing::error!("the raft thread panicked while stopping");
+        }
+        if let Some(traces) = self.traces.take() {
+            traces.join();
         }
         listener::remove_socket_files(&self.listened_at);
         tracing::info!("closed etcd server");
@@ -254,20 +268,19 @@ fn start_peers(
 fn start_workers(
     shared: &Shared,
     setup: &Setup,
-    data_dir: &DataDir,
     peers: &Peers,
     owners: Vec<MailboxOwner<ToWorker>>,
     health: rpc::health::HealthState,
-    ready: Sender<()>,
+    first: (Publishing, Sender<()>),
+    tracer: Option<Tracer>,
 ) -> Result<Vec<WorkerHandle>, Error> {
     let read_pool = ReadPool::start()?;
-    let publish = Publishing::new(setup, data_dir);
     let mut workers = Vec::new();
     for (number, owner) in owners.into_iter().enumerate() {
         let (shared, setup, peers) = (shared.clone(), setup.clone(), peers.clone());
-        let (read_pool, health) = (read_pool.clone(), health.clone());
+        let (read_pool, health, tracer) = (read_pool.clone(), health.clone(), tracer.clone());
         // The first socket thread also does the few things that happen by the clock.
-        let first = (number == 0).then(|| (publish.clone(), ready.clone()));
+        let first = (number == 0).then(|| first.clone());
         let connections = setup.connections;
         let build = move || {
             let services =
@@ -276,6 +289,7 @@ fn start_workers(
                 message_bytes_max: member::message_bytes_max(&setup),
                 stream_buffer_bytes_max: limits::STREAM_BUFFER_BYTES_MAX,
                 counters: shared.metrics.socket_counters(),
+                tracer,
             });
             rpc::register(&mut router, &services);
             rpc::health::register(&mut router, health);

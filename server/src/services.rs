@@ -163,7 +163,12 @@ impl Services {
     ) -> Result<Reply, Status> {
         let author = self.author(meta).await?;
         let name = kind_name(kind, meta.method().name);
-        self.propose_with(name, kind, author, body, RaftInput::Propose).await
+        meta.trace().event("Send raft proposal");
+        let outcome = self.propose_with(name, kind, author, body, RaftInput::Propose).await;
+        if outcome.is_ok() {
+            meta.trace().event("Receive raft result");
+        }
+        outcome
     }
 
     /// As [`Services::propose`], for this member itself, which may do everything.

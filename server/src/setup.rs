@@ -14,6 +14,7 @@ use crate::listener::{ListenAddress, ListenOptions};
 use crate::services::RequestLimits;
 use crate::socket::Role;
 use crate::tls::TlsSource;
+use crate::trace::TraceOptions;
 use crate::worker::ConnectionOptions;
 
 /// Everything that is decided before the start.
@@ -74,6 +75,8 @@ pub struct Setup {
     /// Time between two checkpoints of a lease; none are made without. With the feature gate
     /// `LeaseCheckpoint`.
     pub lease_checkpoint_interval: Option<Duration>,
+    /// `--distributed-tracing-*`, if `--enable-distributed-tracing`.
+    pub trace: Option<TraceOptions>,
     /// Number of socket threads.
     pub socket_threads: usize,
     /// `--auto-compaction-mode`, `--auto-compaction-retention`.

@@ -10,6 +10,7 @@
 //! Invariants: an [`Accepted`] holds its slot of the connection limit until it is dropped.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -120,6 +121,15 @@ impl Socket {
     /// Whether it speaks TLS.
     pub fn is_secure(&self) -> bool {
         self.stream.session().is_some()
+    }
+
+    /// The address that the client has connected to; `None` for a Unix socket.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr().ok(),
+            Stream::TlsOverTcp(stream) => stream.get_ref().0.local_addr().ok(),
+            Stream::Unix(_) | Stream::TlsOverUnix(_) => None,
+        }
     }
 
     /// The common name of the client's certificate, which was verified; `None` if it has shown

@@ -222,7 +222,8 @@ async fn serve_connection(shared: Rc<Shared>, accepted: Accepted) {
     let received_bytes = socket.received_bytes();
     let (is_secure, common_name) = (socket.is_secure(), socket.common_name());
     let successor = Successor::default();
-    let caller = Rc::new(Caller { address: peer.clone(), is_secure, common_name, successor });
+    let (address, local) = (peer.clone(), socket.local_address());
+    let caller = Rc::new(Caller { address, local, is_secure, common_name, successor });
     let router = Rc::clone(&shared.router);
     let service = ConnectionService { router, caller: Rc::clone(&caller), role };
     let socket = TokioIo::new(socket);

@@ -163,6 +163,7 @@ fn a_unix_socket_is_served_and_its_old_file_replaced() {
             message_bytes_max: 1024,
             stream_buffer_bytes_max: 1024,
             counters,
+            tracer: None,
         });
         register(&mut router);
         router

@@ -484,6 +484,7 @@ fn setup(plan: &Plan, id: u64, identity: Identity) -> Setup {
         connections: ConnectionOptions::default(),
         http: HttpOptions::default(),
         lease_checkpoint_interval: None,
+        trace: None,
         socket_threads: 1,
         auto_compaction: AutoCompaction::Off,
         corruption: CorruptionChecks { at_start: false, period: None, compactions: None },

@@ -362,6 +362,7 @@ fn wire(request: RequestUnion) -> Bytes {
 fn meta(method: &'static varve_api::method::Method) -> RequestMeta {
     let caller = Caller {
         address: PeerAddress::Unix,
+        local: None,
         is_secure: false,
         common_name: None,
         successor: Successor::default(),

@@ -4,6 +4,7 @@ use super::build::Source;
 use super::settings::Settings;
 use super::url::{self, Url};
 use super::{Config, ConfigError, Note};
+use crate::trace::SAMPLING_UNIT;
 
 /// The largest `--election-timeout`, in milliseconds; the number is etcd's.
 const ELECTION_TIMEOUT_MS_MAX: u64 = 50_000;
@@ -29,6 +30,7 @@ pub(super) fn check(
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"";
         return Err(text.to_owned().into());
     }
+    check_trace(config)?;
     let has = |gate| config.features.is_on(gate);
     if has("LeaseCheckpointPersist") && !has("LeaseCheckpoint") {
         let text = "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
@@ -116,6 +118,18 @@ fn check_timing(config: &Config) -> Result<(), ConfigError> {
     Err(text.into())
 }
 
+fn check_trace(config: &Config) -> Result<(), ConfigError> {
+    let rate = config.trace.as_ref().map_or(0, |trace| trace.sampling_rate);
+    let reason = if rate < 0 {
+        "tracing sampling rate must be positive".to_owned()
+    } else if rate > SAMPLING_UNIT {
+        format!("tracing sampling rate must be less than {SAMPLING_UNIT}")
+    } else {
+        return Ok(());
+    };
+    Err(format!("distributed tracing configurition is not valid: ({reason})").into())
+}
+
 /// Checks that ports are ports.
 pub(super) fn check_addresses(config: &Config) -> Result<(), ConfigError> {
     for url in bound_urls(config) {
@@ -144,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Invocation, load};
+    use crate::trace::TraceOptions;
 
     fn loaded(arguments: &[&str]) -> Result<Box<Config>, ConfigError> {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
@@ -183,5 +198,36 @@ mod tests {
             (config.discovery.user.as_str(), config.discovery.password.as_str()),
             ("a", "b")
         );
+    }
+    /// The words are those of etcd 3.7.1 for the same flags.
+    #[test]
+    fn a_sampling_rate_is_a_part_of_a_million_if_there_are_traces() {
+        let on = "--enable-distributed-tracing";
+        for (rate, expected) in [
+            (
+                "-1",
+                "distributed tracing configurition is not valid: (tracing sampling rate must be positive)",
+            ),
+            (
+                "1000001",
+                "distributed tracing configurition is not valid: (tracing sampling rate must be less than 1000000)",
+            ),
+        ] {
+            let rate = format!("--distributed-tracing-sampling-rate={rate}");
+            assert_eq!(loaded(&[on, &rate]).unwrap_err().to_string(), expected);
+            assert_eq!(loaded(&[&rate]).unwrap().trace, None);
+        }
+        let config = loaded(&[
+            on,
+            "--distributed-tracing-sampling-rate=1000000",
+            "--experimental-distributed-tracing-instance-id=a",
+        ]);
+        let expected = TraceOptions {
+            address: "localhost:4317".to_owned(),
+            service_name: "etcd".to_owned(),
+            instance_id: "a".to_owned(),
+            sampling_rate: SAMPLING_UNIT,
+        };
+        assert_eq!(config.unwrap().trace, Some(expected));
     }
 }

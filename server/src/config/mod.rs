@@ -39,6 +39,7 @@ use url::Url;
 use crate::auth::TokenOptions;
 use crate::discovery::DiscoveryOptions;
 use crate::metrics::Detail;
+use crate::trace::TraceOptions;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -154,6 +155,8 @@ pub struct Config {
     pub host_whitelist: Vec<String>,
     /// `--metrics`.
     pub metrics: Detail,
+    /// `--distributed-tracing-*`, if `--enable-distributed-tracing`.
+    pub trace: Option<TraceOptions>,
     /// `--log-level`, `--log-format`, `--log-outputs`.
     pub log: crate::log::LogOptions,
 

@@ -98,6 +98,7 @@ pub fn setup(config: &Config, disk: &dyn Disk) -> Result<Setup, String> {
             .features
             .is_on("LeaseCheckpoint")
             .then_some(limits::LEASE_CHECKPOINT_INTERVAL),
+        trace: config.trace.clone(),
         progress_interval: config.watch_progress_notify_interval,
         engine: engine(config),
     })

@@ -17,6 +17,7 @@ use crate::discovery::DiscoveryOptions;
 use crate::limits;
 use crate::log::{JOURNAL, LogFormat, LogLevel, LogOptions, Rotation};
 use crate::metrics::Detail;
+use crate::trace::TraceOptions;
 
 /// What `--quota-backend-bytes=0` means; the number is etcd's.
 const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
@@ -40,7 +41,7 @@ const BCRYPT_COST_DEFAULT: u32 = 10;
 /// Everything that depends on one flag only.
 pub(super) fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config, ConfigError> {
     let keepalive_interval = values.duration("grpc-keepalive-interval")?;
-    let corrupt_check_interval = values.duration("corrupt-check-time")?;
+    let corrupt_check = values.duration("corrupt-check-time")?;
     Ok(Config {
         name: values.text("name"),
         data_dir: PathBuf::from(values.text("data-dir")),
@@ -86,8 +87,7 @@ pub(super) fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config
             &values.text("auto-compaction-mode"),
             &values.text("auto-compaction-retention"),
         )?,
-        corrupt_check_interval: (!corrupt_check_interval.is_zero())
-            .then_some(corrupt_check_interval),
+        corrupt_check_interval: (!corrupt_check.is_zero()).then_some(corrupt_check),
         compact_hash_check_interval: values.duration("compact-hash-check-time")?,
         warning_apply_duration: values.duration("warning-apply-duration")?,
         warning_unary_request_duration: values
@@ -103,6 +103,7 @@ pub(super) fn typed(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<Config
         cors: values.list("cors"),
         host_whitelist: values.list("host-whitelist"),
         metrics: metrics_detail(&values.text("metrics")),
+        trace: trace(values)?,
         log: log_options(values, notes)?,
         shown: String::new(),
         notes: Vec::new(),
@@ -275,6 +276,16 @@ fn bcrypt_cost(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<u32, Config
 
 fn metrics_detail(text: &str) -> Detail {
     if text == "extensive" { Detail::Extensive } else { Detail::Basic }
+}
+
+fn trace(values: &Values<'_>) -> Result<Option<TraceOptions>, ConfigError> {
+    let options = TraceOptions {
+        address: values.text("distributed-tracing-address"),
+        service_name: values.text("distributed-tracing-service-name"),
+        instance_id: values.text("distributed-tracing-instance-id"),
+        sampling_rate: values.signed("distributed-tracing-sampling-rate")?,
+    };
+    Ok(values.flag("enable-distributed-tracing").then_some(options))
 }
 
 fn log_options(values: &Values<'_>, notes: &mut Vec<Note>) -> Result<LogOptions, ConfigError> {

@@ -10,6 +10,9 @@ use std::time::Instant;
 use varve_api::error::{CODES, Code, Status};
 use varve_api::method::{METHODS, Method};
 
+use super::request::RequestMeta;
+use crate::trace::CallTrace;
+
 /// Counters of one method.
 #[derive(Debug, Default)]
 pub struct MethodCounters {
@@ -64,6 +67,7 @@ impl GrpcCounters {
 #[derive(Debug)]
 pub(super) struct CallRecord {
     tally: Tally,
+    trace: CallTrace,
     began: Instant,
     ended: bool,
 }
@@ -83,10 +87,11 @@ impl Tally {
 }
 
 impl CallRecord {
-    pub(super) fn start(counters: &Arc<GrpcCounters>, method: &'static Method) -> Self {
+    pub(super) fn start(counters: &Arc<GrpcCounters>, meta: &RequestMeta) -> Self {
+        let method = meta.method();
         add(&counters.method(method).started, 1);
         let tally = Tally { counters: Arc::clone(counters), method };
-        Self { tally, began: Instant::now(), ended: false }
+        Self { tally, trace: meta.trace().clone(), began: Instant::now(), ended: false }
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -109,6 +114,7 @@ impl CallRecord {
                 HANDLING_BUCKETS_SECONDS.partition_point(|bound| *bound < took.as_secs_f64());
             add(&method.handling_buckets[bucket], 1);
             add(&method.handling_nanos, took.as_nanos() as u64);
+            self.trace.end(outcome);
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use varve_api::method::Method;
 
 use super::status::{Status, parse_timeout};
+use crate::trace::{CallTrace, Tracer, attributes};
 
 /// Where a connection came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ impl std::fmt::Display for PeerAddress {
 pub struct Caller {
     /// Where it came from.
     pub address: PeerAddress,
+    /// The address that it has connected to; `None` for a Unix socket.
+    pub local: Option<SocketAddr>,
     /// Whether it speaks TLS.
     pub is_secure: bool,
     /// The common name of the certificate with which it has proved who it is; `None` without one,
@@ -80,6 +83,7 @@ pub struct RequestMeta {
     headers: HeaderMap,
     caller: Rc<Caller>,
     deadline: Option<Instant>,
+    trace: CallTrace,
 }
 
 impl RequestMeta {
@@ -96,7 +100,19 @@ impl RequestMeta {
             None => None,
             Some(value) => Some(Instant::now() + parse_timeout(value.as_bytes())?),
         };
-        Ok(Self { method, headers, caller, deadline })
+        Ok(Self { method, headers, caller, deadline, trace: CallTrace::default() })
+    }
+
+    /// Begins the trace of the call, if it is sampled.
+    pub(super) fn begin_trace(&mut self, tracer: &Tracer) {
+        let path = self.method.path.trim_start_matches('/');
+        let local = self.caller.local;
+        self.trace = tracer.begin(&self.headers, path, || attributes::call(path, local));
+    }
+
+    /// The trace of the call.
+    pub fn trace(&self) -> &CallTrace {
+        &self.trace
     }
 
     /// See [`Caller::common_name`]. None if the call came through the JSON gateway: the
@@ -173,6 +189,7 @@ mod tests {
             headers.insert(name, HeaderValue::from_bytes(value).unwrap());
             let caller = Rc::new(Caller {
                 address: PeerAddress::Unix,
+                local: None,
                 is_secure: false,
                 common_name: None,
                 successor: Successor::default(),

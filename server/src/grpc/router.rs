@@ -30,6 +30,7 @@ use super::status::{Code, Status};
 use super::transport::{
     early_abort, error_response, is_grpc_content_type, is_gzip, refuse_transport,
 };
+use crate::trace::Tracer;
 
 /// What every call is subject to.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct RouterOptions {
     pub stream_buffer_bytes_max: usize,
     /// Where this socket thread counts its calls.
     pub counters: Arc<GrpcCounters>,
+    /// Where its calls become traces, if they do.
+    pub tracer: Option<Tracer>,
 }
 
 /// A response that is being computed on this thread.
@@ -283,11 +286,14 @@ impl Router {
     ///
     /// # Panics
     /// If the method is not registered.
-    pub fn call(&self, meta: RequestMeta, body: RequestBody, is_gzip: bool) -> Dispatch {
+    pub fn call(&self, mut meta: RequestMeta, body: RequestBody, is_gzip: bool) -> Dispatch {
         let method = meta.method();
         let route = self.routes[method.index].as_ref();
         let route = route.unwrap_or_else(|| panic!("{} is asked for and known", method.path));
-        let record = CallRecord::start(&self.options.counters, method);
+        if let Some(tracer) = &self.options.tracer {
+            meta.begin_trace(tracer);
+        }
+        let record = CallRecord::start(&self.options.counters, &meta);
         if let Some(Err(status)) = self.gate.as_ref().map(|gate| gate(&meta)) {
             return Dispatch::refused(failed(record, status));
         }

@@ -159,6 +159,10 @@ metrics! {
             "Bytes in memtables: not in files yet, and in the log.";
         engine_pressure_percent: IntGauge = "varve_engine_pressure_percent",
             "How far writes are ahead of background work; they are slowed down from 67 on.";
+        trace_spans_sent: IntCounter = "varve_trace_spans_sent_total",
+            "Spans that the collector of traces has taken.";
+        trace_spans_dropped: IntCounter = "varve_trace_spans_dropped_total",
+            "Spans for which there was no room, or that the collector did not take.";
         wal_write_bytes: IntGauge = "etcd_disk_wal_write_bytes_total",
             "Bytes written to the log.";
     }

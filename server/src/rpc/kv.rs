@@ -18,6 +18,7 @@ use varve_store::{Auth, Author, CommandKind, Reply, TxnDecodeError, View, quota,
 use crate::grpc::{Encoded, Outgoing, RequestMeta, Router, decode, not_unmarshalled};
 use crate::limits;
 use crate::services::Services;
+use crate::trace::attributes;
 
 /// Registers the service.
 pub fn register(router: &mut Router, services: &Services) {
@@ -48,6 +49,7 @@ pub async fn range(services: Services, meta: RequestMeta, body: Bytes) -> Result
         return Err(error::NOT_SUPPORTED_FOR_LEARNER.into());
     }
     validate::range(&request)?;
+    let _span = meta.trace().enter("range", || attributes::range(&request));
     services.metrics.ranges.inc();
     let began = Instant::now();
     let outcome = read(&services, &meta, request).await;
@@ -125,6 +127,7 @@ async fn range_stream(
     outgoing: Outgoing,
 ) -> Result<(), Status> {
     validate::range_stream(&request)?;
+    let _span = meta.trace().enter("range_streaming", || attributes::range_stream(&request));
     if !request.serializable {
         services.read_barrier().await?;
     }
@@ -159,6 +162,7 @@ pub async fn put(services: Services, meta: RequestMeta, body: Bytes) -> Result<E
     let request: PutRequest = decode(body.clone())?;
     services.admit_growth(quota::put_bytes(&request)).await?;
     validate::put(&request)?;
+    let _span = meta.trace().enter("put", || attributes::put(&request));
     match services.propose_for(&meta, CommandKind::Put, body).await? {
         Reply::Put(mut response) => {
             services.complete(&mut response.header);
@@ -186,6 +190,7 @@ pub async fn delete(
     body: Bytes,
 ) -> Result<DeleteRangeResponse, Status> {
     validate::delete_range(request)?;
+    let _span = meta.trace().enter("delete_range", || attributes::delete_range(request));
     match services.propose_for(meta, CommandKind::DeleteRange, body).await? {
         Reply::DeleteRange(mut response) => {
             services.complete(&mut response.header);
@@ -202,6 +207,7 @@ pub async fn txn(services: Services, meta: RequestMeta, body: Bytes) -> Result<E
         return Encoded::bounded(&write_txn(&services, &meta, &request, body).await?);
     }
     validate::txn(&request, services.limits.txn_ops_max)?;
+    let _span = meta.trace().enter("txn", || attributes::txn(&request));
     let began = Instant::now();
     let outcome = read_txn(&services, &meta, request).await;
     services.requests.took("ReadonlyTxn", outcome.is_ok(), began.elapsed());
@@ -254,6 +260,7 @@ pub async fn write_txn(
 ) -> Result<TxnResponse, Status> {
     services.admit_growth(quota::txn_bytes(request)).await?;
     validate::txn(request, services.limits.txn_ops_max)?;
+    let _span = meta.trace().enter("txn", || attributes::txn(request));
     match services.propose_for(meta, CommandKind::Txn, body).await? {
         Reply::Txn(mut response) => {
             services.complete(&mut response.header);
@@ -270,6 +277,7 @@ pub async fn read_range(
     request: &RangeRequest,
 ) -> Result<RangeResponse, Status> {
     validate::range(request)?;
+    let _span = meta.trace().enter("range", || attributes::range(request));
     services.read_barrier().await?;
     let author = services.author(meta).await?;
     let mut response = range_as(&services.view, author.as_ref(), request)?;
@@ -292,6 +300,7 @@ pub async fn compact(
     body: Bytes,
 ) -> Result<Encoded, Status> {
     let request: CompactionRequest = decode(body.clone())?;
+    let _span = meta.trace().enter("compact", || attributes::compact(&request));
     match services.propose_for(&meta, CommandKind::Compact, body).await? {
         Reply::Compact(mut response) => {
             if request.physical {

@@ -23,6 +23,7 @@ use crate::limits;
 use crate::peer::frame::LeaseQuestion;
 use crate::random;
 use crate::services::{Answer, Services};
+use crate::trace::attributes;
 
 /// Registers the service.
 pub fn register(router: &mut Router, services: &Services) {
@@ -59,6 +60,7 @@ pub async fn grant(
         // Positive, as etcd's; a taken one is answered by the state machine.
         request.id = (random::u64() >> 1).max(1) as i64;
     }
+    let _span = meta.trace().enter("lease_grant", || attributes::lease_grant(&request));
     request.ttl = request.ttl.max(services.limits.lease_ttl_min);
     match propose(&services, meta, CommandKind::LeaseGrant, &request).await? {
         Reply::LeaseGrant(mut response) => {
@@ -78,6 +80,7 @@ pub async fn revoke(
     meta: RequestMeta,
     request: LeaseRevokeRequest,
 ) -> Result<LeaseRevokeResponse, Status> {
+    let _span = meta.trace().enter("lease_revoke", || attributes::lease(request.id));
     match propose(&services, &meta, CommandKind::LeaseRevoke, &request).await? {
         Reply::LeaseRevoke(mut response) => {
             services.complete(&mut response.header);
@@ -132,8 +135,10 @@ async fn keep_alive(
             let id = request?.id;
             // etcd takes the revision before it renews.
             let header = services.cluster.header(services.view.revision());
+            let span = meta.trace().enter("lease_renew", || attributes::lease(id));
             may_renew(&services, &meta, LeaseId(id)).await?;
             let ttl = ask_leader(&services, id, true).await?.unwrap_or(0);
+            drop(span);
             let response = LeaseKeepAliveResponse { header: Some(header), id, ttl };
             if outgoing.send(Encoded::message(&response)).await.is_err() {
                 break;

@@ -3,6 +3,8 @@
 //! Requests are handled here; events reach the stream from the hub (synced watchers) and from
 //! `catch_up` (those behind). All of it runs on the stream's socket thread.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use tokio::time::sleep;
 use varve_api::etcdserverpb::watch_create_request::FilterType;
@@ -12,8 +14,13 @@ use varve_api::{Status, error, method};
 
 use crate::grpc::{Incoming, Outgoing, RequestMeta, Router};
 use crate::services::Services;
+use crate::trace::{Entered, attributes};
 use crate::watch::catch_up;
 use crate::watch::hub::{StreamHandle, WatchSpec};
+
+/// The spans of a stream's watchers. One lasts until the client cancels its watcher, or the stream
+/// ends.
+type Spans = BTreeMap<i64, Entered>;
 
 /// Registers the service.
 pub fn register(router: &mut Router, services: &Services) {
@@ -35,11 +42,12 @@ pub async fn watch(
 ) -> Result<(), Status> {
     let stream = services.hub.open(outgoing.clone());
     let requests = async {
+        let mut spans = Spans::new();
         while let Some(request) = incoming.next().await {
             let request = request.inspect_err(|_| {
                 services.metrics.stream_failures.with_label_values(&["receive", "watch"]).inc();
             });
-            handle(&services, &meta, &stream, request?).await;
+            handle(&services, &meta, &stream, &mut spans, request?).await;
             // Answers are queued whether or not there is room; the next request waits for it.
             if outgoing.ready().await.is_err() {
                 return Ok(());
@@ -83,12 +91,15 @@ async fn handle(
     services: &Services,
     meta: &RequestMeta,
     stream: &StreamHandle,
+    spans: &mut Spans,
     request: WatchRequest,
 ) {
     match request.request_union {
         None => {}
         Some(RequestUnion::CreateRequest(create)) => {
-            self::create(services, meta, stream, create).await;
+            if let Some((id, span)) = self::create(services, meta, stream, create).await {
+                spans.insert(id, span);
+            }
         }
         Some(RequestUnion::CancelRequest(cancel)) => {
             let canceled = WatchResponse {
@@ -98,6 +109,7 @@ async fn handle(
                 ..WatchResponse::default()
             };
             stream.cancel(cancel.watch_id, &canceled);
+            spans.remove(&cancel.watch_id);
         }
         Some(RequestUnion::ProgressRequest(_)) => stream.request_progress(),
     }
@@ -119,12 +131,13 @@ async fn permit(
     })
 }
 
+/// Makes a watcher; its id and its span, if it is sampled.
 async fn create(
     services: &Services,
     meta: &RequestMeta,
     stream: &StreamHandle,
     request: WatchCreateRequest,
-) {
+) -> Option<(i64, Entered)> {
     // An empty key means the first one possible; with an empty end, too.
     let first = Bytes::from_static(&[0]);
     let key = if request.key.is_empty() { first } else { request.key.clone() };
@@ -144,6 +157,7 @@ async fn create(
             cancel_reason: reason.to_owned(),
             ..created.clone()
         });
+        None
     };
     let filters = |filter: FilterType| request.filters.contains(&(filter as i32));
     let (no_put, no_delete) = (filters(FilterType::Noput), filters(FilterType::Nodelete));
@@ -156,6 +170,7 @@ async fn create(
     if range_end.as_ref() != [0] && !range_end.is_empty() && key >= range_end {
         return refuse("mvcc: watcher range is empty");
     }
+    let span = meta.trace().enter("watch", || attributes::watch(&key, &request));
     let starts_now = request.start_revision == 0;
     let spec = WatchSpec {
         key,
@@ -169,7 +184,8 @@ async fn create(
         progress_notify: request.progress_notify,
     };
     let wanted = (request.watch_id != 0).then_some(request.watch_id);
-    if stream.create(wanted, spec, created.clone()).is_err() {
-        refuse("mvcc: duplicate watch ID provided on the WatchStream");
+    match stream.create(wanted, spec, created.clone()) {
+        Ok(id) => span.is_recorded().then_some((id, span)),
+        Err(_) => refuse("mvcc: duplicate watch ID provided on the WatchStream"),
     }
 }

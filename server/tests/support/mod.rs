@@ -47,6 +47,7 @@ impl Server {
             message_bytes_max: MESSAGE_BYTES_MAX,
             stream_buffer_bytes_max: STREAM_BUFFER_BYTES,
             counters: metrics.socket_counters(),
+            tracer: None,
         };
         let worker = worker::spawn("socket-0".into(), options, move || {
             let mut router = Router::new(router_options);
