@@ -8,21 +8,20 @@
 //! when the seed ends, and looked at when all others are quiet: then it must refuse, or catch up and
 //! hold what they hold.
 //!
-//! What it leaves alone: the newest frames of the log and the newer half of the manifest. Rot of what
+//! What it leaves alone: the newest frame of the log and the newer half of the manifest. Rot of what
 //! was written last looks like a write that a crash cut short, and is taken for one.
 
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use varve_api::{Code, Status};
+use varve_disk::sim::SimDisk;
+use varve_wal::Item;
 
 use crate::plan::SECOND;
 use crate::world::World;
 
-/// The log's unit of writing.
-const BLOCK_BYTES: u64 = varve_wal::BLOCK_BYTES as u64;
-/// No frame of a seed is longer, in blocks.
-const NEWEST_BLOCKS: u64 = 8;
 /// How long a member with rot may take to refuse or to catch up, when all others are quiet.
 const LOOK_SECONDS: u64 = 60;
 /// How often a member is asked for everything after a bit has flipped.
@@ -176,11 +175,10 @@ impl World<'_> {
 }
 
 /// What is durable as it reads, and old enough.
-fn cold_files(disk: &varve_disk::sim::SimDisk) -> Vec<Cold> {
+fn cold_files(disk: &SimDisk) -> Vec<Cold> {
     let durable = disk.durable_files();
     let current = disk.current_files();
-    let is_in = |path: &Path, dir: &str| path.parent().is_some_and(|parent| parent.ends_with(dir));
-    let newest = current.keys().rfind(|path| is_in(path, "log") && is_segment(path));
+    let newest = newest_frame(&current);
     let mut cold = Vec::new();
     for (path, content) in &current {
         let extension = path.extension().and_then(|extension| extension.to_str());
@@ -189,8 +187,13 @@ fn cold_files(disk: &varve_disk::sim::SimDisk) -> Vec<Cold> {
         let (bytes, mark) = match extension {
             _ if durable.get(path) != Some(content) => continue,
             _ if is_in(path, "log") && is_segment(path) => {
-                let is_newest = Some(path) == newest;
-                (if is_newest { written_long_ago(content) } else { length }, "rot of the log")
+                let proven =
+                    match newest.as_ref().map(|(newest, offset)| (path.cmp(newest), offset)) {
+                        Some((Ordering::Less, _)) => length,
+                        Some((Ordering::Equal, offset)) => *offset,
+                        _ => 0,
+                    };
+                (proven, "rot of the log")
             }
             Some("kt") if is_in(path, "engine") => (length, "rot of a key table"),
             Some("vs") if is_in(path, "engine") => (length, "rot of a value segment"),
@@ -210,8 +213,24 @@ fn is_segment(path: &Path) -> bool {
     name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The bytes of the newest segment that are surely in front of its newest frame.
-fn written_long_ago(content: &[u8]) -> u64 {
-    let written = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1);
-    written.div_ceil(BLOCK_BYTES).saturating_sub(NEWEST_BLOCKS) * BLOCK_BYTES
+/// The segment with the newest frame that verifies, and where in it that begins: this one proves that
+/// all before it was durable. Behind it may lie whatever a recycled file held.
+fn newest_frame(files: &BTreeMap<PathBuf, Vec<u8>>) -> Option<(PathBuf, u64)> {
+    let in_log = files.iter().filter(|(path, _)| is_in(path, "log"));
+    let log: BTreeMap<_, _> =
+        in_log.map(|(path, content)| (path.clone(), content.clone())).collect();
+    let dir = log.keys().next()?.parent()?;
+    let disk = SimDisk::from_files(0, &log).expect("what was on a disk fits on another one");
+    let (mut segment, mut newest) = (PathBuf::new(), None);
+    let mut see = |item: Item<'_>| match item {
+        Item::Segment { path, .. } => segment = path.to_path_buf(),
+        Item::Frame { offset, .. } => newest = Some((segment.clone(), offset)),
+        _ => {}
+    };
+    varve_wal::inspect(&disk, dir, None, &mut see).expect("a disk that does not fail");
+    newest
+}
+
+fn is_in(path: &Path, dir: &str) -> bool {
+    path.parent().is_some_and(|parent| parent.ends_with(dir))
 }
