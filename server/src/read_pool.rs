@@ -75,12 +75,37 @@ impl ReadPool {
     }
 }
 
-/// Makes the calling thread yield to those of the commit path.
+/// Makes the calling thread yield to those of the commit path, whatever priority the process has.
 pub fn lower_priority() {
-    const NICE: i32 = 5;
-    // SAFETY: a plain system call; 0 means the calling thread on Linux, where priorities belong to
-    // threads. A refusal changes nothing that matters.
+    const STEPS: i32 = 5;
+    // SAFETY: a plain system call, which on Linux is of the calling thread only. A refusal changes
+    // nothing that matters.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+        libc::nice(STEPS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nice() -> i32 {
+        // SAFETY: a plain system call; 0 means the calling thread.
+        unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+    }
+
+    #[test]
+    fn the_priority_is_lowered_from_what_it_was_and_of_the_calling_thread_only() {
+        let before = nice();
+        let lowered = std::thread::spawn(|| {
+            lower_priority();
+            let once = nice();
+            lower_priority();
+            (once, nice())
+        });
+        let lowest = 19;
+        let expected = ((before + 5).min(lowest), (before + 10).min(lowest));
+        assert_eq!(lowered.join().expect("it ends"), expected);
+        assert_eq!(nice(), before);
     }
 }
