@@ -5,7 +5,7 @@
 //! `committed` as seen by the apply thread, and neither goes back.
 //!
 //! It decides nothing: whoever reads a number here must be fine with it being a moment old,
-//! except `is_sole_leader`, see there.
+//! except `has_all_acknowledged`, see there.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -25,10 +25,12 @@ pub struct Cluster {
     term: AtomicU64,
     /// Written by the Raft thread; 0 when unknown.
     leader: watch::Sender<u64>,
-    /// Written by the Raft thread. True only while this member is the only voter and leads:
-    /// nobody else can acknowledge a write then, so what is applied here is all there is, and a
-    /// local read is linearizable.
+    /// Written by the Raft thread. True only while this member is the only voter and leads: of what
+    /// is proposed then nobody else can acknowledge anything.
     is_sole_leader: AtomicBool,
+    /// Written by the Raft thread before `is_sole_leader` becomes true: the newest entry at that time.
+    /// Up to there who was a voter before may have acknowledged what is not applied here yet.
+    shared_until: AtomicU64,
     /// Written by the Raft thread.
     committed: AtomicU64,
     /// Written by the apply thread.
@@ -55,6 +57,7 @@ impl Cluster {
             term: AtomicU64::new(0),
             leader: watch::Sender::new(0),
             is_sole_leader: AtomicBool::new(false),
+            shared_until: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             last: AtomicU64::new(0),
@@ -70,8 +73,11 @@ impl Cluster {
         self.term.store(status.term.0, Ordering::Relaxed);
         self.committed.store(status.commit.0, Ordering::Relaxed);
         self.last.store(status.last.0, Ordering::Relaxed);
-        self.is_sole_leader
-            .store(status.is_sole_leader && status.has_committed_in_term, Ordering::Release);
+        let is_sole_leader = status.is_sole_leader && status.has_committed_in_term;
+        if is_sole_leader && !self.is_sole_leader() {
+            self.shared_until.store(status.last.0, Ordering::Relaxed);
+        }
+        self.is_sole_leader.store(is_sole_leader, Ordering::Release);
         let leader = status.leader.map_or(0, |leader| leader.0);
         let changed = self.leader.send_if_modified(|known| {
             let changed = *known != leader;
@@ -147,6 +153,12 @@ impl Cluster {
         self.is_sole_leader.load(Ordering::Acquire)
     }
 
+    /// Whether everything that was acknowledged anywhere is applied here, so that a local read is
+    /// linearizable. Says so only of the only voter.
+    pub fn has_all_acknowledged(&self) -> bool {
+        self.is_sole_leader() && self.applied() >= self.shared_until.load(Ordering::Relaxed)
+    }
+
     /// Highest committed index known here.
     pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::Relaxed)
@@ -175,5 +187,39 @@ impl Cluster {
             revision,
             raft_term: self.term(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use varve_raftnode::{Index, NodeId, Term};
+
+    use super::*;
+
+    #[test]
+    fn the_last_voter_reads_alone_when_it_has_applied_what_others_may_have_acknowledged() {
+        let cluster = Cluster::new(7, 3);
+        let status = |last, is_sole_leader| Status {
+            term: Term(8),
+            leader: Some(NodeId(3)),
+            is_leader: true,
+            commit: Index(88),
+            last: Index(last),
+            is_sole_leader,
+            has_committed_in_term: true,
+        };
+        cluster.publish_applied(87);
+        cluster.publish(&status(88, false));
+        assert!(!cluster.has_all_acknowledged());
+        // The other one was removed at 86, and has acknowledged 88.
+        cluster.publish(&status(88, true));
+        assert!(!cluster.has_all_acknowledged());
+        cluster.publish_applied(88);
+        assert!(cluster.has_all_acknowledged());
+        // From here on nobody but this member acknowledges anything.
+        cluster.publish(&status(90, true));
+        assert!(cluster.has_all_acknowledged());
+        cluster.publish(&status(91, false));
+        assert!(!cluster.has_all_acknowledged());
     }
 }

@@ -296,8 +296,7 @@ impl Services {
     /// Waits until what is applied here includes everything that was acknowledged anywhere before
     /// this call (Raft thesis 6.4).
     pub async fn read_barrier(&self) -> Result<(), Status> {
-        // The only voter acknowledges nothing that it has not applied.
-        if self.cluster.is_sole_leader() {
+        if self.cluster.has_all_acknowledged() {
             return Ok(());
         }
         let deadline = Instant::now() + self.limits.request_timeout;
