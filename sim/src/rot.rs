@@ -178,7 +178,8 @@ impl World<'_> {
 fn cold_files(disk: &SimDisk) -> Vec<Cold> {
     let durable = disk.durable_files();
     let current = disk.current_files();
-    let newest = newest_frame(&current);
+    // Without any frame nothing is proven.
+    let (segment, offset) = newest_frame(&current).unwrap_or_default();
     let mut cold = Vec::new();
     for (path, content) in &current {
         let extension = path.extension().and_then(|extension| extension.to_str());
@@ -187,12 +188,11 @@ fn cold_files(disk: &SimDisk) -> Vec<Cold> {
         let (bytes, mark) = match extension {
             _ if durable.get(path) != Some(content) => continue,
             _ if is_in(path, "log") && is_segment(path) => {
-                let proven =
-                    match newest.as_ref().map(|(newest, offset)| (path.cmp(newest), offset)) {
-                        Some((Ordering::Less, _)) => length,
-                        Some((Ordering::Equal, offset)) => *offset,
-                        _ => 0,
-                    };
+                let proven = match path.cmp(&segment) {
+                    Ordering::Less => length,
+                    Ordering::Equal => offset,
+                    Ordering::Greater => 0,
+                };
                 (proven, "rot of the log")
             }
             Some("kt") if is_in(path, "engine") => (length, "rot of a key table"),

@@ -21,8 +21,8 @@ const WRITERS: usize = 16;
 /// Different keys: nearly every put replaces a value.
 const KEYS: u64 = 64;
 
-/// Puts between two compactions.
-const KEPT: u64 = 2_000;
+/// More history than a member that was away for a moment lacks, less than fills a disk.
+const PUTS_BETWEEN_COMPACTIONS: u64 = 2_000;
 
 /// What is written meanwhile.
 #[derive(Clone, Debug)]
@@ -83,8 +83,8 @@ fn measure(
     let mut spec = settings.spec(server, Operation::Put, WRITERS, &workload);
     let before = server.figures()?;
     let (mut puts, mut after, mut anonymous_bytes_max) = (Report::default(), before, 0);
-    for done in (0..scenario.entries).step_by(KEPT as usize) {
-        spec.limit = Limit::Calls(KEPT.min(scenario.entries - done));
+    for done in (0..scenario.entries).step_by(PUTS_BETWEEN_COMPACTIONS as usize) {
+        spec.limit = Limit::Calls(PUTS_BETWEEN_COMPACTIONS.min(scenario.entries - done));
         puts.add(&load::run(&spec)?);
         after = server.figures()?;
         anonymous_bytes_max = after.anonymous_bytes.max(anonymous_bytes_max);

@@ -199,6 +199,7 @@ mod tests {
             ("a", "b")
         );
     }
+
     /// The words are those of etcd 3.7.1 for the same flags.
     #[test]
     fn a_sampling_rate_is_a_part_of_a_million_if_there_are_traces() {

@@ -206,9 +206,11 @@ async fn ask_leader(
         // The leader does not know this member any more and answers it nothing. If that is what was
         // asked for, it is done; what becomes of anything else nobody says here.
         _ = removed.wait_for(|removed| *removed) => {
-            let is_own_end = *change == MemberChange::Remove { id: services.cluster.member_id };
-            let outcome = is_own_end.then(|| services.cluster.applied());
-            return outcome.ok_or_else(|| error::STOPPED.into());
+            return if is_own_end(services, change) {
+                Ok(services.cluster.applied())
+            } else {
+                Err(error::STOPPED.into())
+            };
         }
     };
     match answer {
@@ -217,6 +219,11 @@ async fn ask_leader(
         Ok(_) => Err(error::STOPPED.into()),
         Err(_) => Err(error::TIMEOUT.into()),
     }
+}
+
+/// Whether this member is to be removed.
+fn is_own_end(services: &Services, change: &MemberChange) -> bool {
+    *change == MemberChange::Remove { id: services.cluster.member_id }
 }
 
 /// A member asks this one because it leads.
@@ -269,8 +276,7 @@ async fn change_here(
             connected_for: &|member| connected_for(services, member),
         };
         judge(change, &standing)?;
-        let is_own_end = *change == MemberChange::Remove { id: services.cluster.member_id };
-        if is_own_end && hand_over(services, &progress).await {
+        if is_own_end(services, change) && hand_over(services, &progress).await {
             return Err(error::NOT_LEADER.into());
         }
         let is_done = match change.vote_change() {
