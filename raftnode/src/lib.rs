@@ -256,8 +256,8 @@ pub struct Status {
     pub commit: Index,
     /// Highest index in the log here.
     pub last: Index,
-    /// This node is the only voter and leads: what it has applied is all that was acknowledged,
-    /// so local reads are linearizable.
+    /// This node is the only member and leads: what it has applied is all that anybody has seen, so
+    /// local reads are linearizable. A learner may have applied, and shown, what this node has not.
     pub is_sole_leader: bool,
     /// A leader that has committed in its term: only then it may serve reads.
     pub has_committed_in_term: bool,

@@ -244,6 +244,7 @@ impl Script {
                     let (commit, last) = (status.commit.0, status.last.0);
                     let term = status.term.0;
                     let _ = write!(line, ", term {term} leader {leader} commit {commit}/{last}");
+                    line.push_str(if status.is_sole_leader { ", alone" } else { "" });
                 }
             }
             let (voters, learners) = &member.machine.members;

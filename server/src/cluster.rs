@@ -25,11 +25,11 @@ pub struct Cluster {
     term: AtomicU64,
     /// Written by the Raft thread; 0 when unknown.
     leader: watch::Sender<u64>,
-    /// Written by the Raft thread. True only while this member is the only voter and leads: of what
-    /// is proposed then nobody else can acknowledge anything.
+    /// Written by the Raft thread. True only while this member is the only one and leads: of what is
+    /// proposed then nobody else can acknowledge or show anything.
     is_sole_leader: AtomicBool,
     /// Written by the Raft thread before `is_sole_leader` becomes true: the newest entry at that time.
-    /// Up to there who was a voter before may have acknowledged what is not applied here yet.
+    /// Up to there who was a member before may have acknowledged what is not applied here yet.
     shared_until: AtomicU64,
     /// Written by the Raft thread.
     committed: AtomicU64,
@@ -153,8 +153,8 @@ impl Cluster {
         self.is_sole_leader.load(Ordering::Acquire)
     }
 
-    /// Whether everything that was acknowledged anywhere is applied here, so that a local read is
-    /// linearizable. Says so only of the only voter.
+    /// Whether everything that was acknowledged or shown anywhere is applied here, so that a local read
+    /// is linearizable. Says so only of the only member.
     pub fn has_all_acknowledged(&self) -> bool {
         self.is_sole_leader() && self.applied() >= self.shared_until.load(Ordering::Relaxed)
     }
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_voter_reads_alone_when_it_has_applied_what_others_may_have_acknowledged() {
+    fn the_last_member_reads_alone_when_it_has_applied_what_others_may_have_acknowledged() {
         let cluster = Cluster::new(7, 3);
         let status = |last, is_sole_leader| Status {
             term: Term(8),
