@@ -3,6 +3,9 @@
 //! One idea: the kind (put or tombstone) is the last byte of the row's key, so that a list of keys
 //! needs no values, which matters to maps that keep values apart.
 //!
+//! A map that does not verify what it reads gets a checksum behind each value, compared whenever a
+//! value is read: all contestants hand out values that are what was written.
+//!
 //! What a compaction may drop is remembered when it is superseded, since every write reads the
 //! version before it anyway; so it needs no walk. That list is in memory and does not survive a
 //! restart, as etcd's index does not.
@@ -11,6 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Change, Engine, META_BYTES};
 
@@ -19,6 +23,9 @@ pub type RowChange = (Vec<u8>, Option<Vec<u8>>);
 
 /// An ordered map from bytes to bytes.
 pub trait Ordered: Send + Sync {
+    /// Whether it compares what it reads with checksums of its own.
+    const VERIFIES: bool;
+
     /// Applies all or nothing; survives any crash on return if `is_durable`.
     fn write(&self, rows: Vec<RowChange>, is_durable: bool);
 
@@ -40,6 +47,8 @@ pub trait Ordered: Send + Sync {
 const TAIL_BYTES: usize = 10;
 const DELETE: u8 = 0;
 const PUT: u8 = 1;
+/// xxh3-64, the fastest there is for long and short values.
+const CHECKSUM_BYTES: usize = 8;
 /// Rows that a compaction removes at once.
 const COMPACTION_BATCH: usize = 1000;
 
@@ -73,7 +82,29 @@ impl<O: Ordered> Composite<O> {
         Self { rows, superseded: Mutex::default(), newest: AtomicU64::new(0) }
     }
 
-    /// The newest row of a key at or below a revision, and its value.
+    /// What is stored of a value.
+    fn stored(&self, value: &[u8]) -> Vec<u8> {
+        let mut stored = Vec::with_capacity(META_BYTES + value.len() + CHECKSUM_BYTES);
+        stored.extend_from_slice(&[5; META_BYTES]);
+        stored.extend_from_slice(value);
+        if !O::VERIFIES {
+            let checksum = xxh3_64(&stored);
+            stored.extend_from_slice(&checksum.to_le_bytes());
+        }
+        stored
+    }
+
+    /// The value in what is stored of it.
+    fn payload<'a>(&self, stored: &'a [u8]) -> &'a [u8] {
+        if O::VERIFIES {
+            return &stored[META_BYTES..];
+        }
+        let (content, checksum) = stored.split_at(stored.len() - CHECKSUM_BYTES);
+        assert_eq!(xxh3_64(content).to_le_bytes(), checksum, "the checksum of a value");
+        &content[META_BYTES..]
+    }
+
+    /// The newest row of a key at or below a revision, and what is stored of its value.
     fn find(&self, key: &[u8], at: u64, wants_value: bool) -> Option<(Vec<u8>, Bytes)> {
         let start = row_key(key, at, DELETE);
         let end = [key, &[1]].concat();
@@ -111,10 +142,7 @@ impl<O: Ordered> Engine for Composite<O> {
             if is_live {
                 superseded.extend(before.map(|row| (revision, row)));
             }
-            let mut stored = Vec::with_capacity(META_BYTES + value.len());
-            stored.extend_from_slice(&[5; META_BYTES]);
-            stored.extend_from_slice(value);
-            rows.push((row_key(key, revision, PUT), Some(stored)));
+            rows.push((row_key(key, revision, PUT), Some(self.stored(value))));
         }
         self.rows.write(rows, is_durable);
         self.newest.store(first + changes.len() as u64 - 1, Ordering::Release);
@@ -122,7 +150,7 @@ impl<O: Ordered> Engine for Composite<O> {
 
     fn get(&self, key: &[u8], at: u64) -> Option<Bytes> {
         let (row, value) = self.find(key, at, true)?;
-        (parts(&row).2 == PUT).then(|| value.slice(META_BYTES..))
+        (parts(&row).2 == PUT).then(|| value.slice_ref(self.payload(&value)))
     }
 
     fn scan(
@@ -143,7 +171,7 @@ impl<O: Ordered> Engine for Composite<O> {
             decided.clear();
             decided.extend_from_slice(key);
             if kind == PUT {
-                visit(key, value.get(META_BYTES..).unwrap_or_default());
+                visit(key, if wants_values { self.payload(value) } else { &[] });
                 count += 1;
             }
             count < limit

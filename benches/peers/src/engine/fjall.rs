@@ -39,6 +39,8 @@ impl Fjall {
 }
 
 impl Ordered for Fjall {
+    const VERIFIES: bool = true;
+
     fn write(&self, rows: Vec<RowChange>, is_durable: bool) {
         let mode = is_durable.then_some(PersistMode::SyncData);
         let mut batch = self.db.batch().durability(mode);

@@ -13,8 +13,8 @@
 //! | `varve` | its log, one sync; then the engine | all |
 //! | `rocksdb` | write-ahead log, one sync | all |
 //! | `fjall` | journal, one sync | all |
-//! | `redb` | one commit, two syncs | none but at repair |
-//! | `lmdb` | one commit, two syncs | it has none |
+//! | `redb` | one commit, two syncs | of values, by `composite.rs`: its own serve repairs only |
+//! | `lmdb` | one commit, two syncs | of values, by `composite.rs`: it has none |
 
 use std::path::Path;
 

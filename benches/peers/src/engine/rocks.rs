@@ -52,6 +52,8 @@ impl Rocks {
 }
 
 impl Ordered for Rocks {
+    const VERIFIES: bool = true;
+
     fn write(&self, rows: Vec<RowChange>, is_durable: bool) {
         let mut batch = WriteBatch::default();
         for (key, value) in rows {
