@@ -90,14 +90,17 @@ impl Node {
             assert!(!has_entries, "entries before a snapshot: {mark:?}");
             self.handed_out = mark.index.0;
         }
-        let owes = self.raw.store().owes(&self.raw.raft.hard_state());
-        let must_write =
-            owes || !ready.entries().is_empty() || !held_entries.is_empty() || install.is_some();
-        let mut held = ready.take_persisted_messages();
-        let mut early = ready.take_messages();
         // The crate holds nothing back at a leader. But a sole voter leads without having asked
         // anybody, so that its new term is not durable: learners must not see it before.
-        if owes {
+        let is_early =
+            self.raw.store().owes(&self.raw.raft.hard_state()) || self.tells_of_a_change();
+        let must_write = is_early
+            || !ready.entries().is_empty()
+            || !held_entries.is_empty()
+            || install.is_some();
+        let mut held = ready.take_persisted_messages();
+        let mut early = ready.take_messages();
+        if is_early {
             held.append(&mut early);
         }
         if !must_write || trial::has_bug("sent-before-sync") {
@@ -138,7 +141,7 @@ impl Node {
         }
         let mut committed = cycle.held_entries;
         committed.extend(light.take_committed_entries());
-        if self.must_find_again(&committed) {
+        if self.must_find_again(&committed) || self.tells_of_a_change() {
             trial::reach("a commit index written for a change");
             let state = self.raw.raft.hard_state();
             self.raw.mut_store().write(None, &[], &state)?;
@@ -191,6 +194,18 @@ impl Node {
         let durable = self.raw.store().durable_commit();
         let is_change = |entry: &Entry| entry.get_entry_type() != EntryType::EntryNormal;
         committed.iter().any(|entry| is_change(entry) && entry.index > durable)
+            && !trial::has_bug("removal-forgotten")
+    }
+
+    /// Whether a leader's messages may tell that a change is committed which it would forget in a
+    /// crash. Who hears of its own removal goes at once, and its vote must not be needed again.
+    fn tells_of_a_change(&self) -> bool {
+        let raft = &self.raw.raft;
+        let durable = self.raw.store().durable_commit();
+        // A new leader counts all that it found in its log as a change.
+        raft.state == StateRole::Leader
+            && raft.pending_conf_index > durable
+            && raft.raft_log.committed > durable
             && !trial::has_bug("removal-forgotten")
     }
 

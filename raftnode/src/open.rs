@@ -24,7 +24,7 @@ impl Node {
     /// A founder of a cluster passes `Applied { index: 1, term: 1, .. }` with an empty log; who
     /// joins one passes index 0, term 0 and no members, and gets a snapshot.
     /// A log that ends before `applied.index` (crash between installing a snapshot and resetting
-    /// the log) is reset to follow it. A sole voter campaigns at once.
+    /// the log) is reset to follow it. A sole voter campaigns at once, but not with leases for reads.
     ///
     /// # Errors
     /// A log that begins after `applied.index + 1`, that contradicts the state machine, or that
@@ -57,7 +57,10 @@ impl Node {
             leaving: None,
         };
         node.settle();
-        if applied.voters == [config.id] {
+        // With leases for reads it first is silent for as long as one that it confirmed may last: as
+        // the other of two it may have applied the removal of a leader that has not.
+        let may_be_leased = silence_ticks > 0 && has_followed;
+        if applied.voters == [config.id] && !may_be_leased {
             node.raw.campaign().map_err(invalid)?;
             node.settle();
         }

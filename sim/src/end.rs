@@ -129,12 +129,15 @@ impl World<'_> {
             let knows = self.nodes.get(&id).is_some_and(|node| node.applied_ever >= changed_at);
             knows && self.roster.now().voters.contains(&id)
         };
-        let before = self.roster.since(changed_at.saturating_sub(1)).next();
-        let is_short = before.is_some_and(|before| {
-            let can_run = |id: &&u64| self.nodes.get(id).is_some_and(|node| node.can_run);
-            before.voters.iter().filter(can_run).count() < before.quorum()
-        });
-        is_short && !self.remaining().any(tells)
+        let Some(before) = self.roster.since(changed_at.saturating_sub(1)).next() else {
+            return false;
+        };
+        let can_run = |id: &&u64| self.nodes.get(id).is_some_and(|node| node.can_run);
+        let is_short = before.voters.iter().filter(can_run).count() < before.quorum();
+        let mut went = before.voters.difference(&self.roster.now().voters);
+        // Any other leader knows for good before who is removed hears of it.
+        let has_led = went.any(|id| self.leaders.values().any(|leader| leader == id));
+        is_short && has_led && !self.remaining().any(tells)
     }
 
     /// A write is answered within the bound; false if none can be.
