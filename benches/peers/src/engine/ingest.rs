@@ -48,11 +48,12 @@ pub fn run(name: &str, directory: &Path, keys: u64, time: Duration) -> Result<Ve
     let mut rows = Vec::new();
 
     let before = Resources::now(&home).map_err(fail)?;
-    let (alone, calls, bytes) = load.write(time);
+    let Written { batches: alone, calls, wakes, bytes } = load.write(time);
     let used = before.used(&home).map_err(fail)?;
     rows.push(Row::millis("apply at 50 MB/s, p99.9", alone.quantile(0.999)));
     rows.push(Row::millis("apply at 50 MB/s, longest", alone.longest()));
     rows.push(Row::millis("apply at 50 MB/s, longest call", calls.longest()));
+    rows.push(Row::millis("its writer wakes too late, longest", wakes.longest()));
     let written = used.charged_bytes as f64 / bytes as f64;
     rows.push(Row::lower("50 MB/s: written bytes a byte", "x", written));
 
@@ -89,6 +90,18 @@ fn workload(keys: u64) -> Workload {
     Workload::new(keys, Order::Random, ValueSizes::Fixed(VALUE_BYTES), 1)
 }
 
+/// What a writer felt.
+#[derive(Default)]
+struct Written {
+    /// From when a batch was due to when it was in.
+    batches: Latencies,
+    /// In calls alone.
+    calls: Latencies,
+    /// From when the writer wanted to be woken to when it was: the machine's part, for nobody is called.
+    wakes: Latencies,
+    bytes: u64,
+}
+
 /// The writer.
 struct Load<'a> {
     engine: &'a dyn Engine,
@@ -110,29 +123,33 @@ impl Load<'_> {
         (self.next..self.next + BATCH).map(put).collect()
     }
 
-    /// Writes at the rate for so long; returns the times of batches since they were due, the times
-    /// in the calls alone, and the bytes.
-    fn write(&mut self, time: Duration) -> (Latencies, Latencies, u64) {
-        let (mut latencies, mut calls, mut bytes) = (Latencies::default(), Latencies::default(), 0);
+    /// Writes at the rate for so long.
+    fn write(&mut self, time: Duration) -> Written {
+        let mut written = Written::default();
         let (begun, mut due, mut compact_at) = (Instant::now(), Duration::ZERO, COMPACT_EVERY);
         while due < time {
             let changes = self.batch();
-            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            if let Some(pause) = due.checked_sub(begun.elapsed()) {
+                std::thread::sleep(pause);
+                written.wakes.record(begun.elapsed().saturating_sub(due));
+            }
             let called = Instant::now();
             self.engine.apply(self.next, &changes, false);
-            calls.record(called.elapsed());
-            latencies.record(begun.elapsed().saturating_sub(due));
+            written.calls.record(called.elapsed());
+            written.batches.record(begun.elapsed().saturating_sub(due));
             self.next += BATCH;
             let batch_bytes: u64 = changes.iter().map(Change::bytes).sum();
-            bytes += batch_bytes;
+            written.bytes += batch_bytes;
             due += Duration::from_secs_f64(batch_bytes as f64 / BYTES_A_SECOND);
             if due > compact_at {
+                let called = Instant::now();
                 self.engine.compact(self.horizon);
+                written.calls.record(called.elapsed());
                 self.horizon = self.next - 1;
                 compact_at += COMPACT_EVERY;
             }
         }
-        (latencies, calls, bytes)
+        written
     }
 
     fn write_beside_readers(&mut self, time: Duration) -> (Reads, Latencies) {
@@ -145,9 +162,9 @@ impl Load<'_> {
                 }
                 reads
             });
-            let (latencies, _, _) = self.write(time);
+            let written = self.write(time);
             is_over.store(true, Ordering::Relaxed);
-            (reader.join().expect("the reader does not panic"), latencies)
+            (reader.join().expect("the reader does not panic"), written.batches)
         })
     }
 }
