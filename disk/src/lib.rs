@@ -88,10 +88,10 @@ pub trait Disk: Send + Sync + 'static {
     /// to is a caller's bug.
     fn map(&self, path: &Path) -> Result<Bytes>;
 
-    /// Unmaps the mappings of which the last byte was let go since the last call; how many those
-    /// were. Unmapping is slow and disturbs all threads, so a background thread calls this now and
-    /// then. Without it they are unmapped in the end where they are let go.
-    fn unmap_let_go(&self) -> usize {
+    /// Unmaps mappings of which the last byte was let go, the oldest `files_max` of them; how many
+    /// those were. Unmapping is slow and disturbs all threads, so a background thread calls this now
+    /// and then. Without it they are unmapped in the end where they are let go.
+    fn unmap_let_go(&self, _files_max: usize) -> usize {
         0
     }
 

@@ -99,8 +99,8 @@ impl Disk for OsDisk {
         mapping::map(&file, path).map_err(fail)
     }
 
-    fn unmap_let_go(&self) -> usize {
-        mapping::unmap_let_go()
+    fn unmap_let_go(&self, files_max: usize) -> usize {
+        mapping::unmap_let_go(files_max)
     }
 
     fn is_resident(&self, bytes: &[u8]) -> bool {

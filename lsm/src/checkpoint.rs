@@ -144,7 +144,8 @@ fn verified_files(
     Ok(moves)
 }
 
-fn guards(version: &Version) -> impl Iterator<Item = &Arc<FileGuard>> {
+/// What holds the files of `version`.
+pub(crate) fn guards(version: &Version) -> impl Iterator<Item = &Arc<FileGuard>> {
     let tables = version.tables().map(|file| &file.guard);
     tables.chain(version.segments().map(|file| &file.guard))
 }

@@ -220,6 +220,7 @@ impl Db {
                 flush: None,
                 job: None,
                 was_merge: false,
+                was_removal: false,
                 scrub: Scrub::default(),
             }),
             removals,
@@ -247,8 +248,10 @@ impl Db {
         self.shared.current.load().version.mark.clone()
     }
 
-    /// Does one bounded step of background work: flush first, then merge, then removal
-    /// ([`Options::step_bytes`]; the last step of a flush or merge also syncs). One caller at a time (a second one waits).
+    /// Does one bounded step of background work: flush first, then merge; and every other step
+    /// removes a few files if there are some that nobody needs, so that these are gone soon, however
+    /// much there is to flush and merge ([`Options::step_bytes`]; the last step of a flush or merge
+    /// also syncs). One caller at a time (a second one waits).
     ///
     /// # Errors
     /// All are final: the process stops. Nothing is written after a failed sync.

@@ -15,6 +15,7 @@
 //! An id is the directory's origin (high half) and a sequence number, so files of different nodes
 //! never share a name and a received file keeps its own.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,18 +89,20 @@ impl FileIds {
 /// Names of files that nobody needs any more.
 #[derive(Default)]
 pub(crate) struct Removals {
-    names: Mutex<Vec<String>>,
+    names: Mutex<VecDeque<String>>,
 }
 
 impl Removals {
     /// Puts a name on the list.
     pub(crate) fn add(&self, name: String) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).push_back(name);
     }
 
-    /// Takes all names.
-    pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.names.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes the oldest names, at most so many.
+    pub(crate) fn take(&self, names_max: usize) -> BTreeSet<String> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = names.len().min(names_max);
+        names.drain(..count).collect()
     }
 }
 

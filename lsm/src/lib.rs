@@ -37,7 +37,7 @@
 //! | worker | [`Db::work`], [`Writer::install`] | a step of background work, disk included |
 //! | publish | [`Writer::commit`] when it freezes, `work` | the swap of one pointer |
 //! | chunks of a memtable | the writer | getting a chunk of memory, about once a MiB |
-//! | pins | [`Db::has_file`], `install`, `work` | transfers, and removing files |
+//! | pins | [`Db::has_file`], `install`, `work` | transfers, and a look at what is promised before files are removed |
 //! | frame cache, 16 parts | a reader of compressed values | a look-up; who finds it taken does without |
 //! | removals | `work`; whoever drops the last view of an obsolete file | putting its name on a list |
 //! | spare chunks | the writer; whoever drops the last view of a memtable | moving pointers; both only try it |

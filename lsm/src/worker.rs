@@ -12,6 +12,10 @@
 //! take turns; far beyond that, merges go first, and the writer is slowed down by the memory that
 //! fills up (`brake.rs`).
 //!
+//! Removal waits for none of them: after each other step, if files were let go, a few of them go. So
+//! what a series of merges drops is gone soon, not when the last one is through, and a disk that is
+//! nearly full has the room that merges give back.
+//!
 //! Invariants: one thread at a time works (the lock around [`Worker`]); the published version is
 //! never ahead of the manifest; a flush under way is that of the oldest frozen memtable.
 
@@ -20,6 +24,7 @@ use std::sync::Arc;
 
 use varve_disk::trial;
 
+use crate::checkpoint::guards;
 use crate::db::{Shared, Work};
 use crate::files::{FileIds, FileOpener, is_data_name};
 use crate::flush::{FlushJob, Flushed};
@@ -39,6 +44,9 @@ const LEVEL0_TURNS: usize = 4;
 /// With this many times the tables that start a merge, merging goes before flushing.
 pub(crate) const LEVEL0_EXCESS: usize = 8;
 
+/// Files that one step removes at most, and unmaps.
+const REMOVED_FILES_MAX: usize = 4;
+
 /// The state of background work.
 pub(crate) struct Worker {
     pub manifest: Manifest,
@@ -47,12 +55,19 @@ pub(crate) struct Worker {
     pub job: Option<MergeJob>,
     /// Whether the last step was one of a merge.
     pub was_merge: bool,
+    /// Whether it was one of removal.
+    pub was_removal: bool,
     pub scrub: Scrub,
 }
 
 impl Worker {
     /// Does the most urgent step; merges that can wait only `with_merges`.
     pub(crate) fn work(&mut self, shared: &Shared, with_merges: bool) -> Result<Work> {
+        let is_removals_turn = !self.was_removal;
+        self.was_removal = is_removals_turn && self.remove(shared)?;
+        if self.was_removal {
+            return Ok(Work::Removed);
+        }
         let current = shared.current.load_full();
         let level0 = current.version.level0_tables_max() / shared.options.level0_tables.max(1);
         let is_turn = level0 >= LEVEL0_TURNS && !self.was_merge;
@@ -70,8 +85,8 @@ impl Worker {
             self.was_merge = true;
             return Ok(Work::Merged);
         }
-        drop(current);
-        if self.remove(shared)? {
+        if !is_removals_turn && self.remove(shared)? {
+            self.was_removal = true;
             return Ok(Work::Removed);
         }
         Ok(Work::Idle)
@@ -188,30 +203,29 @@ impl Worker {
         self.manifest.rotate(&state)
     }
 
-    /// Removes files whose last reader is gone; false if there were none.
+    /// Removes some of the files whose last reader is gone; false if there were none.
     fn remove(&mut self, shared: &Shared) -> Result<bool> {
         // Off the threads of readers: see `Disk::unmap_let_go`.
-        let mut has_removed = shared.place.disk.unmap_let_go() > 0;
-        let names = shared.removals.take();
-        // Held, so that no file is promised to a sender while it goes.
-        let pins = shared.pins();
-        let version = Arc::clone(&shared.current.load().version);
+        let unmapped = shared.place.disk.unmap_let_go(REMOVED_FILES_MAX);
+        let mut names = shared.removals.take(REMOVED_FILES_MAX);
+        let has_some = unmapped > 0 || !names.is_empty();
+        if !names.is_empty() {
+            // An installed checkpoint may have brought the file back under the same name, and it
+            // may have been promised for the next one. Neither can happen from here on: the version
+            // changes under the worker's lock only, and what it does not have is not promised.
+            shared.pins().iter().for_each(|pin| _ = names.remove(pin.name()));
+            let version = Arc::clone(&shared.current.load().version);
+            guards(&version).for_each(|guard| _ = names.remove(guard.name()));
+        }
         for name in names {
             assert!(is_data_name(&name), "{name} is no data file");
-            // An installed checkpoint may have brought the file back under the same name, and it
-            // may have been promised for the next one.
-            let tables = version.tables().map(|file| &file.guard);
-            let mut needed =
-                tables.chain(version.segments().map(|file| &file.guard)).chain(pins.iter());
             let path = shared.place.dir.join(&name);
-            if needed.any(|guard| guard.name() == name) || !shared.place.disk.exists(&path)? {
-                continue;
+            if shared.place.disk.exists(&path)? {
+                // Needs no sync: if a crash brings the file back, the next start removes it.
+                shared.place.disk.remove(&path)?;
             }
-            // Needs no sync: if a crash brings the file back, the next start removes it.
-            shared.place.disk.remove(&path)?;
-            has_removed = true;
         }
-        Ok(has_removed)
+        Ok(has_some)
     }
 }
 

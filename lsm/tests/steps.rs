@@ -5,6 +5,7 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -133,6 +134,64 @@ fn a_writer_with_a_brake_is_slowed_down_and_never_has_to_wait() {
         }
     }
     assert!(paused > Duration::from_millis(100), "{paused:?} in {steps} steps");
+}
+
+/// A compaction with much garbage is a series of merges. What one of them drops goes while the next
+/// ones are under way, a few files a step: else the disk had to have room for all, twice.
+#[test]
+fn what_a_merge_drops_goes_soon_and_by_little_though_there_is_more_to_merge() {
+    const KEYS: u64 = 2_000;
+    let disk = SimDisk::new(1);
+    let options = Options { step_bytes: STEP_BYTES / 8, ..options() };
+    let (db, mut writer) = Db::open(Arc::new(disk.clone()), dir(), options).unwrap();
+    for main in 1..=4 * KEYS {
+        put(&mut writer, main, if main <= KEYS { Delta::Plus } else { Delta::Zero });
+        while db.is_writer_ahead() {
+            db.work().unwrap();
+        }
+    }
+    writer.freeze().unwrap();
+    settle(&db).unwrap();
+    let (mark, main) = (Bytes::from_static(b"compacts"), 4 * KEYS);
+    writer.commit(Commit { mark, kv_visible: main, compacted: main }).unwrap();
+    writer.freeze().unwrap();
+
+    let live = || -> BTreeSet<String> {
+        db.checkpoint().files.into_iter().map(|file| file.name).collect()
+    };
+    let (mut before, mut known) = (live(), live());
+    let mut dropped_at = BTreeMap::new();
+    let (mut merges, mut removed, mut step) = (0, 0, 0);
+    loop {
+        let work = db.work().unwrap();
+        if work == Work::Idle {
+            break;
+        }
+        step += 1;
+        assert!(step < 100_000, "background work finds no end");
+        let now = live();
+        merges += u32::from(work == Work::Merged && now != before);
+        known.extend(now.iter().cloned());
+        for name in before.difference(&now) {
+            dropped_at.insert(name.clone(), step);
+        }
+        let count = dropped_at.len();
+        dropped_at.retain(|name, _| disk.exists(&dir().join(name)).unwrap());
+        let gone = count - dropped_at.len();
+        assert!(gone <= 4, "{gone} files in one step");
+        removed += gone;
+        for (name, at) in &dropped_at {
+            assert!(
+                step - at <= 20,
+                "{name} is there {} steps after a merge dropped it",
+                step - at
+            );
+        }
+        before = now;
+    }
+    assert!(merges >= 5 && step >= 150 && removed >= 50, "{merges}, {step} steps, {removed} files");
+    let names = disk.list(dir()).unwrap();
+    assert!(known.difference(&before).all(|name| !names.contains(name)), "all are gone");
 }
 
 #[test]

@@ -132,10 +132,14 @@ pub(super) fn map(file: &std::fs::File, path: &Path) -> io::Result<Bytes> {
     Ok(Bytes::from_owner(Owner(Some(Mapped::new(map, path)))))
 }
 
-/// Unmaps what was let go since the last call; how many files that were.
-pub(super) fn unmap_let_go() -> usize {
-    let let_go = std::mem::take(&mut *lock(&LET_GO));
-    let_go.len()
+/// Unmaps the oldest `files_max` files of what was let go; how many those were.
+pub(super) fn unmap_let_go(files_max: usize) -> usize {
+    let mut let_go = lock(&LET_GO);
+    let count = let_go.len().min(files_max);
+    let oldest: Vec<Mapped> = let_go.drain(..count).collect();
+    // Nobody who lets go waits while these are unmapped.
+    drop(let_go);
+    oldest.len()
 }
 
 /// Whether all pages of `bytes` are in memory. If the kernel does not say, they may be anywhere:

@@ -91,9 +91,9 @@ impl Disk for CountingDisk {
         self.inner.map(path)
     }
 
-    fn unmap_let_go(&self) -> usize {
+    fn unmap_let_go(&self, files_max: usize) -> usize {
         self.unmappings.fetch_add(1, Ordering::Relaxed);
-        self.inner.unmap_let_go()
+        self.inner.unmap_let_go(files_max)
     }
 
     fn is_resident(&self, bytes: &[u8]) -> bool {
