@@ -3,9 +3,9 @@
 //! Lazy leveling (Dostoevsky, SIGMOD 2018): the bottom is one sorted run; above it tiers collect
 //! runs that overlap, level 0 (tier 0) the flushed tables. In order of need:
 //!
-//! 1. level 0 has as many tables as permitted (reads look into each). All above the bottom is merged
-//!    into it if that is large enough beside what it touches there. Otherwise level 0 becomes one run
-//!    of tier 1; or, if that has all but one of the runs permitted, or many small tables side by
+//! 1. level 0 has as many tables as permitted (reads look into each); of two such, the fuller one
+//!    first. All above the bottom is merged into it if that is large enough beside what it touches
+//!    there. Otherwise level 0 becomes one run of tier 1; or, if that has all but one of the runs permitted, or many small tables side by
 //!    side, the two become one of tier 2; and so on, as a counter carries;
 //! 2. a merge of all above the bottom into it would drop a quarter of what it has to read;
 //! 3. a quarter of a bottom table can be dropped;
@@ -22,6 +22,7 @@
 //! A merge is the whole of what it replaces, and others wait for it: so of the bottom it takes a few
 //! tables at a time where it may choose.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use varve_disk::trial;
@@ -82,8 +83,11 @@ pub(crate) struct Pressure<'a> {
 
 /// The next merge, if one is worth it.
 pub(crate) fn pick(shapes: &[Shape<'_>], pressure: &Pressure<'_>) -> Option<Choice> {
-    shapes
-        .iter()
+    // The fuller level 0 first: each grows by a table a flush, whichever is merged meanwhile.
+    let mut by_level0: Vec<_> = shapes.iter().collect();
+    by_level0.sort_by_key(|shape| Reverse(of_tier(shape, 0).count()));
+    by_level0
+        .into_iter()
         .find_map(|shape| full_level0(shape, pressure))
         .or_else(|| {
             let frees = |shape: &&Shape<'_>| upper_frees_enough(shape, pressure.compacted);
@@ -97,12 +101,12 @@ pub(crate) fn pick(shapes: &[Shape<'_>], pressure: &Pressure<'_>) -> Option<Choi
         .or_else(|| values::tables_with_small_segments(shapes, pressure))
 }
 
+fn of_tier<'a>(shape: &Shape<'a>, tier: u8) -> impl Iterator<Item = &'a TableRecord> {
+    shape.upper.iter().copied().filter(move |table| table.level == Level::Tier(tier))
+}
+
 fn full_level0(shape: &Shape<'_>, pressure: &Pressure<'_>) -> Option<Choice> {
-    let of_tier = |tier| {
-        let tables = shape.upper.iter().copied();
-        tables.filter(move |table| table.level == Level::Tier(tier))
-    };
-    let level0 = of_tier(0).count();
+    let level0 = of_tier(shape, 0).count();
     if level0 < pressure.level0_tables.max(1) {
         return None;
     }
@@ -111,8 +115,8 @@ fn full_level0(shape: &Shape<'_>, pressure: &Pressure<'_>) -> Option<Choice> {
         return Some(Choice::Upper(shape.keyspace));
     }
     let has_room = |tier: &u8| {
-        let small = of_tier(*tier).filter(|table| table.info.bytes < pressure.table_bytes);
-        depth(of_tier(*tier)) + 1 < pressure.level0_tables.max(2)
+        let small = of_tier(shape, *tier).filter(|table| table.info.bytes < pressure.table_bytes);
+        depth(of_tier(shape, *tier)) + 1 < pressure.level0_tables.max(2)
             && small.count() < pressure.level0_tables.max(2) * SMALL_TABLES_FACTOR
     };
     let tier = (1..=TIER_MAX).find(has_room);

@@ -75,6 +75,27 @@ fn level_0_is_merged_when_it_is_full() {
 }
 
 #[test]
+fn the_fuller_level_0_goes_first_and_of_equals_that_of_keys() {
+    let choice = |kv: usize, sys: usize| {
+        let table = |id| TableRecord {
+            info: TableInfo { segments: Vec::new(), ..run(0, id, "a-z", 10).info },
+            ..run(0, id, "a-z", 10)
+        };
+        let tables: Vec<_> = (0..9).map(table).collect();
+        let shape = |keyspace, count| {
+            let upper = tables.iter().take(count).collect();
+            Shape { keyspace, upper, bottom: Vec::new() }
+        };
+        let shapes = [shape(Keyspace::Kv, kv), shape(Keyspace::Sys, sys)];
+        pick(&shapes, &pressure(&BTreeMap::new(), &BTreeMap::new()))
+    };
+    assert_eq!(choice(4, 9), Some(Choice::Upper(Keyspace::Sys)));
+    assert_eq!(choice(9, 4), Some(Choice::Upper(Keyspace::Kv)));
+    assert_eq!(choice(4, 4), Some(Choice::Upper(Keyspace::Kv)));
+    assert_eq!(choice(4, 3), Some(Choice::Upper(Keyspace::Kv)));
+}
+
+#[test]
 fn a_few_large_values_above_many_small_rows_go_to_the_bottom() {
     let large = |id| {
         let mut run = run(0, id, "a-z", 10);
