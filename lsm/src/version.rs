@@ -35,8 +35,9 @@ pub(crate) struct Version {
     pub compacted: u64,
     levels: [Levels; 2],
     segments: Segments,
-    /// Computed when first asked for, like the next.
+    /// Computed when first asked for, like the next two: a quota asks at each put.
     pub live_bytes: OnceLock<u64>,
+    bytes: OnceLock<u64>,
     pub runs: OnceLock<usize>,
 }
 
@@ -141,6 +142,7 @@ impl Version {
             levels,
             segments: all.into_iter().collect(),
             live_bytes: OnceLock::new(),
+            bytes: OnceLock::new(),
             runs: OnceLock::new(),
         };
         version.validate(dir)?;
@@ -245,9 +247,11 @@ impl Version {
 
     /// Bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
-        let tables: u64 = self.tables().map(|file| file.record.info.bytes).sum();
-        let segments: u64 = self.segments().map(|file| file.segment.info().bytes).sum();
-        tables + segments
+        *self.bytes.get_or_init(|| {
+            let tables: u64 = self.tables().map(|file| file.record.info.bytes).sum();
+            let segments: u64 = self.segments().map(|file| file.segment.info().bytes).sum();
+            tables + segments
+        })
     }
 }
 
