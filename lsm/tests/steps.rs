@@ -123,15 +123,26 @@ fn a_writer_with_a_brake_is_slowed_down_and_never_has_to_wait() {
     let (work_takes, put_takes) = (Duration::from_millis(2), Duration::from_micros(20));
     let (mut paused, mut steps) = (Duration::ZERO, 0);
     for main in 1..=12_000 {
-        let pause = brake.pause(VALUE_BYTES as u64, db.pressure());
-        paused += pause;
-        clock += pause + put_takes;
+        let mut work_until = |clock: Duration| {
+            while due <= clock {
+                due = due.max(clock.saturating_sub(work_takes)) + work_takes;
+                steps += u64::from(db.work().unwrap() != Work::Idle);
+            }
+        };
+        loop {
+            let pause = brake.pause(clock, db.pressure());
+            if pause.is_zero() {
+                break;
+            }
+            paused += pause;
+            clock += pause;
+            work_until(clock);
+        }
+        brake.spend(VALUE_BYTES as u64);
+        clock += put_takes;
         assert!(!db.is_writer_ahead(), "put {main}: pressure {}", db.pressure());
         put(&mut writer, main, if main <= 2_000 { Delta::Plus } else { Delta::Zero });
-        while due <= clock {
-            due = due.max(clock.saturating_sub(work_takes)) + work_takes;
-            steps += u64::from(db.work().unwrap() != Work::Idle);
-        }
+        work_until(clock);
     }
     assert!(paused > Duration::from_millis(100), "{paused:?} in {steps} steps");
 }

@@ -163,11 +163,9 @@ impl ApplyThread {
 
     /// Slows down when background work cannot keep up, by pauses too short to be felt.
     fn keep_pace(&self, outbox: &mut Outbox, entry: &Committed) {
-        let pause = outbox.brake.pause(entry.payload.len() as u64, self.store.pressure());
-        if !pause.is_zero() {
-            self.background.wake();
-            std::thread::sleep(pause);
-        }
+        let Outbox { brake, started, .. } = outbox;
+        self.background.pause(|| brake.pause(started.elapsed(), self.store.pressure()));
+        brake.spend(entry.payload.len() as u64);
         if self.store.is_writer_ahead() {
             self.background.wait_for_flush(|| self.store.is_writer_ahead());
         }

@@ -73,6 +73,20 @@ impl Background {
         !state.due && !state.busy
     }
 
+    /// Sleeps for as long as `pause` says, again and again until it says zero. Without a thread
+    /// nobody would get ahead meanwhile.
+    pub fn pause(&self, mut pause: impl FnMut() -> Duration) {
+        if self.flush.is_some() {
+            return;
+        }
+        let mut next = pause();
+        while !next.is_zero() && !self.lock().stopped {
+            self.wake();
+            std::thread::sleep(next);
+            next = pause();
+        }
+    }
+
     /// Blocks while `is_ahead` holds; looks again after every step of the background thread.
     pub fn wait_for_flush(&self, is_ahead: impl Fn() -> bool) {
         if let Some(flush) = &self.flush {

@@ -9,6 +9,7 @@
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use varve_api::error::Status;
 use varve_lsm::Brake;
@@ -80,6 +81,8 @@ pub struct Outbox {
     pub(super) event_room: Vec<Budget>,
     pub(super) frozen_at: u64,
     pub(super) brake: Brake,
+    /// From when on the brake's time counts.
+    pub(super) started: Instant,
 }
 
 impl Outbox {
@@ -95,6 +98,7 @@ impl Outbox {
                 .collect(),
             frozen_at: thread.store.applied().index,
             brake: Brake::default(),
+            started: Instant::now(),
         }
     }
 }

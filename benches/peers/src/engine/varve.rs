@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use varve_disk::os::OsDisk;
@@ -29,6 +29,7 @@ const RECORDS_KEPT: u64 = 1000;
 pub struct Varve {
     db: Db,
     writing: Mutex<Writing>,
+    started: Instant,
     is_over: Arc<AtomicBool>,
     worker: Option<JoinHandle<()>>,
 }
@@ -72,7 +73,7 @@ impl Varve {
             visible,
             compacted,
         });
-        Ok(Self { db, writing, is_over, worker: Some(worker) })
+        Ok(Self { db, writing, started: Instant::now(), is_over, worker: Some(worker) })
     }
 
     fn wait_for_room(&self) {
@@ -142,10 +143,14 @@ impl Engine for Varve {
         self.wait_for_room();
         let mut writing = self.writing.lock().expect("no writer panics");
         let bytes = changes.iter().map(Change::bytes).sum();
-        let pause = writing.brake.pause(bytes, self.db.pressure());
-        if !pause.is_zero() {
+        loop {
+            let pause = writing.brake.pause(self.started.elapsed(), self.db.pressure());
+            if pause.is_zero() {
+                break;
+            }
             std::thread::sleep(pause);
         }
+        writing.brake.spend(bytes);
         if is_durable {
             writing.log(changes);
         }
