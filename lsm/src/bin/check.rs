@@ -5,7 +5,8 @@
 //! starting meanwhile. Prints what it saw, and each thing that is wrong, on stdout.
 //!
 //! Exit codes: 0 sound; 1 damaged; 2 could not look (wrong arguments, no engine, in use, an error
-//! of the disk).
+//! of the disk). A page that the disk cannot read, or that is cut off meanwhile, ends it by the
+//! signal SIGBUS (135 in a shell), after a line on stderr with file and offset: damage, too.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +25,10 @@ fn main() -> ExitCode {
         eprintln!("usage: varve-check DIR\nDIR: a data directory, or the directory of an engine");
         return ExitCode::from(COULD_NOT_LOOK);
     };
+    if let Err(error) = varve_disk::os::stop_on_lost_pages() {
+        eprintln!("could not look: no handler for lost pages: {error}");
+        return ExitCode::from(COULD_NOT_LOOK);
+    }
     let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
     match check_directory(&disk, &engine_of(&*disk, Path::new(dir))) {
         Ok(Some(report)) => print(&report),
