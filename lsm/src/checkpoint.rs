@@ -170,9 +170,6 @@ impl Worker {
     ) -> Result<Arc<Version>> {
         let mut state = manifest::parse(&staged.join("manifest"), manifest)?;
         self.take_files(shared, &state, staged)?;
-        let merge = self.job.take().map(MergeJob::abandon);
-        let flush = self.flush.take().map(FlushJob::abandon);
-        merge.into_iter().chain(flush).flatten().for_each(|name| shared.removals.add(name));
         let old = Arc::clone(&shared.current.load().version);
         let version = Arc::new(Version::open(&state, &shared.opener())?);
         let ids = state.tables.iter().map(|table| table.info.id);
@@ -183,6 +180,10 @@ impl Worker {
         // On return a restart begins with the installed state.
         self.manifest = Manifest::create(disk, dir, shared.identity, number + 1, &state)?;
         disk.remove(&dir.join(manifest_name(number)))?;
+        // Not before: had the installation been refused, they would go on.
+        let merge = self.job.take().map(MergeJob::abandon);
+        let flush = self.flush.take().map(FlushJob::abandon);
+        merge.into_iter().chain(flush).flatten().for_each(|name| shared.removals.add(name));
         for guard in guards(&old) {
             if find_guard(&version, guard.name(), guard.digest()).is_none() {
                 guard.set_obsolete();

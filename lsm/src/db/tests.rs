@@ -122,3 +122,27 @@ fn reads_and_commits_go_through_while_background_work_stands_still() {
     assert_eq!(visible, 29);
     drop(db);
 }
+
+/// What the flush has written so far counts as written, so it must go on.
+#[test]
+fn a_refused_installation_gives_up_no_flush_under_way() {
+    let options = Options { step_bytes: 1_000, ..Options::default() };
+    let disk = Arc::new(SimDisk::new(1));
+    let (db, mut writer) = Db::open(disk, Path::new("/node"), options).expect("a new engine");
+    put_batch(&mut writer, 1, Delta::Plus);
+    writer.freeze().expect("a freeze");
+    while db.work().expect("work") != Work::Idle {}
+    put_batch(&mut writer, 2, Delta::Zero);
+    writer.freeze().expect("a freeze");
+    assert_eq!(db.work().expect("work"), Work::Flushing);
+    // All its files are here, and it lacks those that its tables refer to.
+    let mut state = db.shared.current.load().version.state(0);
+    state.segments.clear();
+    let (manifest, _) = crate::manifest::image(db.shared.identity, 1, &state);
+    let refused = writer.install(&manifest.into(), Path::new("/node/staged"));
+    let refused = refused.expect_err("a segment is missing").to_string();
+    assert!(refused.contains("which a table refers to"), "{refused}");
+    assert!(db.shared.worker.lock().expect("not poisoned").flush.is_some());
+    while db.work().expect("work") != Work::Idle {}
+    assert_eq!(db.flushed_mark(), Some(Bytes::copy_from_slice(&2_u64.to_le_bytes())));
+}
