@@ -210,7 +210,11 @@ impl Manifest {
         self.end += (bytes.len() + receipt.len()) as u64;
         self.previous = checksum;
         self.edits += 1;
-        self.write_receipt()?;
+        match self.write_receipt() {
+            // The edit is durable without it.
+            Err(Error::Disk(error)) if error.source.kind() == ErrorKind::StorageFull => {}
+            written => written?,
+        }
         self.has_failed = false;
         Ok(())
     }

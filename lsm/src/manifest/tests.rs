@@ -261,6 +261,21 @@ fn an_edit_whose_receipt_did_not_reach_the_disk_is_believed() {
 }
 
 #[test]
+fn a_disk_without_room_for_a_receipt_keeps_no_later_edit_out() {
+    let sim = SimDisk::new(5);
+    let disk = with_dir(sim.clone());
+    let mut manifest = create(&disk);
+    manifest.append(&edit(1)).unwrap();
+    // The edit is written and synced; its receipt finds no room.
+    sim.fail_after(2, Fault::StorageFull);
+    manifest.append(&edit(2)).unwrap();
+    sim.clear_faults();
+    manifest.append(&edit(3)).unwrap();
+    let found: Arc<dyn Disk> = Arc::new(sim.crash());
+    assert_eq!(reopen(&found).unwrap().1, state_after(3));
+}
+
+#[test]
 fn a_damaged_current_is_refused() {
     let disk = new_disk();
     create(&disk);
