@@ -40,6 +40,8 @@ struct Version {
 fn key() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => (0u16..40).prop_map(|number| format!("/registry/pods/{number:03}").into_bytes()),
+        // One with a long chain of versions.
+        3 => Just(b"hot".to_vec()),
         1 => proptest::collection::vec(0u8..4, 0..4),
         1 => proptest::collection::vec(any::<u8>(), 0..20),
     ]

@@ -1,8 +1,8 @@
 //! The newest data, in memory: one writer, readers without locks.
 //!
 //! A memtable is an arena with five ways through it: per keyspace a skiplist in key order, a hash
-//! index, and sums over spans of keys; per key a chain of versions, newest first; and for `kv` a
-//! list in the order of writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs,
+//! index, and sums over spans of keys; per key a chain of versions, newest first, with jumps into the
+//! past; and for `kv` a list in the order of writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs,
 //! no counts per entry; why it is our own is told in docs/decisions/0018-own-memtable.md.
 //! Memory is freed all at once when the last `Arc<Memtable>` goes.
 //!
@@ -28,6 +28,7 @@ use bytes::Bytes;
 use crate::{KeyRange, Keyspace};
 
 mod arena;
+mod chain;
 mod cursor;
 #[cfg(all(test, not(any(miri, varve_loom))))]
 mod differential;
@@ -175,14 +176,7 @@ impl Memtable {
 }
 
 fn newest_at(node: NodeRef<'_>, at: u64, ordinal: u64) -> Option<RecordRef<'_>> {
-    let mut next = node.newest();
-    while let Some(record) = next {
-        if record.ordinal() < ordinal && record.revision().main <= at {
-            return Some(record);
-        }
-        next = record.previous();
-    }
-    None
+    chain::state_at(node.newest(), at, ordinal)
 }
 
 /// Ties what is stored behind raw pointers to the memtable that it lives in.

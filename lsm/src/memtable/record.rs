@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! Node:    newest | spans | key length, height | next[0..height] | key bytes
-//! Record:  previous | node | ordinal | revision | lengths, sums | meta bytes | value bytes
+//! Record:  previous | node | ordinal | revision | lengths, sums | jump | meta bytes | value bytes
 //! ```
+//!
+//! A record has room for a jump (see `chain.rs`) only if that leads over more than one version:
+//! a key with one or two versions pays nothing, one with many 8 bytes for every other version.
 //!
 //! One idea: both are written completely before a pointer to them is stored with `Release`, and
 //! never change afterwards, except for the atomic pointers of a node. A reader that loaded the
@@ -17,6 +20,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
 
+use super::chain::{self, Moment, State};
 use super::sync::{AtomicPtr, Written};
 use crate::{Delta, Kind, Meta, Revision};
 
@@ -48,6 +52,8 @@ pub(super) struct Record {
     kind: Kind,
     delta: Delta,
     meta_length: u8,
+    /// Above 1, a pointer to a record follows the header.
+    jump_level: u8,
     written: Written,
 }
 
@@ -56,23 +62,21 @@ pub(super) struct Record {
 pub(super) struct Span {
     /// The state before, or null.
     previous: *const Span,
-    /// A state further back, or null: see [`NodeRef::span_at`].
+    /// A state further back, or null: see `chain.rs`.
     jump: *const Span,
-    /// How many states back `jump` leads; 0 without one.
-    jump_length: u64,
     /// Where the span ended; null at the end of the list.
     end: *const Node,
-    ordinal: u64,
-    main: u64,
+    moment: Moment,
     pub sum: i64,
+    jump_level: u8,
     written: Written,
 }
 
 impl Span {
-    pub(super) fn new(end: *const Node, ordinal: u64, main: u64, sum: i64) -> Self {
-        let (previous, jump, jump_length) = (ptr::null(), ptr::null(), 0);
+    pub(super) fn new(end: *const Node, moment: Moment, sum: i64) -> Self {
+        let (previous, jump, jump_level) = (ptr::null(), ptr::null(), 0);
         let written = Written::new();
-        Self { previous, jump, jump_length, end, ordinal, main, sum, written }
+        Self { previous, jump, end, moment, sum, jump_level, written }
     }
 }
 
@@ -103,7 +107,9 @@ pub(super) struct NewRecord<'a> {
 const NODE_BYTES: usize = size_of::<Node>();
 const LINK_BYTES: usize = size_of::<AtomicPtr<Node>>();
 const RECORD_BYTES: usize = size_of::<Record>();
+const JUMP_BYTES: usize = size_of::<*const Record>();
 const _: () = assert!(NODE_BYTES.is_multiple_of(LINK_BYTES), "the tower follows the header");
+const _: () = assert!(RECORD_BYTES.is_multiple_of(JUMP_BYTES), "the jump follows the header");
 
 impl<'a> NodeRef<'a> {
     /// Bytes that a node takes.
@@ -218,24 +224,8 @@ impl<'a> NodeRef<'a> {
     }
 
     /// The state of the span after the records below `ordinal` with `main <= at`.
-    ///
-    /// A span changes with every key that comes or goes in it, so its chain is long, and the past
-    /// is looked for in logarithmic time: beside the state before, each has a jump whose length
-    /// depends only on its position (Myers, "An applicative random-access stack", 1983).
     pub(super) fn span_at(self, at: u64, ordinal: u64) -> Option<&'a Span> {
-        let is_covered = |span: &Span| span.ordinal < ordinal && span.main <= at;
-        let mut next = self.newest_span();
-        while let Some(span) = next {
-            if is_covered(span) {
-                return Some(span);
-            }
-            // SAFETY: null, or written before this state was; lives as long as the node.
-            let (previous, jump) = unsafe { (span.previous.as_ref(), span.jump.as_ref()) };
-            // Ordinals and revisions fall along the chain: what is not covered there is not
-            // covered on the way either.
-            next = jump.filter(|jump| !is_covered(jump)).or(previous);
-        }
-        None
+        chain::state_at(self.newest_span(), at, ordinal)
     }
 
     /// Where `span`, which begins here, ended; `None` at the end of the list.
@@ -250,31 +240,40 @@ impl<'a> NodeRef<'a> {
     /// `memory` has room for a span, aligned, that nobody else points to and that lives for `'a`.
     pub(super) unsafe fn push_span(self, memory: NonNull<Span>, span: Span) {
         let previous = self.newest_span();
-        let (jump, jump_length) = previous.map_or((ptr::null(), 0), jump_over);
-        let previous = previous.map_or(ptr::null(), ptr::from_ref);
+        let (jump, jump_level) = chain::jump_over(previous);
+        let [previous, jump] = [previous, jump].map(|span| span.map_or(ptr::null(), ptr::from_ref));
         // SAFETY: as the caller says.
-        unsafe { memory.write(Span { previous, jump, jump_length, ..span }) };
+        unsafe { memory.write(Span { previous, jump, jump_level, ..span }) };
         // Release: who finds the span finds it completely written.
         self.spans().store(memory.as_ptr(), Ordering::Release);
     }
 }
 
-/// The jump of the state behind `previous`: over the two jumps before it if they are equally long,
-/// else to `previous` itself.
-fn jump_over(previous: &Span) -> (*const Span, u64) {
-    // SAFETY: null, or written before `previous` was, and lives as long.
-    if let Some(first) = unsafe { previous.jump.as_ref() }
-        && previous.jump_length == first.jump_length
-    {
-        return (first.jump, 1 + previous.jump_length + first.jump_length);
+impl State for &Span {
+    fn moment(self) -> Moment {
+        self.moment
     }
-    (previous, 1)
+
+    fn previous(self) -> Option<Self> {
+        // SAFETY: null, or written before this state was; lives as long as the node.
+        unsafe { self.previous.as_ref() }
+    }
+
+    fn jump(self) -> Option<Self> {
+        // SAFETY: as in `previous`.
+        unsafe { self.jump.as_ref() }
+    }
+
+    fn jump_level(self) -> u8 {
+        self.jump_level
+    }
 }
 
 impl<'a> RecordRef<'a> {
-    /// Bytes that a record takes.
-    pub(super) fn bytes(new: &NewRecord<'_>) -> usize {
-        RECORD_BYTES + new.meta.as_slice().len() + new.value.len()
+    /// Bytes that the next record of `node` takes.
+    pub(super) fn bytes(node: NodeRef<'a>, new: &NewRecord<'_>) -> usize {
+        let (_, jump_level) = chain::jump_over(node.newest());
+        header_bytes(jump_level) + new.meta.as_slice().len() + new.value.len()
     }
 
     /// Builds the record that will be the newest of `node`. It is not linked yet.
@@ -288,6 +287,7 @@ impl<'a> RecordRef<'a> {
         new: &NewRecord<'_>,
     ) -> RecordRef<'a> {
         let previous = node.newest();
+        let (jump, jump_level) = chain::jump_over(previous);
         let record = memory.cast::<Record>();
         let meta = new.meta.as_slice();
         let header = Record {
@@ -301,12 +301,17 @@ impl<'a> RecordRef<'a> {
             kind: new.kind,
             delta: new.delta,
             meta_length: meta.len() as u8,
+            jump_level,
             written: Written::new(),
         };
-        // SAFETY: the caller gave room for header, meta and value, which follow one another.
+        // SAFETY: the caller gave room for header, jump, meta and value, which follow one another;
+        // the jump is aligned because the header's size is a multiple of a pointer's.
         unsafe {
             record.write(header);
-            let target = memory.add(RECORD_BYTES);
+            if let Some(jump) = jump.filter(|_| jump_level > 1) {
+                memory.add(RECORD_BYTES).cast().write(jump.as_ptr());
+            }
+            let target = memory.add(header_bytes(jump_level));
             ptr::copy_nonoverlapping(meta.as_ptr(), target.as_ptr(), meta.len());
             let target = target.add(meta.len());
             ptr::copy_nonoverlapping(new.value.as_ptr(), target.as_ptr(), new.value.len());
@@ -335,10 +340,11 @@ impl<'a> RecordRef<'a> {
     }
 
     fn tail(self, offset: usize, length: usize) -> &'a [u8] {
-        // SAFETY: meta and value follow the header in the same allocation and do not change; the
-        // callers below pass offsets and lengths from the header.
+        let offset = header_bytes(self.header().jump_level) + offset;
+        // SAFETY: meta and value follow header and jump in the same allocation and do not change;
+        // the callers below pass offsets and lengths from the header.
         unsafe {
-            let start = self.record.cast::<u8>().add(RECORD_BYTES + offset);
+            let start = self.record.cast::<u8>().add(offset);
             std::slice::from_raw_parts(start.as_ptr(), length)
         }
     }
@@ -399,4 +405,32 @@ impl<'a> RecordRef<'a> {
         let header = self.header();
         self.tail(usize::from(header.meta_length), header.value_length as usize)
     }
+}
+
+impl State for RecordRef<'_> {
+    fn moment(self) -> Moment {
+        Moment { ordinal: self.header().ordinal, main: self.header().main }
+    }
+
+    fn previous(self) -> Option<Self> {
+        self.previous()
+    }
+
+    fn jump(self) -> Option<Self> {
+        if self.jump_level() <= 1 {
+            return self.previous();
+        }
+        // SAFETY: at this level a pointer follows the header, in the same allocation, to a record
+        // that was written before this one was, by the same writer.
+        unsafe { Self::from_ptr(self.record.add(1).cast::<*const Record>().read()) }
+    }
+
+    fn jump_level(self) -> u8 {
+        self.header().jump_level
+    }
+}
+
+/// Bytes of a record in front of its meta: the header, and a jump that leads over more than one.
+fn header_bytes(jump_level: u8) -> usize {
+    RECORD_BYTES + if jump_level > 1 { JUMP_BYTES } else { 0 }
 }

@@ -3,7 +3,7 @@
 //! One node in 256 (those that reach [`SPAN_LEVEL`]), and the head, begin a *span*: the keys from
 //! it up to the next such node. It carries a chain of [`Span`] records, newest first, one for each
 //! change of the sum of deltas over its span: (ordinal, revision, sum, where the span ended then).
-//! A reader takes the newest record that its view covers, adds the sum, and jumps to the end that
+//! A reader takes the newest record that its view covers (`chain.rs`), adds the sum, and jumps to the end that
 //! *this record* names. So a span that was split later is still whole for an older view, and
 //! views need no agreement with the writer beyond the ordinal that they have anyway.
 //!
@@ -16,6 +16,7 @@
 use std::ptr::NonNull;
 
 use super::arena::{Arena, Chunks};
+use super::chain::Moment;
 use super::newest_at;
 use super::record::{Node, NodeRef, Span};
 use super::skiplist;
@@ -23,13 +24,6 @@ use crate::KeyRange;
 
 /// Nodes that reach this level begin spans: one in 4^4.
 pub(super) const SPAN_LEVEL: usize = 4;
-
-/// The moment of a change.
-#[derive(Clone, Copy)]
-pub(super) struct Moment {
-    pub ordinal: u64,
-    pub main: u64,
-}
 
 /// Where the writer puts records.
 pub(super) struct Memory<'a> {
@@ -81,7 +75,7 @@ fn push(memory: &mut Memory<'_>, start: NodeRef<'_>, moment: Moment, sum: i64) {
     let end = start.next(SPAN_LEVEL).map_or(std::ptr::null(), NodeRef::as_ptr);
     let target: NonNull<Span> = memory.arena.allocate(memory.chunks, size_of::<Span>()).cast();
     // SAFETY: fresh, aligned memory of the right size, which lives as long as the nodes do.
-    unsafe { start.push_span(target, Span::new(end, moment.ordinal, moment.main, sum)) };
+    unsafe { start.push_span(target, Span::new(end, moment, sum)) };
 }
 
 /// Sum of the deltas in `range` with `revision.main <= at`, of records below `ordinal`.

@@ -1,5 +1,6 @@
 //! The memtable against a sorted map, alone and with readers on other threads.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,6 +9,11 @@ use varve_disk::sim::Random;
 
 use super::*;
 use crate::{Delta, Kind, Meta, Revision};
+
+thread_local! {
+    /// How many states this thread has looked at in chains.
+    pub(super) static LOOKS: Cell<u32> = const { Cell::new(0) };
+}
 
 fn put(writer: &mut MemtableWriter, key: &[u8], main: u64, delta: Delta, value: &[u8]) {
     let revision = Revision { main, sub: 0 };
@@ -58,6 +64,39 @@ fn reads_agree_with_a_sorted_map() {
     let all = KeyRange::all();
     let sum = memtable.delta_sum(Keyspace::Kv, &all, u64::MAX, ALL_RECORDS);
     assert_eq!(sum, expected.len() as i64);
+}
+
+#[test]
+fn a_version_of_long_ago_is_found_in_logarithmic_steps() {
+    let (versions, reads) = if cfg!(miri) { (1_000, 100) } else { (100_000, 10_000) };
+    let mut random = Random::new(5);
+    let mut writer = MemtableWriter::new(Committed::default());
+    let memtable = Arc::clone(writer.memtable());
+    // Version n has the revision 2 n, so that reads fall between them too, and ordinal n - 1.
+    let look = |written: u64, at: u64, ordinal: u64| {
+        LOOKS.set(0);
+        let found = memtable.get(Keyspace::Kv, hash(b"hot"), b"hot", at, ordinal);
+        let expected = written.min(at / 2).min(ordinal);
+        assert_eq!(found.map_or(0, |record| record.revision().main / 2), expected);
+        if let Some(record) = found {
+            assert_eq!(record.value(), expected.to_le_bytes());
+        }
+        let looks_max = 3 * written.ilog2() + 8;
+        assert!(LOOKS.get() <= looks_max, "{} looks for {at} of {written}", LOOKS.get());
+    };
+    for version in 1..=versions {
+        let delta = if version == 1 { Delta::Plus } else { Delta::Zero };
+        put(&mut writer, b"hot", 2 * version, delta, &version.to_le_bytes());
+        if version <= 70 {
+            (0..=2 * version + 1).for_each(|at| look(version, at, ALL_RECORDS));
+        }
+    }
+    for _ in 0..reads {
+        let at = random.below(2 * versions + 2);
+        look(versions, at, ALL_RECORDS);
+        look(versions, u64::MAX, at / 2);
+        look(versions, at, random.below(versions + 1));
+    }
 }
 
 #[test]

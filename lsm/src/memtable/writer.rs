@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::arena::{Arena, Chunks};
+use super::chain::Moment;
 use super::index::Index;
 use super::record::{HEIGHT_MAX, NewRecord, Node, NodeRef, RecordRef};
 use super::skiplist::Splice;
-use super::spans::{self, Memory, Moment};
+use super::spans::{self, Memory};
 use super::sync::ArcSwap;
 use super::{Committed, InMemtable, List, Memtable, order};
 use crate::{Delta, Keyspace, Kind, Meta, Revision};
@@ -112,7 +113,7 @@ impl MemtableWriter {
             unsafe { NodeRef::write(memory, height, key) }
         });
         let new = NewRecord { ordinal: self.ordinal, revision, kind, delta, meta, value };
-        let memory = self.arena.allocate(&self.memtable.chunks, RecordRef::bytes(&new));
+        let memory = self.arena.allocate(&self.memtable.chunks, RecordRef::bytes(node, &new));
         // SAFETY: fresh memory of the right size in the memtable's chunks.
         let record = unsafe { RecordRef::write(memory, node, &new) };
         // From here on the record can be found, but its ordinal hides it until the commit.
