@@ -8,7 +8,7 @@
 //! Stories are short, since the orders of long ones are too many; the tables and blocks that grow
 //! are so small here that they grow in them.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
 use loom::thread;
@@ -49,8 +49,12 @@ fn play(
 
 /// The revision of a key as its index leads to it.
 fn get(memtable: &Memtable, committed: &Committed, key: &str) -> Option<u64> {
+    get_at(memtable, committed, key, u64::MAX)
+}
+
+fn get_at(memtable: &Memtable, committed: &Committed, key: &str, at: u64) -> Option<u64> {
     let key = key.as_bytes();
-    let found = memtable.get(Keyspace::Kv, hash(key), key, u64::MAX, committed.ordinal);
+    let found = memtable.get(Keyspace::Kv, hash(key), key, at, committed.ordinal);
     found.map(|record| {
         let main = record.revision().main;
         assert_eq!(record.value(), main.to_le_bytes());
@@ -76,6 +80,28 @@ fn a_commit_is_seen_as_a_whole_or_not_at_all() {
             _ => assert_eq!(found, (Some(2), Some(2))),
         }
     });
+}
+
+#[test]
+fn a_version_of_long_ago_is_found_while_newer_ones_come() {
+    fn put_all(writer: &mut MemtableWriter, revisions: RangeInclusive<u64>) {
+        let newest = *revisions.end();
+        for main in revisions {
+            put(writer, "a", main, if main == 1 { Delta::Plus } else { Delta::Zero });
+        }
+        commit(writer, newest);
+    }
+    // The jumps of 7 and 8 lead to 4 and 1.
+    play(
+        |writer| put_all(writer, 1..=6),
+        |writer| put_all(writer, 7..=8),
+        |memtable, committed| {
+            for main in 1..=committed.kv_visible {
+                assert_eq!(get_at(memtable, committed, "a", main), Some(main));
+            }
+            assert_eq!(get(memtable, committed, "a"), Some(committed.kv_visible));
+        },
+    );
 }
 
 #[test]
