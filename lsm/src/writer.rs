@@ -13,7 +13,7 @@ use crate::db::Shared;
 use crate::memtable::{Committed, MemtableWriter};
 use crate::snapshot::Snapshot;
 use crate::version::{SuperVersion, Version};
-use crate::{Delta, Keyspace, Kind, Meta, Result, Revision};
+use crate::{Delta, Error, Keyspace, Kind, Meta, Result, Revision};
 
 /// What becomes visible, together, at the end of a batch.
 #[derive(Clone, Debug)]
@@ -179,15 +179,31 @@ impl Writer {
     ///
     /// [`Db::has_file`]: crate::Db::has_file
     pub fn install(&mut self, manifest: &Bytes, staged: &Path) -> Result<()> {
+        self.install_after(manifest, staged, |_| Ok(()))
+    }
+
+    /// As [`Writer::install`]; `before` gets to see the received state just before readers do.
+    ///
+    /// # Errors
+    /// As there, and those of `before`: then readers keep the old state, a restart begins with the
+    /// received one, and the process stops.
+    pub fn install_after<E: From<Error>>(
+        &mut self,
+        manifest: &Bytes,
+        staged: &Path,
+        before: impl FnOnce(&Snapshot) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let shared = Arc::clone(&self.shared);
         let mut worker = shared.worker.lock().unwrap_or_else(PoisonError::into_inner);
         let version = worker.install(&shared, manifest, staged)?;
         let fresh = MemtableWriter::new(committed_of(&version));
-        shared.publish(|_| SuperVersion {
+        let received = || SuperVersion {
             active: Arc::clone(fresh.memtable()),
             frozen: Vec::new(),
-            version,
-        });
+            version: Arc::clone(&version),
+        };
+        before(&Snapshot::of_committed(Arc::new(received())))?;
+        shared.publish(|_| received());
         shared.pins().clear();
         drop(worker);
         *self = Self::new(shared, fresh);

@@ -180,6 +180,10 @@ impl ApplyThread {
             let took = started.elapsed();
             self.metrics.backend_commit_seconds.observe(took.as_secs_f64());
             self.warn_if_slow(entry.index, applied.replies.len(), took);
+            if !applied.auth.is_empty() {
+                let auth_revision = self.store.view().auth().revision();
+                self.auth.changed(applied.auth, auth_revision);
+            }
             self.count(&applied.events);
             events.extend(applied.events);
             for (id, reply) in applied.replies {
@@ -207,7 +211,6 @@ impl ApplyThread {
             for change in applied.alarms {
                 self.tell_alarm(change);
             }
-            applied.auth.into_iter().for_each(|change| self.auth.changed(change));
             if let Some(revision) = applied.compacted {
                 tracing::info!(revision, "finished scheduled compaction");
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -303,6 +306,7 @@ impl ApplyThread {
     ) -> Result<(), Error> {
         let _under_way = Held::new(&self.metrics.snapshot_apply_in_progress);
         self.store.install(&staged.manifest, &staged.dir)?;
+        self.auth.replaced(self.store.view().auth().revision());
         let mark = self.store.applied();
         assert!(
             mark.index >= applied.index.0,
@@ -315,7 +319,6 @@ impl ApplyThread {
         self.follow_members(&self.store.members());
         self.cluster.publish_applied(mark.index);
         self.lessor.reset(&leases(&self.store)?);
-        self.auth.replaced();
         outbox.lost.fill(true);
         self.post_resync(outbox);
         // The Raft thread reads its inbox while it waits for this.

@@ -5,8 +5,9 @@
 //! around itself (`View::judged`). While authentication is off nobody is asked, and that costs one
 //! look.
 //!
-//! Order: the auth revision is taken before the token is looked up. A token that is void by the
-//! time of the look-up then goes with an old revision, and is refused.
+//! Order: the state machine publishes a new auth revision before tokens are voided that it makes void.
+//! So a simple token does not go with the newest revision but with the one up to which voided tokens
+//! are known (`token`): accepted a moment too long, it goes with an old one, and is refused.
 
 pub mod access;
 mod jwt;
@@ -140,8 +141,7 @@ impl Authenticator {
                     }
                 };
                 timeout_at(deadline, applied).await.map_err(|_| error::INVALID_AUTH_TOKEN)?;
-                let auth_revision = view.auth().revision();
-                tokens.user(token).map(|user| Author { user, auth_revision })
+                tokens.author(token)
             }
         };
         if author.is_none() {
@@ -180,37 +180,29 @@ impl Authenticator {
         .ok_or_else(|| Status::new(varve_api::Code::Unknown, text))
     }
 
-    /// Users have changed; the apply thread's call, in the order of the log.
-    pub fn changed(&self, change: AuthChange) {
-        let tokens = match &self.tokens {
-            Tokens::Simple(tokens) => Some(tokens),
-            Tokens::Signed(_) | Tokens::None => None,
-        };
-        match change {
-            AuthChange::Enabled => tracing::info!("enabled authentication"),
-            AuthChange::Disabled => {
-                tokens.inspect(|tokens| tokens.forget_all());
-                tracing::info!("disabled authentication");
-            }
-            AuthChange::TokenAssigned { user, token } => {
-                if let Some(tokens) = tokens {
-                    tokens.assign(user, token);
+    /// An entry has changed users, and this is the auth revision since; the apply thread's call, in
+    /// the order of the log.
+    pub fn changed(&self, changes: Vec<AuthChange>, auth_revision: u64) {
+        for change in &changes {
+            match change {
+                AuthChange::Enabled => tracing::info!("enabled authentication"),
+                AuthChange::Disabled => tracing::info!("disabled authentication"),
+                AuthChange::Other { what, user, role } => {
+                    tracing::info!(user_name = %user, role_name = %role, "{what}");
                 }
+                AuthChange::TokenAssigned { .. } | AuthChange::TokensVoid { .. } => {}
             }
-            AuthChange::TokensVoid { user } => {
-                tokens.inspect(|tokens| tokens.forget(&user));
-            }
-            AuthChange::Other { what, user, role } => {
-                tracing::info!(user_name = %user, role_name = %role, "{what}");
-            }
+        }
+        if let Tokens::Simple(tokens) = &self.tokens {
+            tokens.follow(changes, auth_revision);
         }
     }
 
-    /// The state was replaced: whose password has changed meanwhile is not known, so every simple
-    /// token is void here.
-    pub fn replaced(&self) {
+    /// The state was replaced by one of this auth revision: whose password has changed meanwhile is
+    /// not known, so every simple token is void here.
+    pub fn replaced(&self, auth_revision: u64) {
         if let Tokens::Simple(tokens) = &self.tokens {
-            tokens.forget_all();
+            tokens.forget_all(auth_revision);
         }
     }
 }

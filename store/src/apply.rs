@@ -201,13 +201,14 @@ impl Store {
     }
 
     /// Replaces the whole state by a checkpoint received from a peer, whose files lie in `staged`.
-    /// Durable on return; [`Store::applied`] is then where the checkpoint stands.
+    /// Durable on return; [`Store::applied`] is then where the checkpoint stands. Readers are held to
+    /// its users before they see its data.
     ///
     /// # Errors
     /// As [`Store::open`]; fatal.
     pub fn install(&mut self, manifest: &Bytes, staged: &Path) -> Result<()> {
-        self.state.writer.install(manifest, staged)?;
-        self.state.reload(&self.db.snapshot(), self.cluster_id)
+        self.state.install(manifest, staged, self.cluster_id)?;
+        self.state.reload(&self.db.snapshot())
     }
 
     /// The members, by id.

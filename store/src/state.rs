@@ -12,9 +12,11 @@
 //!   `configuration` follows from `members`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use varve_lsm::db::Values;
 use varve_lsm::{Commit, Delta, Keyspace, Meta, Revision, Snapshot, Writer, trial};
 
@@ -130,15 +132,25 @@ impl State {
         })
     }
 
-    /// As [`State::load`], when a checkpoint has replaced what the engine holds.
-    pub fn reload(&mut self, committed: &Snapshot, cluster_id: u64) -> Result<()> {
-        check_cluster(committed, cluster_id)?;
+    /// Replaces what the engine holds by a checkpoint. [`State::reload`] has to follow.
+    pub fn install(&mut self, manifest: &Bytes, staged: &Path, cluster_id: u64) -> Result<()> {
+        let Self { writer, auth, published_auth, .. } = self;
+        writer.install_after(manifest, staged, |received| {
+            check_cluster(received, cluster_id)?;
+            // Before the data, as in [`State::commit`].
+            *auth = Arc::new(auth::load(received)?);
+            published_auth.store(Arc::clone(auth));
+            Ok(())
+        })
+    }
+
+    /// As [`State::load`], behind [`State::install`]. Readers do not wait for it: what they share
+    /// with the writer, users and roles, they have.
+    pub fn reload(&mut self, committed: &Snapshot) -> Result<()> {
         self.mark = Mark::decode(committed.mark())?;
         self.leases = LeaseTable::load(committed)?;
         self.members = member::load(committed)?;
         self.alarms = alarm::load(committed)?;
-        self.auth = Arc::new(auth::load(committed)?);
-        self.published_auth.store(Arc::clone(&self.auth));
         self.downgrade = version::load(committed)?;
         self.removed = member::load_removed(committed)?;
         self.configuration = member::configuration(&self.members);

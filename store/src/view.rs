@@ -53,7 +53,7 @@ impl View {
     }
 
     /// Reads what `may` permits, and only if users are still the same when it has been read. (A
-    /// change of users is published before the data of its entry.)
+    /// change of users is published before the data of its entry, or snapshot.)
     ///
     /// # Errors
     /// Those of `may` and of `read`; `AUTH_OLD_REVISION` when users have changed meanwhile.
@@ -65,10 +65,20 @@ impl View {
         let auth = self.auth.load();
         may(&auth)?;
         let found = read()?;
-        if auth.is_enabled() && auth.revision() != self.auth.load().revision() {
-            return Err(api::AUTH_OLD_REVISION.into());
-        }
+        self.confirm(&auth)?;
         Ok(found)
+    }
+
+    /// Whether what was judged by `auth`, and then read, may be told.
+    ///
+    /// # Errors
+    /// `AUTH_OLD_REVISION` when users have changed meanwhile, or authentication was turned on.
+    pub fn confirm(&self, auth: &Auth) -> Result<(), ApiError> {
+        let now = self.auth.load();
+        // Turning it on makes no new auth revision.
+        let is_same = auth.is_enabled() == now.is_enabled() && auth.revision() == now.revision();
+        let is_off = !auth.is_enabled() && !now.is_enabled();
+        if is_same || is_off { Ok(()) } else { Err(api::AUTH_OLD_REVISION) }
     }
 
     /// The newest revision that readers see; at least 1.

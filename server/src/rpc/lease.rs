@@ -266,8 +266,8 @@ async fn time_to_live(
     let Some(seconds) = ask_leader(&services, request.id, false).await? else {
         return Ok(unknown);
     };
-    if request.keys && auth.is_enabled() && auth.revision() != services.view.auth().revision() {
-        return Err(error::AUTH_OLD_REVISION.into());
+    if request.keys {
+        services.view.confirm(&auth)?;
     }
     let keys = if request.keys { info.keys } else { Vec::new() };
     Ok(LeaseTimeToLiveResponse { ttl: seconds, granted_ttl: info.ttl_seconds, keys, ..unknown })

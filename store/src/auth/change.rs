@@ -22,7 +22,7 @@ use crate::kv;
 use crate::schema::{ROLE_PREFIX, USER_PREFIX};
 use crate::state::State;
 
-/// What an entry did to users and roles, for whoever keeps tokens.
+/// What an entry did to users and roles, for whoever keeps tokens. No new auth revision without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthChange {
     /// Authentication is on.

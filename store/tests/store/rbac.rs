@@ -381,3 +381,20 @@ fn random_requests_are_judged_as_the_naive_judge_does() {
     assert!(mismatches.is_empty(), "{}", mismatches[..mismatches.len().min(5)].join("\n"));
     assert!(permitted > pairs / 10 && refused > pairs / 10, "{permitted} and {refused}");
 }
+
+#[test]
+fn who_reads_while_authentication_is_turned_on_gets_nothing_that_was_written_under_it() {
+    let mut world = World::new(SEED);
+    world.change(AuthCommand::Disable);
+    let view = world.machine.view();
+    let request = RangeRequest { key: "k".into(), ..RangeRequest::default() };
+    let may = |auth: &Auth| auth.may_range(None, &request);
+    let read = view.judged(may, || {
+        world.change(AuthCommand::Enable);
+        let put = PutRequest { key: "k".into(), ..PutRequest::default() };
+        let root = world.root();
+        world.apply(root, CommandKind::Put, put.encode_to_vec().into())?;
+        view.range(&request)
+    });
+    assert_eq!(read, Err(api::AUTH_OLD_REVISION.into()));
+}
