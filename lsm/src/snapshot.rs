@@ -23,10 +23,10 @@ use crate::iter::level::LevelCursor;
 use crate::iter::source::{Direction, Source};
 use crate::iter::visible::{Range, Rows};
 use crate::manifest::CURRENT_NAME;
-use crate::memtable::{Committed, Memtable, RecordRef, hash};
+use crate::memtable::{Committed, Memtable, RecordRef};
 use crate::row::RowRef;
 use crate::segment::{Ahead, Value};
-use crate::table::{Row, ValueHandle, ValueRef};
+use crate::table::{Row, ValueHandle, ValueRef, hash};
 use crate::version::SuperVersion;
 use crate::{Entry, Error, KeyRange, Keyspace, Kind, Result, Revision};
 

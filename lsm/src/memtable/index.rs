@@ -18,11 +18,6 @@ const FIRST_SLOTS: usize = if cfg!(varve_loom) { 2 } else { 256 };
 /// Growing by four leaves a third of the final size in retired tables, by two as much again.
 const GROWTH: usize = 4;
 
-/// Hash of a key for [`Index`]; computed once for all memtables of a read.
-pub(crate) fn hash(key: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(key)
-}
-
 struct Slot {
     /// Valid once `node` is set.
     hash: AtomicU64,

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
+use crate::table::hash;
 use crate::{KeyRange, Keyspace};
 
 mod arena;
@@ -45,7 +46,6 @@ mod tests;
 mod writer;
 
 pub(crate) use cursor::{MemtableCursor, MemtableHistory};
-pub(crate) use index::hash;
 pub(crate) use record::RecordRef;
 pub(crate) use writer::MemtableWriter;
 

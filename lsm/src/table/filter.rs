@@ -24,9 +24,10 @@ const PREAMBLE_BYTES: usize = LINE_BYTES;
 /// Spreads the hash before bits are cut off it: 2^64 divided by the golden ratio, made odd.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The hash of a key that the filter is made of.
+/// The hash of a key that the filter is made of, and so part of the format. Memtables use it, too: a read
+/// computes it once for all that it looks into.
 #[inline]
-pub(super) fn hash(key: &[u8]) -> u64 {
+pub(crate) fn hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 

@@ -64,6 +64,7 @@ mod tests;
 
 pub use builder::TableBuilder;
 pub use cursor::TableCursor;
+pub(crate) use filter::hash;
 pub use history::TableHistory;
 pub use reader::Table;
 pub(crate) use row::{RowValue, TableRow};
