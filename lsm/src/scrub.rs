@@ -1,11 +1,12 @@
-//! The scrubber: reads every file from the disk, slowly, and compares it with its digest.
+//! The scrubber: reads every file, slowly, and compares it with its digest.
 //!
 //! Values are checked when they are read, so what nobody reads could rot unseen until the other
 //! members have rotted too. The scrubber reads a bounded piece at a time; who calls it decides how
 //! fast, and knows of the damage while the other copies are sound.
 //!
 //! It reads through the file, not the mapping, so that a page that the device cannot read is an
-//! error and not a signal.
+//! error and not a signal. What the kernel has in memory is compared as it is there; rot of the disk
+//! beneath it shows in a pass after it has left memory.
 //!
 //! Invariants: only the file under way is held; a pass looks once at each file of the version that
 //! was the newest when the pass began, but for those that are not needed any more at their turn.

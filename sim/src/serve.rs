@@ -328,10 +328,11 @@ impl World<'_> {
         self.schedule(member);
     }
 
-    /// All is quiet: streams that are open have everything.
+    /// All is quiet: streams of members have everything. Of a machine whose removal nobody is left to
+    /// tell it, they have what it knows.
     pub fn complete_streams(&mut self) {
         for watcher in &self.watchers {
-            if watcher.open.is_some()
+            if watcher.open.as_ref().is_some_and(|open| self.roster.now().has(open.member))
                 && let Some(stream) = self.history.watched[watcher.watched].streams.last_mut()
             {
                 stream.is_complete = true;
