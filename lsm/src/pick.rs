@@ -5,8 +5,9 @@
 //!
 //! 1. level 0 has as many tables as permitted (reads look into each); of two such, the fuller one
 //!    first. All above the bottom is merged into it if that is large enough beside what it touches
-//!    there. Otherwise level 0 becomes one run of tier 1; or, if that has all but one of the runs permitted, or many small tables side by
-//!    side, the two become one of tier 2; and so on, as a counter carries;
+//!    there. Otherwise level 0 becomes one run of tier 1; or, if that has all but one of the runs
+//!    permitted, or many small tables side by side, the two become one of tier 2; and so on, as a
+//!    counter carries;
 //! 2. a merge of all above the bottom into it would drop a quarter of what it has to read;
 //! 3. a quarter of a bottom table can be dropped;
 //! 4. values nobody refers to, in segments worth rewriting, are an eighth of those referred to;

@@ -92,15 +92,15 @@ impl Node {
         }
         // The crate holds nothing back at a leader. But a sole voter leads without having asked
         // anybody, so that its new term is not durable: learners must not see it before.
-        let is_early =
+        let must_hold =
             self.raw.store().owes(&self.raw.raft.hard_state()) || self.tells_of_a_change();
-        let must_write = is_early
+        let must_write = must_hold
             || !ready.entries().is_empty()
             || !held_entries.is_empty()
             || install.is_some();
         let mut held = ready.take_persisted_messages();
         let mut early = ready.take_messages();
-        if is_early {
+        if must_hold {
             held.append(&mut early);
         }
         if !must_write || trial::has_bug("sent-before-sync") {

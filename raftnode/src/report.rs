@@ -61,10 +61,9 @@ impl Node {
         let raft = &self.raw.raft;
         let is_leader = raft.state == StateRole::Leader;
         let leader = (raft.leader_id != raft::INVALID_ID).then_some(NodeId(raft.leader_id));
-        let members = self.members().conf();
-        let has_others = !self.members().is_singleton() || !members.learners().is_empty();
+        let is_alone = self.members().is_singleton() && self.members().conf().learners().is_empty();
         // After a restart a sole leader first applies what it acknowledged before.
-        let is_sole = !has_others && raft.apply_to_current_term();
+        let is_sole = is_alone && raft.apply_to_current_term();
         Status {
             term: Term(raft.term),
             leader,

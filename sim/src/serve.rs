@@ -17,9 +17,7 @@ use varve_api::etcdserverpb::{
 };
 use varve_api::{Status, method};
 use varve_server::grpc::frame::{Decoder, PREFIX_BYTES, decode};
-use varve_server::grpc::{
-    Caller, Encoded, Incoming, Outgoing, PeerAddress, RequestMeta, Successor,
-};
+use varve_server::grpc::{Caller, Encoded, Incoming, Outgoing, RequestMeta};
 use varve_server::rpc;
 use varve_server::services::Services;
 
@@ -361,14 +359,8 @@ fn wire(request: RequestUnion) -> Bytes {
 }
 
 fn meta(method: &'static varve_api::method::Method) -> RequestMeta {
-    let caller = Caller {
-        address: PeerAddress::Unix,
-        local: None,
-        is_secure: false,
-        common_name: None,
-        successor: Successor::default(),
-    };
-    RequestMeta::new(method, HeaderMap::new(), Rc::new(caller)).expect("there are no headers")
+    let caller = Rc::new(Caller::of_unix_socket());
+    RequestMeta::new(method, HeaderMap::new(), caller).expect("there are no headers")
 }
 
 fn method_of(request: &Request) -> &'static varve_api::method::Method {

@@ -74,11 +74,10 @@ impl View {
     /// # Errors
     /// `AUTH_OLD_REVISION` when users have changed meanwhile, or authentication was turned on.
     pub fn confirm(&self, auth: &Auth) -> Result<(), ApiError> {
-        let now = self.auth.load();
         // Turning it on makes no new auth revision.
-        let is_same = auth.is_enabled() == now.is_enabled() && auth.revision() == now.revision();
-        let is_off = !auth.is_enabled() && !now.is_enabled();
-        if is_same || is_off { Ok(()) } else { Err(api::AUTH_OLD_REVISION) }
+        let judged_by = |auth: &Auth| auth.is_enabled().then(|| auth.revision());
+        let is_same = judged_by(auth) == judged_by(&self.auth.load());
+        if is_same { Ok(()) } else { Err(api::AUTH_OLD_REVISION) }
     }
 
     /// The newest revision that readers see; at least 1.

@@ -2,9 +2,9 @@
 //!
 //! A memtable is an arena with five ways through it: per keyspace a skiplist in key order, a hash
 //! index, and sums over spans of keys; per key a chain of versions, newest first, with jumps into the
-//! past; and for `kv` a list in the order of writing. Readers use `Acquire` loads only: no compare-and-swap, no epochs,
-//! no counts per entry; why it is our own is told in docs/decisions/0018-own-memtable.md.
-//! Memory is freed all at once when the last `Arc<Memtable>` goes.
+//! past; and for `kv` a list in the order of writing. Readers use `Acquire` loads only: no
+//! compare-and-swap, no epochs, no counts per entry; why it is our own is told in
+//! docs/decisions/0018-own-memtable.md. Memory is freed all at once when the last `Arc<Memtable>` goes.
 //!
 //! **What a reader sees** is decided by one number. Every record has an ordinal, its position in
 //! the order of writing, across both keyspaces. A commit publishes a [`Committed`] with the number

@@ -3,8 +3,8 @@
 //! One node in 256 (those that reach [`SPAN_LEVEL`]), and the head, begin a *span*: the keys from
 //! it up to the next such node. It carries a chain of [`Span`] records, newest first, one for each
 //! change of the sum of deltas over its span: (ordinal, revision, sum, where the span ended then).
-//! A reader takes the newest record that its view covers (`chain.rs`), adds the sum, and jumps to the end that
-//! *this record* names. So a span that was split later is still whole for an older view, and
+//! A reader takes the newest record that its view covers (`chain.rs`), adds the sum, and jumps to the
+//! end that *this record* names. So a span that was split later is still whole for an older view, and
 //! views need no agreement with the writer beyond the ordinal that they have anyway.
 //!
 //! Where a view finds no record (the span is younger than the view), or a range ends inside a

@@ -21,7 +21,7 @@ use varve_store::{
 
 use super::*;
 use crate::auth::{AuthOptions, TokenOptions};
-use crate::grpc::{Caller, PeerAddress, RequestMeta, Successor};
+use crate::grpc::{Caller, RequestMeta};
 use crate::mailbox::{MailboxOwner, mailbox};
 use crate::metrics::Detail;
 use crate::queue::bounded;
@@ -153,13 +153,7 @@ impl Applying {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("token", HeaderValue::from_str(token).unwrap());
-        let caller = Rc::new(Caller {
-            address: PeerAddress::Unix,
-            local: None,
-            is_secure: false,
-            common_name: None,
-            successor: Successor::default(),
-        });
+        let caller = Rc::new(Caller::of_unix_socket());
         let meta = RequestMeta::new(&method::KV_PUT, headers, caller).unwrap();
         let found = runtime.block_on(async {
             let deadline = tokio::time::Instant::now() + Duration::from_secs(60);

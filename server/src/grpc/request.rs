@@ -53,6 +53,19 @@ pub struct Caller {
     pub successor: Successor,
 }
 
+impl Caller {
+    /// One on a Unix socket, of whom nothing is known; and whoever calls in the same process.
+    pub fn of_unix_socket() -> Self {
+        Self {
+            address: PeerAddress::Unix,
+            local: None,
+            is_secure: false,
+            common_name: None,
+            successor: Successor::default(),
+        }
+    }
+}
+
 /// What a connection does once it has left HTTP (a WebSocket); empty for nearly all. The task of the
 /// connection runs it, so that the connection keeps its slot and ends with its thread.
 #[derive(Default)]
@@ -187,13 +200,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_bytes(value).unwrap());
-            let caller = Rc::new(Caller {
-                address: PeerAddress::Unix,
-                local: None,
-                is_secure: false,
-                common_name: None,
-                successor: Successor::default(),
-            });
+            let caller = Rc::new(Caller::of_unix_socket());
             let meta = RequestMeta::new(&method::KV_RANGE, headers, caller).unwrap();
             assert_eq!(meta.token(), token, "{name}: {value:?}");
         }
